@@ -1,0 +1,29 @@
+from .api import evaluate as evaluate
+from .api import load as load
+from .api import resume as resume
+from .api import train as train
+from .config import TrainConfig as TrainConfig
+from .data import Images as Images
+from .data import load_data as load_data
+from .errors import LatensError as LatensError
+from .evaluation import Evaluation as Evaluation
+from .likelihoods import Bernoulli as Bernoulli
+from .likelihoods import Gaussian as Gaussian
+from .networks import ConvDecoder as ConvDecoder
+from .networks import ConvEncoder as ConvEncoder
+from .networks import MLPDecoder as MLPDecoder
+from .networks import MLPEncoder as MLPEncoder
+from .objectives import ELBO as ELBO
+from .parts import Decoder as Decoder
+from .parts import Encoder as Encoder
+from .parts import Likelihood as Likelihood
+from .parts import Part as Part
+from .parts import Posterior as Posterior
+from .parts import Prior as Prior
+from .posteriors import DiagonalGaussian as DiagonalGaussian
+from .priors import StandardNormal as StandardNormal
+from .runs import Run as Run
+from .vae import VAE as VAE
+from .vae import Draw as Draw
+
+__version__: str

@@ -1,0 +1,280 @@
+"""The command line: from arguments to the functions of the package.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+from latens import __version__
+from latens.config import Device, TrainConfig
+from latens.errors import LatensError
+
+Split = Literal["train", "validation", "test", "all"]
+RunPath = Annotated[Path, Parameter(help="A run directory, as `latens train` prints it.")]
+Seed = Annotated[int, Parameter(help="Decides the noise.")]
+DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
+
+
+def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Take the options of `--config FILE` where the command line does not give them."""
+    argument = arguments.get("--config", default=None)
+    if argument is None or not argument.tokens:
+        return
+    from latens.runs import read_yaml
+
+    path = Path(argument.tokens[-1].value)
+    options = read_yaml(path)
+    options = options.get("options", options)  # a run's config.yaml serves as well
+    TrainConfig.of(options)  # says which key is unknown, and which is meant
+    given = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
+    Dict(given, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+
+
+app = App(
+    name="latens",
+    help="Variational autoencoders on images: train, measure, look inside.",
+    version=__version__,
+    config=_config_file,
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+)
+
+
+@app.command
+def train(
+    data: str = "digits",
+    /,
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+    config: Path | None = None,
+    options: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Train a VAE, measure it on the test images and write a report.
+
+    The last line printed is the run directory.
+
+    Parameters
+    ----------
+    data
+        A data set by name (see `latens data`), a folder of images, a .npy or a .npz.
+    out
+        The run directory, which must not exist yet; none: runs/DATA-RECIPE-NUMBER.
+    resume
+        Go on with this run directory, from its last full state and with its own options.
+    config
+        A YAML file of options, or a run's config.yaml; the command line goes before it.
+    """
+    from latens import api
+    from latens.training import Interrupted
+
+    try:
+        if resume:
+            if (data, out, config, options) != ("digits", None, None, TrainConfig()):
+                raise LatensError(
+                    f"--resume takes data and options from {resume}/config.yaml: give no others"
+                )
+            run = api.resume(resume)
+        else:
+            run = api.train(data, out=out, **vars(options))
+    except Interrupted as stop:
+        print(f"stopped; go on with: latens train --resume {stop}", file=sys.stderr)
+        print(stop)
+        sys.exit(130)
+    figures = run.figures or {}
+    print(_sentence(figures))
+    print(f"report: {run.path / 'report.html'}")
+    print(run.path)
+
+
+@app.command
+def evaluate(
+    run: RunPath,
+    /,
+    *,
+    data: str | None = None,
+    split: Split = "test",
+    importance_samples: int | None = None,
+    seed: Seed = 0,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Measure a trained model, in nats per image.
+
+    Parameters
+    ----------
+    data
+        Other data than the run was trained on: a name, a folder, a .npy or a .npz.
+    split
+        Which images.
+    importance_samples
+        K, how many z per image estimate −log p(x) ("nll"); none: it is left out.
+    as_json
+        Print one JSON object.
+    """
+    from latens import api
+
+    figures = api.evaluate(run, data, split, importance_samples, seed, device).as_dict()
+    figures |= {"run": str(run), "split": split}
+    print(json.dumps(figures) if as_json else _table(figures))
+
+
+@app.command
+def sample(
+    run: RunPath,
+    /,
+    *,
+    number: Annotated[int, Parameter(name=["--number", "-n"])] = 64,
+    out: Path = Path("samples.png"),
+    temperature: float = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Draw new images from a trained model into one PNG.
+
+    Parameters
+    ----------
+    number
+        How many images.
+    out
+        The PNG file.
+    temperature
+        Factor on z, above 0; below 1 gives more typical images.
+    """
+    from latens import api
+
+    print(api.sample_picture(run, number, out, temperature, seed))
+
+
+@app.command
+def reconstruct(
+    run: RunPath,
+    images: list[Path] | None = None,
+    /,
+    *,
+    number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+    out: Path = Path("pairs.png"),
+) -> None:
+    """Show images with their reconstructions below, in one PNG.
+
+    Parameters
+    ----------
+    images
+        Image files or folders of them; none: the first test images.
+    number
+        How many test images, where no files are given.
+    out
+        The PNG file.
+    """
+    from latens import api
+
+    print(api.reconstruction_picture(run, images or [], number, out))
+
+
+@app.command
+def report(run: RunPath, /) -> None:
+    """Write the pictures and report.html of a run anew, and print the page's path."""
+    from latens import api
+
+    print(api.report(run))
+
+
+@app.command
+def recipes() -> None:
+    """List the models, each with its source."""
+    from latens.recipes import RECIPES
+    from latens.recipes import describe as about
+
+    for name in RECIPES:
+        summary, source = about(name)
+        print(f"{name:<10} {summary}\n{'':<10} {source}")
+
+
+@app.command
+def data() -> None:
+    """List the named data sets, and what else a training takes."""
+    from latens.data import SOURCES
+    from latens.data.sources import data_folder
+
+    for name, source in SOURCES.items():
+        print(f"{name:<16} {source.about}")
+    print(f"{'PATH':<16} a folder of images (sub-folders are classes), a .npy or a .npz")
+    print(f"\nDownloads are kept in {data_folder()} (LATENS_DATA chooses another folder).")
+
+
+# ---- what is printed -------------------------------------------------------------------------
+
+
+def _sentence(figures: dict[str, Any]) -> str:
+    return (
+        f"{figures['split']}: −elbo {-figures['elbo']:.2f} = reconstruction "
+        f"{figures['reconstruction']:.2f} + kl {figures['kl']:.2f} nats per image "
+        f"({figures['kind']}), {figures['active_units']} active latent dimensions"
+    )
+
+
+def _table(figures: dict[str, Any]) -> str:
+    """The figures as lines of name, value and unit."""
+    rows = [
+        ("−elbo", f"{-figures['elbo']:.3f}", f"nats per image, {figures['kind']}"),
+        ("reconstruction", f"{figures['reconstruction']:.3f}", "nats per image, −E log p(x|z)"),
+        ("kl", f"{figures['kl']:.3f}", "nats per image"),
+    ]
+    if figures["nll"] is not None:
+        rows.append(
+            (
+                "nll",
+                f"{figures['nll']:.3f}",
+                f"± {figures['nll_stderr']:.3f} nats per image, "
+                f"{figures['importance_samples']} importance samples",
+            )
+        )
+    if figures["bits_per_dim"] is not None:
+        rows.append(("bits per dim", f"{figures['bits_per_dim']:.4f}", ""))
+    rows.append(("active units", str(figures["active_units"]), "latent dimensions"))
+    rows.append(("images", f"{figures['images']:,}", figures["split"]))
+    rows.append(("time", f"{figures['seconds']:.1f}", "s"))
+    return "\n".join(f"{name:<15} {value:>10}  {unit}".rstrip() for name, value, unit in rows)
+
+
+# ---- errors ----------------------------------------------------------------------------------
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    print(f"latens: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except CycloptsError as error:
+        _fail(str(error))
+    except LatensError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # `latens data | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        _fail(f"cannot read or write{where}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command `latens`.
+
+    A user's mistake ends in one line on stderr and exit status 2.
+    """
+    with _errors_in_one_line():
+        app(argv, exit_on_error=False, print_error=False, result_action="return_value")

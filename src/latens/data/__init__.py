@@ -1,0 +1,99 @@
+"""Images from a name or a path, split and binarised."""
+
+from pathlib import Path
+
+from latens.data.files import SUFFIXES, find_images, read_array, read_files, read_folder
+from latens.data.images import (
+    SPLITS,
+    Binarisation,
+    DataSet,
+    Images,
+    binarise,
+    hold_out,
+    unit_pixels,
+)
+from latens.data.sources import SOURCES, Raw, read_source
+from latens.errors import LatensError
+
+__all__ = [
+    "SOURCES",
+    "SPLITS",
+    "Binarisation",
+    "DataSet",
+    "Images",
+    "find_images",
+    "load_data",
+    "read_files",
+    "unit_pixels",
+]
+
+FEWEST_IMAGES = 10
+
+
+def load_data(
+    data: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    grey: bool = False,
+    binarisation: Binarisation = "none",
+    validation: int | None = None,
+    split_seed: int = 0,
+) -> DataSet:
+    """A data set by name, or from a folder of images, a `.npy` or a `.npz`.
+
+    Args:
+        data: a name of `SOURCES`, or a path.
+        size: (H, W) that images of a folder are brought to; None finds one.
+        grey: read a folder's images as grey even where there is colour.
+        binarisation: how bits are made of grey levels, see `latens.data.images.binarise`.
+        validation: how many training images are held out; None takes the data set's own number,
+            or a tenth. A tenth is held out for testing too where there is no test split.
+        split_seed: decides which images are held out.
+
+    Raises:
+        LatensError: data that do not exist, cannot be read or are too few.
+    """
+    raw, default = _read(data, size, grey)
+    train, test = raw.train, raw.test
+    if len(train) < FEWEST_IMAGES:
+        raise LatensError(
+            f"{data} has {len(train)} images: at least {FEWEST_IMAGES} are needed to train, "
+            "validate and test"
+        )
+    if test is None:
+        # digits and a user's own images come without a test split
+        train, test = hold_out(train, max(1, len(train) // 10), split_seed, "testing")
+    held_out = raw.validation
+    if validation is not None or held_out is None:
+        count = validation if validation is not None else default or max(1, len(train) // 10)
+        train, held_out = hold_out(train, count, split_seed + 1, "validation")
+    named = str(data) in SOURCES
+    path = Path(data).expanduser().resolve()
+    name, source = (str(data), str(data)) if named else (path.name, str(path))
+    split = DataSet(name, source, train, held_out, test, raw.classes)
+    return binarise(split, binarisation)
+
+
+def _read(data: str | Path, size: tuple[int, int] | None, grey: bool) -> tuple[Raw, int]:
+    """The raw images, and how many are held out for validation by default (0: a tenth)."""
+    path = Path(data).expanduser()
+    if str(data) in SOURCES:
+        if size or grey:
+            raise LatensError(f"--size and --grey are for folders of images: {data} has its own")
+        return read_source(str(data)), SOURCES[str(data)].validation
+    if path.is_dir():
+        return read_folder(path, size, grey), 0
+    if path.suffix in (".npy", ".npz") and path.is_file():
+        if size or grey:
+            raise LatensError(f"--size and --grey are for folders of images, and {data} is none")
+        return read_array(path), 0
+    if path.is_file():
+        raise LatensError(
+            f"{data} is neither a folder of images nor a .npy or .npz file; a single image "
+            "is too little to train on"
+            if path.suffix.lower() in SUFFIXES
+            else f"{data} is neither a folder of images nor a .npy or .npz file"
+        )
+    if len(path.parts) > 1 or path.suffix:
+        raise LatensError(f"no such file or folder: {data}")
+    return read_source(str(data)), 0

@@ -1,0 +1,275 @@
+"""The named data sets: where they come from, and their checksums."""
+
+import gzip
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pooch
+import requests
+import torch
+
+from latens.data.images import Images
+from latens.errors import LatensError, unknown
+
+DIGITS = tuple("0123456789")
+IDX_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source yields before it is split and binarised; a split it does not have is None."""
+
+    train: Images
+    validation: Images | None = None
+    test: Images | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set with a name.
+
+    Attributes:
+        about: one line for `latens data`.
+        read: what makes `Raw` of the source.
+        validation: how many training images are held out unless the user says otherwise.
+        folder: where its files lie, below the data folder.
+        mirrors: addresses of the folder that holds the files, tried in turn.
+        files: file name -> md5.
+        classes: the names of the labels.
+    """
+
+    about: str
+    read: Callable[["Source"], Raw]
+    validation: int
+    folder: str = ""
+    mirrors: tuple[str, ...] = ()
+    files: dict[str, str] | None = None
+    classes: tuple[str, ...] = DIGITS
+
+
+def data_folder() -> Path:
+    """Where downloads are kept: `LATENS_DATA`, or the user's cache.
+
+    Raises:
+        LatensError: `LATENS_DATA` is set and is no folder.
+    """
+    chosen = os.environ.get("LATENS_DATA")
+    if not chosen:
+        return Path(pooch.os_cache("latens"))
+    folder = Path(chosen).expanduser()
+    if not folder.is_dir():
+        raise LatensError(f"LATENS_DATA is '{chosen}', which is no folder: create it or unset it")
+    return folder
+
+
+def fetch(source: Source, file: str) -> Path:
+    """The path of one file of `source`, downloaded unless it is there with the right checksum.
+
+    A download goes to a temporary file and takes its name only once its checksum is right.
+
+    Raises:
+        LatensError: no mirror could give the file.
+    """
+    folder = data_folder() / source.folder
+    known_hash = f"md5:{(source.files or {})[file]}"
+    pooch.get_logger().setLevel("WARNING")
+    reasons = []
+    for mirror in source.mirrors:
+        try:
+            found = pooch.retrieve(
+                mirror + file, known_hash, file, folder, progressbar=sys.stderr.isatty()
+            )
+            return Path(found)
+        except (requests.RequestException, ValueError) as error:
+            reasons.append(f"{mirror}: {_reason(error)}")
+    raise LatensError(
+        f"cannot get {source.folder}/{file}: {'; '.join(reasons)}. Check the network, or set "
+        f"LATENS_DATA to a folder that holds {source.folder}/{file}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case requests.HTTPError(response=requests.Response(status_code=status)):
+            return f"HTTP status {status}"
+        case requests.ConnectionError():
+            return "no connection"
+        case requests.Timeout():
+            return "no answer"
+        case ValueError():
+            return "the file that came has the wrong checksum"
+    return type(error).__name__
+
+
+def _images(pixels: np.ndarray, labels: np.ndarray | None = None) -> Images:
+    return Images(
+        torch.from_numpy(pixels)[:, None],
+        None if labels is None else torch.from_numpy(labels.astype(np.int64)),
+    )
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """An array in the IDX format: two zeros, type, rank, big-endian sizes, then the values."""
+    content = gzip.decompress(path.read_bytes())
+    rank = content[3]
+    shape = np.frombuffer(content, ">i4", count=rank, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+
+
+def _idx(source: Source) -> Raw:
+    train_x, train_y, test_x, test_y = (_read_idx(fetch(source, file)) for file in IDX_FILES)
+    return Raw(_images(train_x, train_y), test=_images(test_x, test_y), classes=source.classes)
+
+
+def _amat(source: Source) -> Raw:
+    splits = {}
+    for split, file in zip(("train", "validation", "test"), source.files or {}, strict=True):
+        text = np.frombuffer(_read_text(source, file), np.uint8)
+        bits = text.reshape(-1, 784, 2)[..., 0] == ord("1")  # "0 1 0 … \n", two bytes a pixel
+        splits[split] = _images((bits * np.uint8(255)).reshape(-1, 28, 28))
+    return Raw(**splits)
+
+
+def _read_text(source: Source, file: str) -> bytes:
+    """A text file's content; a gzipped copy in the data folder serves if its content is right."""
+    packed = data_folder() / source.folder / f"{file}.gz"
+    if packed.is_file():
+        content = gzip.decompress(packed.read_bytes())
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() == (source.files or {})[file]:
+            return content
+    return fetch(source, file).read_bytes()
+
+
+def _digits(source: Source) -> Raw:
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    values, labels = load_digits(return_X_y=True)
+    pixels = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 grey levels
+    return Raw(_images(pixels, labels), classes=source.classes)
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(
+        about="1,797 grey 8x8 handwritten digits, embedded in scikit-learn: no download",
+        read=_digits,
+        validation=180,
+    ),
+    "mnist": Source(
+        about="70,000 grey 28x28 handwritten digits (LeCun et al. 1998), 12 MB",
+        read=_idx,
+        validation=5_000,
+        folder="mnist",
+        mirrors=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+        files=dict(
+            zip(
+                IDX_FILES,
+                (
+                    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                    "d53e105ee54ea40749a09fcbcd1e9432",
+                    "9fb629c4189551a2d022fa330f9573f3",
+                    "ec29112dd5afa0611ce80d1b7f02629c",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+    "fashion-mnist": Source(
+        about="70,000 grey 28x28 pieces of clothing (Xiao et al. 2017), 31 MB",
+        read=_idx,
+        validation=5_000,
+        folder="fashion-mnist",
+        mirrors=(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+        files=dict(
+            zip(
+                IDX_FILES,
+                (
+                    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                    "25c81989df183df01b3e8a0aad5dffbe",
+                    "bef4ecab320f06d8554ea6380940ec79",
+                    "bb300cfdad3c16e7a12a480ee83cd310",
+                ),
+                strict=True,
+            )
+        ),
+        classes=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+    ),
+    "kmnist": Source(
+        about="70,000 grey 28x28 cursive Japanese characters (Clanuwat et al. 2018), 21 MB",
+        read=_idx,
+        validation=5_000,
+        folder="kmnist",
+        mirrors=(
+            "https://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+            "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+        ),
+        files=dict(
+            zip(
+                IDX_FILES,
+                (
+                    "bdb82020997e1d708af4cf47b453dcf7",
+                    "e144d726b3acfaa3e44228e80efcd344",
+                    "5c965bf0a639b31b8f53240b1b52f4d7",
+                    "7320c461ea6c1c855c0b718fb2a4b134",
+                ),
+                strict=True,
+            )
+        ),
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    ),
+    "binarized-mnist": Source(
+        about="70,000 binary digits, static (Larochelle & Murray 2011), no labels, 110 MB",
+        read=_amat,
+        validation=0,
+        folder="binarized_mnist",
+        mirrors=(
+            "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
+            "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
+        ),
+        files={
+            "binarized_mnist_train.amat": "db28b1a6ae0fe70cbd3da91acf46e477",
+            "binarized_mnist_valid.amat": "bf37822a04e94123630de6a7dfd9c9ef",
+            "binarized_mnist_test.amat": "14e41ae11040adba6ab8cb291eda0dd8",
+        },
+        classes=(),
+    ),
+}
+
+
+def read_source(name: str) -> Raw:
+    """The raw images of a named data set.
+
+    Raises:
+        LatensError: no such data set, or its files can be had nowhere.
+    """
+    if name not in SOURCES:
+        raise unknown("data set (and no file or folder of that name either)", name, SOURCES)
+    source = SOURCES[name]
+    return source.read(source)

@@ -1,0 +1,172 @@
+"""Estimators over a VAE and images. All figures are in nats per image."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from latens.data import Images, unit_pixels
+from latens.errors import LatensError
+from latens.parts import Kind
+from latens.vae import VAE
+
+# Images are taken in blocks of this many values (pixels times channels), and at most so many.
+# The size of a block depends on the images alone: figures must not depend on a machine or on
+# the batch size of a training.
+VALUES_IN_BLOCK = 2**21
+IMAGES_IN_BLOCK = 500
+ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a VAE achieves on a set of images, in nats per image unless said otherwise.
+
+    −elbo = reconstruction + kl.
+
+    Attributes:
+        elbo: E_q log p(x|z) − KL(q(z|x) ‖ p(z)), a lower bound on log p(x): larger is better.
+        reconstruction: −E_q log p(x|z), from one z for each image.
+        kl: KL(q(z|x) ‖ p(z)), closed form where there is one.
+        nll: −log p(x), importance-weighted with `importance_samples` z for each image. An upper
+            bound in expectation (Burda et al. 2016, theorem 1). None where not asked for.
+        nll_stderr: the standard error of `nll` from the sampling of z, for these images. The
+            bound's own gap is not in it.
+        kind: what −log p(x|z) is on these pixels. A "grey cross-entropy" is no likelihood, so
+            compare it only with others of its kind.
+        bits_per_dim: (nll, or −elbo) / (C H W ln 2) for "binary"; None where it would mean
+            nothing: a density over continuous pixels, or a cross-entropy.
+        active_units: latent dimensions whose posterior mean has a variance above 0.01 over the
+            images (Burda et al. 2016, section 5.2).
+        kl_per_dim: the KL of each latent dimension, averaged over the images.
+        images: how many images.
+        seconds: how long it took.
+    """
+
+    elbo: float
+    reconstruction: float
+    kl: float
+    nll: float | None
+    nll_stderr: float | None
+    importance_samples: int | None
+    kind: Kind
+    bits_per_dim: float | None
+    active_units: int
+    kl_per_dim: list[float] | None
+    images: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, JSON-ready."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def evaluate(
+    vae: VAE,
+    images: Images | Float[Tensor, "N C H W"],
+    importance_samples: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a VAE on images, in float32 and evaluation mode.
+
+    The same model, images and seed give the same figures; the user's random numbers are left
+    alone.
+
+    Args:
+        images: uint8 `Images`, or floats in [0, 1].
+        importance_samples: K for `nll`; None leaves it out.
+        seed: of the samples of z.
+
+    Raises:
+        LatensError: no images, images of another shape, or K below 1.
+    """
+    _check(vae, images, importance_samples)
+    began = time.perf_counter()
+    was_training = vae.training
+    vae.eval()
+    with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        blocks = [_measure(vae, x, importance_samples) for x in _blocks(images, vae.device)]
+    vae.train(was_training)
+    every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+    binary = bool(every["binary"].all())
+    return _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
+
+
+def _check(vae: VAE, images: Images | Tensor, importance_samples: int | None) -> None:
+    if len(images) == 0:
+        raise LatensError("there are no images to evaluate on")
+    shape = tuple(images.shape) if isinstance(images, Images) else tuple(images.shape[1:])
+    if shape != vae.image_shape:
+        raise LatensError(
+            f"the model reads images of (C, H, W) {vae.image_shape}, and these are {shape}"
+        )
+    if importance_samples is not None and importance_samples < 1:
+        raise LatensError(f"{importance_samples} importance samples: 1 or more are needed")
+
+
+def _blocks(images: Images | Tensor, device: torch.device) -> Iterator[Tensor]:
+    size = max(1, min(IMAGES_IN_BLOCK, VALUES_IN_BLOCK // math.prod(images.shape[-3:])))
+    if isinstance(images, Images):
+        for batch in images.batches(size):
+            yield unit_pixels(batch.pixels.to(device), batch.draw_bits)
+    else:
+        for x in images.split(size):
+            yield x.to(device)
+
+
+def _measure(vae: VAE, x: Float[Tensor, "B C H W"], k: int | None) -> dict[str, Tensor]:
+    """The terms of each image of a block."""
+    draw = vae.draw(x)
+    terms = {
+        "reconstruction": -draw.log_px_z[0],
+        "kl": draw.kl_per_image,
+        "mean": draw.posterior.mean,
+        "binary": ((x == 0) | (x == 1)).flatten(1).all(1),
+    }
+    if draw.kl is not None:
+        terms["kl_per_dim"] = draw.kl
+    if k is not None:
+        log_w = vae.log_weights(x, samples=k).double()  # [K, B]
+        log_mean = log_w.logsumexp(0) - math.log(k)
+        terms["nll"] = -log_mean
+        # Var(log mean w) ≈ Var(w) / (K mean(w)²) = Σw² / (Σw)² − 1/K, by the delta method
+        ess_inverse = ((2 * log_w).logsumexp(0) - 2 * log_w.logsumexp(0)).exp()
+        terms["nll_variance"] = (ess_inverse - 1 / k).clamp(min=0)
+    return {name: value.cpu() for name, value in terms.items()}
+
+
+def _summary(
+    vae: VAE, every: dict[str, Tensor], k: int | None, binary: bool, seconds: float
+) -> Evaluation:
+    def mean(name: str) -> float:
+        return every[name].double().mean().item()
+
+    n = len(every["kl"])
+    reconstruction, kl = mean("reconstruction"), mean("kl")
+    nll = mean("nll") if k is not None else None
+    kind = vae.likelihood.kind(binary)
+    cost = reconstruction + kl if nll is None else nll
+    bits = cost / (math.prod(vae.image_shape) * math.log(2)) if kind == "binary" else None
+    per_dim = every.get("kl_per_dim")
+    variance = every["mean"].double().var(0, correction=0)
+    return Evaluation(
+        elbo=-(reconstruction + kl),
+        reconstruction=reconstruction,
+        kl=kl,
+        nll=nll,
+        nll_stderr=None if k is None else every["nll_variance"].sum().sqrt().item() / n,
+        importance_samples=k,
+        kind=kind,
+        bits_per_dim=bits,
+        active_units=int((variance > ACTIVE_VARIANCE).sum()),
+        kl_per_dim=None if per_dim is None else per_dim.double().mean(0).flatten().tolist(),
+        images=n,
+        seconds=seconds,
+    )

@@ -1,0 +1,84 @@
+"""Likelihoods: from the decoder's output planes to p(x|z) over pixels in [0, 1]."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Independent
+
+from latens.distributions import diagonal_normal
+from latens.errors import LatensError
+from latens.parts import Kind, Likelihood
+
+# A learned σ stays above one grey level: below it a density on 8-bit pixels can grow without
+# end by resting on the lattice of values, and says nothing about the model.
+LEAST_SCALE = 1 / 255
+
+
+class Bernoulli(Likelihood):
+    """p(x|z) = ∏ Bernoulli(x_i; sigmoid(logit_i)).
+
+    On binary pixels log p(x|z) is a log-likelihood. On grey pixels it is minus a cross-entropy
+    and no likelihood at all; `kind` tells which of the two a number is.
+    """
+
+    def planes(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def planes_of(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The logits of the mean, cut off at 0.001 and 0.999."""
+        return torch.logit(mean, eps=1e-3)
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """Binary, or grey cross-entropy."""
+        return "binary" if binary_pixels else "grey cross-entropy"
+
+    def forward(self, planes: Float[Tensor, "*N P H W"]) -> Independent:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        logits = planes.float()
+        return Independent(TorchBernoulli(logits=logits, validate_args=False), 3)
+
+
+class Gaussian(Likelihood):
+    """p(x|z) = N(x; μ, σ² I), with a fixed σ or one σ learned for all pixels.
+
+    With σ fixed, −log p is the squared error over 2σ² plus a constant, so "MSE" is σ = 1/√2. The
+    learned σ is the σ-VAE of Rybkin et al. 2021, equation 4: it balances reconstruction and KL
+    without a weight chosen by hand. `log_prob` is a density in nats per image for pixels scaled
+    to [0, 1].
+
+    Args:
+        scale: σ in units of the pixel range; None learns it, starting at 0.2.
+
+    Raises:
+        LatensError: `scale` not above zero.
+    """
+
+    def __init__(self, scale: float | None = None):
+        super().__init__()
+        if scale is not None and not scale > 0:
+            raise LatensError(f"the Gaussian's scale is {scale}: it must be above 0")
+        self.scale = scale
+        if scale is None:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(0.2)))
+
+    def planes(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def planes_of(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The mean itself."""
+        return mean
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """Density."""
+        return "density"
+
+    def forward(self, planes: Float[Tensor, "*N P H W"]) -> Independent:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        mean = planes.float()
+        sigma = mean.new_tensor(self.scale) if self.scale else LEAST_SCALE + self.log_scale.exp()
+        return diagonal_normal(mean, sigma.expand(mean.shape), event_dims=3)

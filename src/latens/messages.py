@@ -1,0 +1,30 @@
+"""What latens says while it works: always on stderr, so that stdout holds only results."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One line the user should know of, but need not act on."""
+    stderr.print(f"latens: note: {text}", markup=False)
+
+
+def warn(text: str) -> None:
+    """One line the user should act on; it names the remedy."""
+    stderr.print(f"latens: warning: {text}", markup=False, style="yellow")
+
+
+def progress(unit: str) -> Progress:
+    """A bar that counts `unit`s and vanishes when done; silent where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+    )

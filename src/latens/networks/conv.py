@@ -1,0 +1,177 @@
+"""Residual convolutional networks that never work at full resolution.
+
+Images enter by pixel-unshuffle and leave by pixel-shuffle (Shi et al. 2016, "Real-Time Single
+Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network"): a
+convolution over few channels at full resolution costs far more time than its arithmetic, and a
+transposed one leaves checkerboards.
+"""
+
+import math
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from latens.errors import LatensError
+from latens.parts import Decoder, Encoder
+
+LEAST_SIDE = 8  # pixels; below it nothing is left to convolve after one halving
+COARSEST_SIDE = 7  # the resolution at which the networks aim to become vectors
+MOST_CHANNELS = 256
+
+
+class Geometry:
+    """How an image of any size passes through a number of halvings.
+
+    Attributes:
+        levels: how often the resolution is halved.
+        padded: (H, W) rounded up to what can be halved so often.
+        coarse: (h, w) after the last halving.
+        channels: how many channels each level has, from fine to coarse.
+    """
+
+    def __init__(self, height: int, width: int, channels: int):
+        if min(height, width) < LEAST_SIDE:
+            raise LatensError(
+                f"images of {height}x{width} pixels are too small for a convolutional network: it "
+                f"needs {LEAST_SIDE}x{LEAST_SIDE}; enlarge them (--size {LEAST_SIDE}) or use the "
+                "recipe mlp"
+            )
+        self.levels = max(1, round(math.log2(min(height, width) / COARSEST_SIDE)))
+        factor = 2**self.levels
+        self.padded = tuple(math.ceil(side / factor) * factor for side in (height, width))
+        self.coarse = tuple(side // factor for side in self.padded)
+        self.channels = [min(channels * 2**level, MOST_CHANNELS) for level in range(self.levels)]
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x) with two 3x3 convolutions; starts as the identity, so depth costs no stability.
+
+    He et al. 2016, "Identity Mappings in Deep Residual Networks"; the last convolution starts at
+    zero as in Zhang et al. 2019, "Fixup Initialization", in place of normalisation.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """X + f(x)."""
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class ConvEncoder(Encoder):
+    """Images to features: at each level halve the resolution, convolve, refine; then a vector.
+
+    Args:
+        image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
+        channels: of the finest level; each further level has twice as many, up to 256.
+        blocks: residual blocks in each level.
+        features: F.
+
+    Raises:
+        LatensError: an image smaller than 8x8.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        channels: int = 32,
+        blocks: int = 1,
+        features: int = 256,
+    ):
+        super().__init__()
+        self.image_shape = image_shape
+        self.channels = channels
+        self.blocks = blocks
+        self.features = features
+        image_channels, height, width = self.image_shape
+        geometry = Geometry(height, width, channels)
+        self._pad = (0, geometry.padded[1] - width, 0, geometry.padded[0] - height)
+        self.levels = nn.ModuleList()
+        incoming = image_channels
+        for outgoing in geometry.channels:
+            self.levels.append(
+                nn.Sequential(
+                    nn.PixelUnshuffle(2),
+                    nn.Conv2d(4 * incoming, outgoing, 3, padding=1),
+                    *(ResidualBlock(outgoing) for _ in range(blocks)),
+                )
+            )
+            incoming = outgoing
+        self.output = nn.Linear(incoming * math.prod(geometry.coarse), features)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B F"]:
+        """Features of images in [0, 1]."""
+        h = F.pad(x, self._pad, mode="replicate") if any(self._pad) else x
+        h = h - 0.5  # pixels centred on zero
+        for level in self.levels:
+            h = level(h)
+        return F.relu(self.output(F.relu(h).flatten(1)))
+
+
+class ConvDecoder(Decoder):
+    """The mirror of `ConvEncoder`.
+
+    Args:
+        latent_dim: D.
+        image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
+        channels: of the finest level, as in `ConvEncoder`.
+        blocks: residual blocks in each level.
+        features: the width of the vector between z and the coarsest level.
+        planes: P, output planes; C unless the likelihood needs more.
+
+    Raises:
+        LatensError: an image smaller than 8x8.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: tuple[int, int, int],
+        channels: int = 32,
+        blocks: int = 1,
+        features: int = 256,
+        planes: int | None = None,
+    ):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.latent_shape = (latent_dim,)
+        self.image_shape = image_shape
+        self.channels = channels
+        self.blocks = blocks
+        self.features = features
+        self.planes = planes or self.image_shape[0]
+        geometry = Geometry(*self.image_shape[1:], channels)
+        coarsest = geometry.channels[-1]
+        self._coarse = (coarsest, *geometry.coarse)
+        self.input = nn.Sequential(
+            nn.Linear(latent_dim, features),
+            nn.ReLU(),
+            nn.Linear(features, math.prod(self._coarse)),
+            nn.ReLU(),
+        )
+        self.levels = nn.ModuleList()
+        for incoming, outgoing in zip(
+            geometry.channels[::-1], [*geometry.channels[-2::-1], self.planes], strict=True
+        ):
+            self.levels.append(
+                nn.Sequential(
+                    *(ResidualBlock(incoming) for _ in range(blocks)),
+                    nn.Conv2d(incoming, 4 * outgoing, 3, padding=1),
+                    nn.PixelShuffle(2),
+                )
+            )
+
+    def forward(
+        self, z: Float[Tensor, "N D"], y: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N P H W"]:
+        """Planes for the likelihood."""
+        h = self.input(z).unflatten(1, self._coarse)
+        for level in self.levels:
+            h = level(h)
+        return h[..., : self.image_shape[1], : self.image_shape[2]]  # without the padding

@@ -1,0 +1,89 @@
+"""Multilayer perceptrons over the pixels as one vector."""
+
+import math
+from itertools import pairwise
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from latens.parts import Decoder, Encoder
+
+OUTPUT_GAIN = 0.1  # the decoder starts close to the mean image, and does not have to find it
+
+
+def _he(network: nn.Module) -> None:
+    """Weights for layers that follow a ReLU, biases at zero: He et al. 2015, equation 10.
+
+    Torch's default has a third of this variance: signals fade from layer to layer, and a first
+    epoch goes by before z is used.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+
+
+def _layers(widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers of these widths, each followed by a ReLU."""
+    return nn.Sequential(
+        *(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU()))
+    )
+
+
+class MLPEncoder(Encoder):
+    """Pixels to features through fully connected layers.
+
+    Args:
+        image_shape: (C, H, W), any.
+        hidden: the widths of the layers; the last one is F.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], hidden: tuple[int, ...] = (512, 512)):
+        super().__init__()
+        self.image_shape = image_shape
+        self.hidden = tuple(hidden)
+        self.features = self.hidden[-1]
+        self.layers = _layers((math.prod(image_shape), *hidden))
+        _he(self)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B F"]:
+        """Features of images in [0, 1]."""
+        return self.layers(x.flatten(1) - 0.5)  # pixels centred on zero
+
+
+class MLPDecoder(Decoder):
+    """The mirror of `MLPEncoder`.
+
+    Args:
+        latent_dim: D.
+        image_shape: (C, H, W), any.
+        hidden: the widths of the layers, from the latent side.
+        planes: P, output planes; C unless the likelihood needs more.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: tuple[int, int, int],
+        hidden: tuple[int, ...] = (512, 512),
+        planes: int | None = None,
+    ):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.latent_shape = (latent_dim,)
+        self.image_shape = image_shape
+        self.hidden = tuple(hidden)
+        self.planes = planes or self.image_shape[0]
+        self.layers = _layers((latent_dim, *hidden))
+        self.output = nn.Linear(self.hidden[-1], self.planes * math.prod(self.image_shape[1:]))
+        _he(self)
+        self.output.weight.data.mul_(OUTPUT_GAIN)
+
+    def forward(
+        self, z: Float[Tensor, "N D"], y: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N P H W"]:
+        """Planes for the likelihood."""
+        planes = self.output(self.layers(z))
+        return planes.reshape(-1, self.planes, *self.image_shape[1:])

@@ -1,0 +1,6 @@
+"""Pictures: arrays in, PNG files out."""
+
+from latens.pictures.curves import save_curves, save_kl_per_dim
+from latens.pictures.grids import save_grid, save_pairs
+
+__all__ = ["save_curves", "save_grid", "save_kl_per_dim", "save_pairs"]

@@ -1,0 +1,72 @@
+"""From a run directory to one HTML page, and the pictures on it."""
+
+import base64
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+import yaml
+
+from latens import pictures, runs, storage
+from latens.data import DataSet
+from latens.errors import LatensError
+from latens.runs import Run
+
+SHOWN = 24  # images in a picture of pairs
+SAMPLES = 64
+SEED = 0  # of the samples shown
+
+
+def write_report(run: Run, data: DataSet) -> Path:
+    """Write the pictures of a run, and `report.html`, which holds them all.
+
+    Raises:
+        LatensError: the run holds nothing to show yet, or is damaged.
+    """
+    rows = run.metrics
+    if not rows:
+        raise LatensError(f"{run.path} has no finished epoch yet: go on with --resume {run.path}")
+    folder = run.path / runs.PICTURES
+    folder.mkdir(exist_ok=True)
+    draw_pictures(run, data, folder)
+    page = render(run, rows, folder)
+    storage.write_bytes(run.path / runs.REPORT, page.encode())
+    return run.path / runs.REPORT
+
+
+def draw_pictures(run: Run, data: DataSet, folder: Path) -> None:
+    """The PNG files of a run."""
+    vae, rows, what = run.vae.cpu(), run.metrics, run.title
+    for split in ("train", "validation"):
+        x = data.split(split).take(slice(0, SHOWN)).unit()
+        path = folder / f"reconstructions-{split}.png"
+        pictures.save_pairs(path, x, vae.reconstruct(x), f"{split} images · {what}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        samples = vae.sample(SAMPLES)
+    pictures.save_grid(folder / "samples.png", samples, f"samples, z ~ p(z) · {what}")
+    pictures.save_curves(folder / "curves.png", rows, what)
+    per_dim = rows[-1]["validation"]["kl_per_dim"]
+    if per_dim:
+        pictures.save_kl_per_dim(folder / "kl-per-dim.png", per_dim, f"validation · {what}")
+
+
+def render(run: Run, rows: list[dict[str, Any]], folder: Path) -> str:
+    """The page, with every picture inside it."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = files("latens").joinpath("templates/report.html.j2").read_text("utf-8")
+    images = {
+        path.stem: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        for path in sorted(folder.glob("*.png"))
+    }
+    return environment.from_string(template).render(
+        run=run,
+        title=run.title,
+        record=run.record,
+        options=yaml.safe_dump(run.record["options"], sort_keys=False, allow_unicode=True),
+        last=rows[-1],
+        figures=run.figures,
+        images=images,
+    )

@@ -1,0 +1,201 @@
+"""The run directory: everything a training leaves behind."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from latens import storage
+from latens.config import TrainConfig
+from latens.errors import LatensError
+from latens.vae import VAE, load_vae
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+FIGURES = "figures.json"
+CHECKPOINTS = "checkpoints"
+PICTURES = "pictures"
+REPORT = "report.html"
+CHECKPOINTS_KEPT = 2
+PACKAGES = ("latens", "torch", "lightning-fabric", "numpy", "safetensors", "scikit-learn", "pillow")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the folder.
+        record: what `config.yaml` holds: options, data, versions, command.
+    """
+
+    path: Path
+    record: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: Path, record: dict[str, Any]) -> "Run":
+        """A new run directory, complete from the start or not there at all.
+
+        Raises:
+            LatensError: something of that name exists.
+            OSError: it cannot be written.
+        """
+        if path.exists():
+            raise LatensError(
+                f"{path} exists already: choose another --out, or go on with it by --resume"
+            )
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            (partial / CHECKPOINTS).mkdir(parents=True)
+            text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+            storage.write_bytes(partial / CONFIG, text.encode())
+            storage.write_bytes(partial / METRICS, b"")
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls(path, record)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """The run directory at `path`.
+
+        Raises:
+            LatensError: there is none, or its config.yaml is missing or damaged.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise LatensError(f"no such run directory: {path}")
+        if not (path / CONFIG).is_file():
+            raise LatensError(f"{path} is no run directory: there is no {CONFIG} in it")
+        record = read_yaml(path / CONFIG)
+        if not {"options", "data"} <= record.keys() or "source" not in record["data"]:
+            raise LatensError(f"{path / CONFIG} is not a run's: it lacks 'options' or 'data'")
+        return cls(path, record)
+
+    # ---- what is in it -----------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The options of the training."""
+        return TrainConfig.of(self.record["options"])
+
+    @property
+    def title(self) -> str:
+        """Data, recipe, dimensions and β: what every picture says of itself."""
+        config = self.config
+        name = self.record["data"]["name"]
+        return f"{name}, {config.recipe}, {config.latent_dim} dims, β {config.beta:g}"
+
+    @cached_property
+    def vae(self) -> VAE:
+        """The trained model, in evaluation mode."""
+        return load_vae(self.path)
+
+    @property
+    def figures(self) -> dict[str, Any] | None:
+        """The figures on the test set at the end of training; None before that."""
+        path = self.path / FIGURES
+        return storage.read_json(path) if path.is_file() else None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row per epoch.
+
+        Raises:
+            LatensError: the file is missing or damaged.
+        """
+        path = self.path / METRICS
+        if not path.is_file():
+            raise LatensError(f"{self.path} has no {METRICS}")
+        rows = []
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise LatensError(f"{path} is damaged: line {number} is not JSON") from None
+        return rows
+
+    # ---- writing -----------------------------------------------------------------------------
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Append one row."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget_metrics_after(self, epoch: int) -> None:
+        """Drop the rows of later epochs, and a last line that was cut short."""
+        kept = []
+        for line in (self.path / METRICS).read_text("utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if row["epoch"] <= epoch:
+                kept.append(line + "\n")
+        storage.write_bytes(self.path / METRICS, "".join(kept).encode())
+
+    def save_model(self, vae: VAE) -> None:
+        """Write config.json and model.safetensors."""
+        storage.write_model(self.path, vae, vae.about)
+
+    def save_figures(self, figures: dict[str, Any]) -> None:
+        """Write the figures on the test set."""
+        storage.write_json(self.path / FIGURES, figures)
+
+    def save_checkpoint(self, images: int, tensors: dict[str, Tensor], state: dict) -> None:
+        """Write the full state after so many images, and keep the last two such files."""
+        folder = self.path / CHECKPOINTS
+        name = f"{images:012d}.safetensors"
+        storage.write_tensors(folder / name, tensors, {"state": json.dumps(state)})
+        for old in sorted(folder.glob("[0-9]*.safetensors"))[:-CHECKPOINTS_KEPT]:
+            old.unlink()
+
+    def last_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and the state of the newest checkpoint that is whole; None without any."""
+        for path in sorted((self.path / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
+            try:
+                tensors, metadata = storage.read_tensors(path)
+                return tensors, json.loads(metadata["state"])
+            except (LatensError, KeyError, json.JSONDecodeError):
+                continue
+        return None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        LatensError: no such file, or no mapping in it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise LatensError(f"no such file: {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LatensError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise LatensError(f"{path} holds no 'name: value' lines")
+    return content
+
+
+def next_path(parent: Path, data: str, recipe: str) -> Path:
+    """runs/mnist-conv-1, or the next number that is free."""
+    stem = f"{Path(data).stem or 'data'}-{recipe}"
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages}

@@ -1,0 +1,137 @@
+"""Files that are whole or not there: atomic writes, and models as safetensors plus JSON."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from latens.errors import LatensError
+from latens.parts import Part, from_config, to_config
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends without an error."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file at once: a reader sees the old content or the new, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON at once."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        LatensError: no such file, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise LatensError(f"{path.parent} has no {path.name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LatensError(f"{path} is damaged: it is not JSON ({error})") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file at once."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(plain, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        LatensError: no such file, a truncated one, or one of another format, pickle among them.
+    """
+    if not path.is_file():
+        raise LatensError(f"{path.parent} has no {path.name}")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise LatensError(
+            f"{path} is a pickle, which can run any code when it is opened: latens reads "
+            "safetensors only"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LatensError(f"{path} is truncated or no safetensors file: {error}") from error
+
+
+# ---- models ----------------------------------------------------------------------------------
+
+
+def write_model(folder: Path, model: Part, about: dict[str, Any]) -> None:
+    """Write `config.json` (the architecture, and `about`) and `model.safetensors`."""
+    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
+    write_json(folder / CONFIG, {"model": to_config(model)} | about)
+
+
+def read_model(folder: Path) -> tuple[Part, dict[str, Any]]:
+    """The model that `write_model` wrote, in evaluation mode, and what it said about it.
+
+    Raises:
+        LatensError: files that are missing, damaged, foreign, or do not fit together.
+    """
+    about = read_json(folder / CONFIG)
+    if not isinstance(about, dict) or "model" not in about:
+        raise LatensError(f"{folder / CONFIG} does not describe a latens model")
+    try:
+        # The weights drawn here are thrown away: leave the user's random numbers alone.
+        with torch.random.fork_rng(devices=[]):
+            model = from_config(about.pop("model"))
+    except LatensError as error:
+        raise LatensError(f"{folder / CONFIG}: {error}") from error
+    load_tensors(model, read_tensors(folder / WEIGHTS)[0], folder / WEIGHTS)
+    return model.eval(), about
+
+
+def load_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put tensors read from `path` into a model.
+
+    Raises:
+        LatensError: names or shapes that are not the model's.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise LatensError(f"{path} does not fit the architecture beside it: {first}") from error

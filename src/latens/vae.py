@@ -1,0 +1,265 @@
+"""The variational autoencoder: five parts, and the one place where they are sampled."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latens.distributions import kl
+from latens.errors import LatensError
+from latens.likelihoods import Bernoulli
+from latens.parts import Decoder, Encoder, Likelihood, Part, Posterior, Prior
+from latens.posteriors import DiagonalGaussian
+from latens.priors import StandardNormal
+from latens.storage import CONFIG, WEIGHTS, read_model, write_model
+
+# Images times samples that pass through the decoder at once when many samples are asked for.
+ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything drawn from a VAE for B images and K samples of z each, in nats per image.
+
+    Z is the shape of one latent, `(D,)` for a vector.
+
+    Attributes:
+        posterior: q(z|x), batch `[B]`, event `[*Z]`.
+        z: the samples, `[K, B, *Z]`.
+        log_px_z: log p(x|z), `[K, B]`.
+        log_pz: log p(z), `[K, B]`.
+        log_qz_x: log q(z|x), `[K, B]`.
+        kl: KL(q(z|x) ‖ p(z)) for each latent dimension, `[B, *Z]`; None without a closed form.
+        extras: what further parts add.
+    """
+
+    posterior: Distribution
+    z: Float[Tensor, "K B *Z"]
+    log_px_z: Float[Tensor, "K B"]
+    log_pz: Float[Tensor, "K B"]
+    log_qz_x: Float[Tensor, "K B"]
+    kl: Float[Tensor, "B *Z"] | None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def kl_per_image(self) -> Float[Tensor, " B"]:
+        """KL(q(z|x) ‖ p(z)): closed form where there is one, else its Monte Carlo estimate."""
+        if self.kl is not None:
+            return self.kl.flatten(1).sum(1)
+        return (self.log_qz_x - self.log_pz).mean(0)
+
+    @property
+    def log_weights(self) -> Float[Tensor, "K B"]:
+        """Log w = log p(x|z) + log p(z) − log q(z|x); the mean of w over z ~ q is p(x)."""
+        return self.log_px_z + self.log_pz - self.log_qz_x
+
+
+class VAE(Part, ModelHubMixin, library_name="latens"):
+    """p(x, z) = p(x|z) p(z) with the approximate posterior q(z|x), composed of parts.
+
+    Kingma & Welling 2014, "Auto-Encoding Variational Bayes". Images are `[B, C, H, W]` floats in
+    [0, 1]; every log-density and KL is in nats per image.
+
+    Args:
+        encoder: `[B, C, H, W] -> [B, F]`; knows `image_shape` and `features`.
+        decoder: `[N, *Z] -> [N, P, H, W]`; knows `image_shape`, `planes` and `latent_shape`.
+        likelihood: `[N, P, H, W] -> p(x|z)`; Bernoulli unless given.
+        prior: p(z); N(0, I) unless given.
+        posterior: `[B, F] -> q(z|x)`; a diagonal Gaussian unless given.
+
+    Raises:
+        LatensError: parts that do not fit together.
+    """
+
+    about: dict[str, Any]
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        likelihood: Likelihood | None = None,
+        prior: Prior | None = None,
+        posterior: Posterior | None = None,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood or Bernoulli()
+        self.prior = prior or StandardNormal(decoder.latent_shape)
+        self.posterior = posterior or DiagonalGaussian(
+            encoder.features, math.prod(decoder.latent_shape)
+        )
+        self.image_shape = encoder.image_shape
+        self.latent_shape = decoder.latent_shape
+        # Planes that every image shares; the decoder learns the difference from them.
+        self.offset = nn.Parameter(torch.zeros(decoder.planes, *self.image_shape[1:]))
+        self.about = {}  # saved with the model: its training and its figures
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        planes = self.likelihood.planes(self.image_shape[0])
+        checks = [
+            ("image_shape", "encoder", self.image_shape, "decoder", self.decoder.image_shape),
+            ("latent shape", "prior", self.prior.event_shape, "decoder", self.latent_shape),
+            ("latent shape", "posterior", self.posterior.event_shape, "decoder", self.latent_shape),
+            ("planes", "likelihood", planes, "decoder", self.decoder.planes),
+        ]
+        for what, one, value, other, found in checks:
+            if value != found:
+                raise LatensError(f"{what} of {one} and {other} differ: {value} and {found}")
+
+    def start_from(self, mean: Float[Tensor, "C H W"]) -> None:
+        """Begin training at a mean image, instead of spending its first epoch on finding it."""
+        with torch.no_grad():
+            self.offset.copy_(self.likelihood.planes_of(mean))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    # ---- drawing -----------------------------------------------------------------------------
+
+    def draw(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None, samples: int = 1
+    ) -> Draw:
+        """Z ~ q(z|x), `samples` times for each image, and all that follows from it.
+
+        Gradients flow through z by reparametrisation where the posterior offers it.
+        """
+        posterior = self.encode(x, y)
+        prior = self.prior(self.encode, y)
+        z = posterior.rsample((samples,))  # [K, B, *Z]
+        return Draw(
+            posterior=posterior,
+            z=z,
+            log_px_z=self.decode(z, y).log_prob(x),
+            log_pz=prior.log_prob(z),
+            log_qz_x=posterior.log_prob(z),
+            kl=kl(posterior, prior),
+        )
+
+    forward = draw
+
+    def encode(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+    ) -> Distribution:
+        """q(z|x), batch `[B]`, event `[*Z]`."""
+        return self.posterior(self.encoder(x, y))
+
+    def decode(self, z: Float[Tensor, "*N Z"], y: Int[Tensor, " B"] | None = None) -> Distribution:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`; its mean is the picture usually shown."""
+        lead = z.shape[: z.dim() - len(self.latent_shape)]
+        planes = self.decoder(z.reshape(-1, *self.latent_shape), y)  # [N, P, H, W]
+        return self.likelihood((planes + self.offset).reshape(*lead, *planes.shape[1:]))
+
+    # ---- using a trained model ---------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B *Z"]:
+        """The mean of q(z|x): the same features at every call."""
+        return self.encode(x, y).mean
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, y: Int[Tensor, " B"] | None = None, temperature: float = 1.0
+    ) -> Float[Tensor, "n C H W"]:
+        """`n` new images: the mean of p(x|z), clipped to [0, 1], for z ~ p(z).
+
+        Args:
+            temperature: z is multiplied by it; below 1 gives more typical images.
+        """
+        z = self.prior(self.encode, y).sample((n,))
+        return self._picture(temperature * z, y)
+
+    @torch.no_grad()
+    def reconstruct(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        """The mean of p(x|z) at the mean z of q(z|x), clipped to [0, 1]."""
+        return self._picture(self.embed(x, y), y)
+
+    @torch.no_grad()
+    def interpolate(
+        self,
+        a: Float[Tensor, "B C H W"],
+        b: Float[Tensor, "B C H W"],
+        steps: int = 8,
+        y: Int[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B steps C H W"]:
+        """Images decoded along the straight line from a's mean z to b's, both ends included."""
+        t = torch.linspace(0, 1, steps, device=a.device)
+        t = t.reshape(-1, 1, *(1 for _ in self.latent_shape))
+        path = torch.lerp(self.embed(a, y)[None], self.embed(b, y)[None], t)  # [steps, B, *Z]
+        return self._picture(path, y).transpose(0, 1)
+
+    def log_prob(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None, samples: int = 100
+    ) -> Float[Tensor, " B"]:
+        """Log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): an estimate of log p(x) in nats.
+
+        Its expectation is a lower bound that rises with K (Burda et al. 2016, theorem 1).
+        """
+        return self.log_weights(x, y, samples).logsumexp(0) - math.log(samples)
+
+    @torch.no_grad()
+    def log_weights(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None, samples: int = 100
+    ) -> Float[Tensor, "K B"]:
+        """K importance weights for each image, as logarithms, drawn a few samples at a time."""
+        at_once = max(1, ROWS_AT_ONCE // len(x))
+        counts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
+        return torch.cat([self.draw(x, y, count).log_weights for count in counts])
+
+    def _picture(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.decode(z, y).mean.clamp(0, 1)
+
+    # ---- saving and sharing ------------------------------------------------------------------
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_model(save_directory, self, self.about)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> "VAE":
+        folder = Path(model_id)
+        if not folder.is_dir():
+            options = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    allow_patterns=[CONFIG, WEIGHTS],
+                    **{name: kwargs[name] for name in options if name in kwargs},
+                )
+            )
+        return load_vae(folder)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The model card: the architecture, what it was trained on, and its figures."""
+        data = ModelCardData(library_name="latens", license="mit", tags=["vae", "image-generation"])
+        template = files("latens").joinpath("templates/card.md.j2").read_text("utf-8")
+        return ModelCard.from_template(
+            data, template_str=template, about=self.about, model=self, json=json, **kwargs
+        )
+
+
+def load_vae(folder: Path) -> VAE:
+    """The VAE in a folder with `config.json` and `model.safetensors`, in evaluation mode.
+
+    Raises:
+        LatensError: files that are missing, damaged, foreign, or do not fit together.
+    """
+    model, about = read_model(folder)
+    if not isinstance(model, VAE):
+        raise LatensError(f"{folder} holds a {type(model).__name__}, not a VAE")
+    model.about = about
+    return model

@@ -1,0 +1,95 @@
+"""Every annotation of shape and type is checked while the tests run."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("latens", "beartype.beartype")
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+import latens
+from latens.data import load_data
+from latens.errors import LatensError
+
+settings.register_profile("latens", deadline=None, max_examples=50)  # machines are noisy
+settings.load_profile("latens")
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests on MNIST run where MNIST is: LATENS_DATA says so in continuous integration."""
+    try:
+        load_data("mnist") if os.environ.get("LATENS_DATA") else None
+        here = bool(os.environ.get("LATENS_DATA"))
+    except LatensError:
+        here = False
+    if not here:
+        skip = pytest.mark.skip(reason="needs MNIST: set LATENS_DATA to a folder that holds mnist/")
+        for item in items:
+            if "mnist" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def run_latens(tmp_path):
+    """Run the command as a user does; returns the finished process."""
+
+    def run(*arguments, cwd=tmp_path, env=None, **options):
+        return subprocess.run(
+            [sys.executable, "-m", "latens", *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | (env or {}),
+            capture_output=True,
+            text=True,
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The embedded data set."""
+    return load_data("digits")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A finished run of a few seconds."""
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    return latens.train("digits", out=path, recipe="mlp", latent_dim=4, epochs=8)
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """Colour images of mixed sizes in two class folders: discs and stripes of random colours."""
+    folder = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        height, width = rng.integers(20, 50, 2)
+        rows, columns = np.mgrid[:height, :width]
+        if i % 2:
+            inside = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (height / 3) ** 2
+        else:
+            inside = columns // 5 % 2 == 0
+        pixels = np.where(inside[..., None], rng.integers(0, 256, 3), rng.integers(0, 256, 3))
+        kind = folder / ("disc" if i % 2 else "stripes")
+        kind.mkdir(exist_ok=True)
+        suffix = "png" if i % 3 else "jpg"
+        Image.fromarray(pixels.astype(np.uint8)).save(kind / f"{i:02d}.{suffix}")
+    return folder

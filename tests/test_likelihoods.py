@@ -1,0 +1,81 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from latens import Bernoulli, Gaussian, LatensError
+
+
+def test_bernoulli_sums_to_one_over_all_binary_images():
+    p = Bernoulli()(torch.randn(1, 1, 2, 3))
+    every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6))).reshape(-1, 1, 2, 3)
+    torch.testing.assert_close(p.log_prob(every).logsumexp(0).item(), 0.0, atol=1e-5, rtol=0)
+
+
+def test_bernoulli_on_grey_pixels_is_minus_the_cross_entropy():
+    logits, x = torch.randn(2, 1, 3, 3), torch.rand(2, 1, 3, 3)
+    prob = torch.sigmoid(logits)
+    expected = (x * prob.log() + (1 - x) * (1 - prob).log()).sum((1, 2, 3))
+    torch.testing.assert_close(Bernoulli()(logits).log_prob(x), expected)
+
+
+def test_bernoulli_stays_finite_where_sigmoid_saturates():
+    p = Bernoulli()(torch.full((1, 1, 1, 2), 110.0))
+    x = torch.tensor([[[[1.0, 0.0]]]])
+    torch.testing.assert_close(p.log_prob(x), torch.tensor([-110.0]))
+
+
+def test_gaussian_integrates_to_one():
+    p = Gaussian(0.3)(torch.tensor([[[[0.4]]]]))
+    density = lambda x: p.log_prob(torch.tensor([[[[x]]]], dtype=torch.float32)).exp().item()
+    assert integrate.quad(density, -3, 4)[0] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, None])
+def test_gaussian_agrees_with_scipy(scale):
+    likelihood = Gaussian(scale)
+    mean, x = torch.rand(4, 3, 5, 5), torch.rand(4, 3, 5, 5)
+    sigma = scale or likelihood(mean).base_dist.scale.flatten()[0].item()
+    expected = stats.norm(mean.numpy(), sigma).logpdf(x.numpy()).sum((1, 2, 3))
+    np.testing.assert_allclose(likelihood(mean).log_prob(x).detach(), expected, rtol=1e-4)
+
+
+def test_learned_sigma_finds_the_spread_of_the_data():
+    likelihood = Gaussian()
+    optimiser = torch.optim.Adam(likelihood.parameters(), lr=0.02)
+    x = 0.5 + 0.07 * torch.randn(1000, 1, 2, 2)
+    for _ in range(400):
+        optimiser.zero_grad()
+        (-likelihood(torch.full_like(x, 0.5)).log_prob(x).mean()).backward()
+        optimiser.step()
+    sigma = likelihood(x).base_dist.scale.flatten()[0].item()
+    assert sigma == pytest.approx(x.std().item(), rel=0.02)
+
+
+def test_learned_sigma_cannot_fall_below_one_grey_level():
+    likelihood = Gaussian()
+    with torch.no_grad():
+        likelihood.log_scale.fill_(-50)
+    assert likelihood(torch.zeros(1, 1, 1, 1)).base_dist.scale.item() >= 1 / 256
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_must_be_above_zero(scale):
+    with pytest.raises(LatensError, match="above 0"):
+        Gaussian(scale)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian()])
+def test_planes_of_gives_the_mean_back(likelihood):
+    mean = torch.rand(3, 4, 4) * 0.9 + 0.05
+    planes = likelihood.planes_of(mean)
+    assert planes.shape == (likelihood.planes(3), 4, 4)
+    torch.testing.assert_close(likelihood(planes).mean, mean)
+
+
+def test_kind_names_what_the_number_is():
+    assert Bernoulli().kind(binary_pixels=True) == "binary"
+    assert Bernoulli().kind(binary_pixels=False) == "grey cross-entropy"
+    assert Gaussian().kind(binary_pixels=False) == "density"

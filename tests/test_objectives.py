@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch.distributions import Normal
+
+from latens import ELBO, Draw, LatensError
+from latens.distributions import diagonal_normal
+
+
+@pytest.fixture
+def draw():
+    q = diagonal_normal(torch.randn(6, 3), torch.rand(6, 3) + 0.1, 1)
+    z = q.rsample((2,))
+    return Draw(
+        posterior=q,
+        z=z,
+        log_px_z=-100 * torch.rand(2, 6),
+        log_pz=Normal(0, 1).log_prob(z).sum(-1),
+        log_qz_x=q.log_prob(z),
+        kl=torch.distributions.kl_divergence(q.base_dist, Normal(0.0, 1.0)),
+    )
+
+
+def test_beta_one_is_minus_the_elbo(draw):
+    expected = -draw.log_px_z.mean(0) + draw.kl.sum(1)
+    torch.testing.assert_close(ELBO()(draw).per_image, expected)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 4.0])
+def test_beta_weighs_the_kl_and_nothing_else(draw, beta):
+    loss = ELBO(beta=beta)(draw)
+    torch.testing.assert_close(loss.per_image, loss.reconstruction + beta * draw.kl.sum(1))
+    torch.testing.assert_close(loss.kl, draw.kl.sum(1))  # reported as it is
+
+
+def test_free_bits_put_a_floor_under_each_dimension(draw):
+    kl = draw.kl.mean(0)
+    floor = kl.sort().values[1].item() + 1e-4  # two of three dimensions are below it
+    loss = ELBO(free_bits=floor)(draw)
+    charged = (loss.per_image - loss.reconstruction).mean()
+    torch.testing.assert_close(charged, kl.clamp(min=floor).sum())
+
+
+def test_free_bits_take_the_pull_off_unused_dimensions():
+    mean = torch.tensor([[0.01, 2.0]]).repeat(4, 1).requires_grad_()
+    q = diagonal_normal(mean, torch.ones(4, 2), 1)
+    kl = torch.distributions.kl_divergence(q.base_dist, Normal(0.0, 1.0))
+    zero = torch.zeros(1, 4)
+    draw = Draw(q, q.rsample((1,)), zero, zero, zero, kl)
+    ELBO(free_bits=0.5)(draw).per_image.sum().backward()
+    assert (mean.grad[:, 0] == 0).all()
+    assert (mean.grad[:, 1] == 2.0).all()
+
+
+def test_free_bits_need_a_closed_form(draw):
+    q = draw.posterior
+    without = Draw(q, draw.z, draw.log_px_z, draw.log_pz, draw.log_qz_x, None)
+    with pytest.raises(LatensError, match="closed form"):
+        ELBO(free_bits=1.0)(without)
+
+
+@pytest.mark.parametrize("option", ["beta", "free_bits"])
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_a_negative_weight_is_refused(option, value):
+    with pytest.raises(LatensError, match=f"{option} is"):
+        ELBO(**{option: value})
