@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from latens.errors import LatensError, unknown
 
@@ -10,6 +10,13 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian"]
 BinarisationName = Literal["none", "dynamic", "threshold", "static"]
+
+CHOICES = {
+    "likelihood": get_args(LikelihoodName),
+    "binarisation": get_args(BinarisationName),
+    "device": get_args(Device),
+    "precision": get_args(Precision),
+}
 
 # --epochs unless given: about this many images are seen, in this many epochs at the least.
 AUTO_IMAGES = 300_000
@@ -78,6 +85,9 @@ class TrainConfig:
             self._check(name, lambda value: value >= 0, "0 or more")
         for name in ("warmup", "ema"):
             self._check(name, lambda value: 0 <= value < 1, "in [0, 1)")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown(name, str(getattr(self, name)), choices)
         if self.size is not None:
             height, width = _height_width(self.size)
             object.__setattr__(self, "size", f"{height}x{width}")

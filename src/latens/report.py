@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 import torch
 import yaml
+from PIL import Image
 
 from latens import pictures, runs, storage
 from latens.data import DataSet
@@ -57,10 +58,7 @@ def render(run: Run, rows: list[dict[str, Any]], folder: Path) -> str:
     """The page, with every picture inside it."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = files("latens").joinpath("templates/report.html.j2").read_text("utf-8")
-    images = {
-        path.stem: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-        for path in sorted(folder.glob("*.png"))
-    }
+    images = {path.stem: _embed(path) for path in sorted(folder.glob("*.png"))}
     return environment.from_string(template).render(
         run=run,
         title=run.title,
@@ -70,3 +68,11 @@ def render(run: Run, rows: list[dict[str, Any]], folder: Path) -> str:
         figures=run.figures,
         images=images,
     )
+
+
+def _embed(path: Path) -> dict[str, Any]:
+    """A PNG as a data URL, and the width in pixels at which it is shown."""
+    with Image.open(path) as image:
+        width = round(image.width * pictures.DPI / image.info["dpi"][0])
+    content = base64.b64encode(path.read_bytes()).decode()
+    return {"url": f"data:image/png;base64,{content}", "width": width}

@@ -28,7 +28,7 @@ from latens.runs import Run
 from latens.vae import VAE
 
 CHECKPOINT_SECONDS = 30.0  # between full states, unless an epoch takes longer
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # not what it chose, every time
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not what it chose, every time
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
 
 

@@ -35,7 +35,7 @@ def load_data(
     *,
     size: tuple[int, int] | None = None,
     grey: bool = False,
-    binarisation: Binarisation = "none",
+    binarisation: Binarisation | str = "none",
     validation: int | None = None,
     split_seed: int = 0,
 ) -> DataSet:

@@ -1,6 +1,7 @@
 """The user's own images: a folder of image files, a `.npy` or a `.npz`."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,9 +116,9 @@ def _note_conversions(headers: list[Header]) -> None:
 def _common_size(headers: list[Header]) -> tuple[int, int]:
     """The size all images are brought to unless the user names one."""
     sizes = {header.size for header in headers}
-    if len(sizes) == 1 and max(*sizes) <= (LARGEST_KEPT, LARGEST_KEPT):
-        return sizes.pop()
-    side = min(DEFAULT_SIDE, *(min(size) for size in sizes))
+    if len(sizes) == 1 and max(headers[0].size) <= LARGEST_KEPT:
+        return headers[0].size
+    side = min([DEFAULT_SIDE, *(min(size) for size in sizes)])
     return side, side
 
 
@@ -214,6 +215,10 @@ def read_array(path: Path) -> Raw:
     Raises:
         LatensError: the file is no such array.
     """
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start != b"\x93NUMPY" and not zipfile.is_zipfile(path):
+        raise LatensError(f"{path} is no {path.suffix} file, whatever its name says")
     try:
         # Copy-on-write: pages are read as they are needed, and nothing is ever written back.
         loaded = np.load(path, mmap_mode="c" if path.suffix == ".npy" else None)
@@ -223,13 +228,13 @@ def read_array(path: Path) -> Raw:
             arrays = {name: loaded[name] for name in loaded.files}
     except LatensError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if "pickle" in str(error) or "Object arrays" in str(error):
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "bject" in str(error):  # "Object arrays cannot be loaded", "Python objects in dtype"
             raise LatensError(
                 f"{path} holds pickled Python objects, which latens does not open: save plain "
                 "numbers"
             ) from error
-        raise LatensError(f"{path} is no whole {path.suffix} file: {_one_line(error)}") from error
+        raise LatensError(f"{path} is truncated or damaged: {_one_line(error)}") from error
     return _read_arrays(arrays, path)
 
 
@@ -278,7 +283,8 @@ def as_pixels(array: np.ndarray, path: Path) -> torch.Tensor:
     """
     if array.ndim not in (3, 4):
         raise LatensError(
-            f"{path} has shape {array.shape}: images must be [N, H, W], [N, H, W, C] or [N, C, H, W]"
+            f"{path} has shape {array.shape}: images must be [N, H, W], [N, H, W, C] or "
+            "[N, C, H, W]"
         )
     if array.size == 0:
         raise LatensError(f"{path} has shape {array.shape}: there is no image in it")

@@ -70,7 +70,6 @@ class DataSet:
         source: what `load_data` reads it from again: the data set's name, or an absolute path.
         train, validation, test: the splits.
         classes: the names of the labels 0, 1, 2, …
-        binarisation: how bits were made of grey levels.
         binary: every pixel that a model sees is 0 or 1.
     """
 
@@ -80,7 +79,6 @@ class DataSet:
     validation: Images
     test: Images
     classes: tuple[str, ...] = ()
-    binarisation: Binarisation = "none"
     binary: bool = False
 
     @property
@@ -138,7 +136,7 @@ def hold_out(images: Images, count: int, seed: int, what: str) -> tuple[Images, 
     return images.take(rest), images.take(held_out)
 
 
-def binarise(data: DataSet, how: Binarisation) -> DataSet:
+def binarise(data: DataSet, how: Binarisation | str) -> DataSet:
     """The data set with bits for pixels.
 
     "threshold" is 1 from grey level 128 up. "static" draws each bit once, by a fixed seed.
@@ -160,10 +158,10 @@ def binarise(data: DataSet, how: Binarisation) -> DataSet:
             splits[name] = replace(images, draw_bits=True)
         else:
             splits[name] = replace(images, pixels=_bits(images, how, generator))
-    return replace(data, **splits, binarisation=how, binary=True)
+    return replace(data, **splits, binary=True)
 
 
-def _bits(images: Images, how: Binarisation, generator: torch.Generator) -> Tensor:
+def _bits(images: Images, how: str, generator: torch.Generator) -> Tensor:
     pixels = torch.empty(images.pixels.shape, dtype=torch.uint8)
     for start in range(0, len(images), _AT_ONCE):
         grey = images.pixels[start : start + _AT_ONCE]

@@ -45,9 +45,7 @@ def _leave_out_the_start(axes: Axes, rows: list[dict[str, Any]], term: str) -> N
     top = max(max(series) for series in values)
     if top > high + 2 * (high - low):
         axes.set_ylim(low - room, high + room)
-        axes.annotate(
-            f"starts at {values[0][0]:.0f}", (0.03, 0.97), xycoords="axes fraction", va="top"
-        )
+        axes.set_xlabel(f"epoch (training starts at {values[0][0]:.0f} nats)")
 
 
 def save_kl_per_dim(path: Path, kl_per_dim: list[float], title: str = "") -> None:

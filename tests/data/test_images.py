@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latens import Images, LatensError, load_data
+from latens.data.images import DataSet, binarise, hold_out
+
+
+def grey(n=30, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Images(torch.randint(0, 256, (n, 1, 4, 5), dtype=torch.uint8, generator=generator))
+
+
+def dataset():
+    return DataSet("some", "some", grey(30, 0), grey(20, 1), grey(20, 2))
+
+
+@given(n=st.integers(2, 40), count=st.integers(1, 39), seed=st.integers(0, 5))
+def test_hold_out_parts_the_images(n, count, seed):
+    images = Images(torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1), labels=torch.arange(n))
+    if count >= n:
+        with pytest.raises(LatensError, match="cannot hold out"):
+            hold_out(images, count, seed, "testing")
+        return
+    rest, held_out = hold_out(images, count, seed, "testing")
+    assert len(held_out) == count
+    assert sorted([*rest.labels.tolist(), *held_out.labels.tolist()]) == list(range(n))
+    assert torch.equal(held_out.pixels.flatten().long(), held_out.labels)
+    again = hold_out(images, count, seed, "testing")[1]
+    assert torch.equal(again.labels, held_out.labels)
+
+
+def test_unit_is_the_pixel_over_255():
+    images = Images(torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 1, 1, 3))
+    torch.testing.assert_close(images.unit().flatten(), torch.tensor([0.0, 0.2, 1.0]))
+
+
+def test_batches_are_in_order_and_the_last_may_be_smaller():
+    sizes = [len(batch) for batch in grey(25).batches(10)]
+    assert sizes == [10, 10, 5]
+    whole = torch.cat([batch.pixels for batch in grey(25).batches(10)])
+    assert torch.equal(whole, grey(25).pixels)
+
+
+def test_dynamic_bits_are_fresh_in_training_and_fixed_elsewhere():
+    data = binarise(dataset(), "dynamic")
+    assert data.binary
+    one, two = data.train.unit(), data.train.unit()
+    assert set(one.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(one, two)
+    assert torch.equal(data.validation.unit(), data.validation.unit())
+    assert torch.equal(data.test.pixels, binarise(dataset(), "dynamic").test.pixels)
+
+
+def test_dynamic_bits_are_one_with_the_probability_of_the_grey_level():
+    images = binarise(dataset(), "dynamic").train
+    mean = torch.stack([images.unit() for _ in range(2000)]).mean(0)
+    expected = images.pixels / 255
+    error = (expected * (1 - expected) / 2000).sqrt() + 1e-6
+    assert ((mean - expected).abs() < 5 * error).all()
+
+
+def test_static_bits_are_drawn_once():
+    data = binarise(dataset(), "static")
+    assert torch.equal(data.train.unit(), data.train.unit())
+    assert set(data.train.pixels.unique().tolist()) == {0, 255}
+    assert abs(data.train.unit().mean() - dataset().train.unit().mean()) < 0.05
+    assert torch.equal(data.train.pixels, binarise(dataset(), "static").train.pixels)
+
+
+def test_threshold_is_at_the_middle():
+    pixels = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).reshape(1, 1, 2, 2)
+    images = Images(pixels.expand(12, 1, 2, 2))
+    data = binarise(DataSet("some", "some", images, images, images), "threshold")
+    assert data.train.unit()[0].flatten().tolist() == [0, 0, 1, 1]
+
+
+def test_grey_data_are_not_binary_and_black_and_white_are():
+    assert not binarise(dataset(), "none").binary
+    bits = Images((grey().pixels > 99) * torch.tensor(255, dtype=torch.uint8))
+    assert binarise(DataSet("some", "some", bits, bits, bits), "none").binary
+
+
+def test_an_unknown_binarisation_is_named_with_the_nearest():
+    with pytest.raises(LatensError, match="did you mean 'dynamic'"):
+        binarise(dataset(), "dinamic")
+
+
+def test_the_fingerprint_is_that_of_the_very_data():
+    one = dataset().fingerprint()
+    assert one == dataset().fingerprint()
+    other = dataset()
+    other.test.pixels[3, 0, 1, 1] ^= 1
+    assert other.fingerprint() != one
+    swapped = DataSet("some", "some", grey(30, 0), grey(20, 2), grey(20, 1))
+    assert swapped.fingerprint() != one
+    assert binarise(dataset(), "dynamic").fingerprint() != one
+
+
+def test_splits_go_by_their_names(digits):
+    assert digits.sizes() == {"train": 1438, "validation": 180, "test": 179}
+    assert len(digits.split("all")) == 1797
+    assert len(digits.split("all").labels) == 1797
+    with pytest.raises(LatensError, match="did you mean 'test'"):
+        digits.split("tset")
+
+
+def test_digits_are_real_handwriting_with_labels(digits):
+    assert digits.shape == (1, 8, 8)
+    assert digits.classes == tuple("0123456789")
+    every = digits.split("all")
+    assert every.labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert every.pixels.max() == 255
+    zero, one = (every.unit()[every.labels == k].mean(0)[0] for k in (0, 1))
+    assert zero[3:5, 3:5].mean() < 0.2 < 0.6 < one[3:5, 3:5].mean()  # a zero is empty inside
+
+
+def test_the_split_seed_decides_who_is_held_out():
+    one, two = load_data("digits"), load_data("digits", split_seed=1)
+    assert not torch.equal(one.test.pixels, two.test.pixels)
+    assert torch.equal(one.test.pixels, load_data("digits").test.pixels)
+
+
+def test_validation_can_be_chosen():
+    assert load_data("digits", validation=400).sizes()["validation"] == 400
+    with pytest.raises(LatensError, match="cannot hold out 5000"):
+        load_data("digits", validation=5000)

@@ -1,0 +1,325 @@
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import latens
+from latens import LatensError, Run, TrainConfig
+from latens.api import build, resolve
+from latens.evaluation import evaluate
+from latens.storage import read_tensors
+from latens.training import (
+    Diverged,
+    Trainer,
+    TrainingLoss,
+    _average,
+    _step_seed,
+    resolve_device,
+    resolve_precision,
+)
+
+SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
+
+
+def trainer(tmp_path, digits, **options):
+    config = resolve(TrainConfig.of(SMALL | options), digits)
+    vae = build(config, digits)
+    record = {"options": config.as_dict(), "data": {"source": "digits", "name": "digits"}}
+    return Trainer(Run.create(tmp_path / "run", record), vae, digits, config)
+
+
+# ---- it learns -------------------------------------------------------------------------------
+
+
+def test_the_loss_falls_and_the_run_is_complete(digits_run):
+    rows = digits_run.metrics
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["train"]["loss"] < rows[0]["train"]["loss"] - 0.5
+    assert rows[-1]["validation"]["elbo"] > rows[0]["validation"]["elbo"]
+    names = {path.name for path in digits_run.path.iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "config.yaml",
+        "figures.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "pictures",
+        "report.html",
+    }
+    assert len(list((digits_run.path / "checkpoints").iterdir())) <= 2
+
+
+def test_a_row_holds_every_term_in_nats_per_image(digits_run):
+    row = digits_run.metrics[-1]
+    train, validation = row["train"], row["validation"]
+    assert train["loss"] == pytest.approx(train["reconstruction"] + train["kl"], rel=1e-4)
+    assert validation["elbo"] == pytest.approx(-validation["reconstruction"] - validation["kl"])
+    assert sum(validation["kl_per_dim"]) == pytest.approx(validation["kl"], rel=1e-4)
+    assert row["images"] == 8 * 1438
+    assert row["gradient_norm"] > 0
+    assert 0 <= row["clipped"] <= 1
+
+
+def test_what_is_saved_is_what_was_measured(digits_run, digits):
+    figures = evaluate(latens.load(digits_run.path), digits.validation)
+    assert figures.elbo == pytest.approx(digits_run.metrics[-1]["validation"]["elbo"], abs=1e-4)
+    assert latens.evaluate(digits_run).elbo == pytest.approx(digits_run.figures["elbo"], abs=1e-4)
+
+
+def test_validation_images_are_never_trained_on(digits, tmp_path, monkeypatch):
+    seen = set()
+    forward = TrainingLoss.forward
+
+    def spy(self, pixels, y):
+        seen.update(bytes(image.flatten().tolist()) for image in pixels)
+        return forward(self, pixels, y)
+
+    monkeypatch.setattr(TrainingLoss, "forward", spy)
+    trainer(tmp_path, digits, epochs=1).fit()
+    train = {bytes(image.flatten().tolist()) for image in digits.train.pixels}
+    assert seen == train
+
+
+def test_beta_weighs_the_training_loss_and_the_validation_loss_alike(digits, tmp_path):
+    t = trainer(tmp_path, digits, beta=3.0)
+    t.fit()
+    row = t.run.metrics[-1]
+    for part in (row["train"], row["validation"]):
+        assert part["loss"] == pytest.approx(part["reconstruction"] + 3 * part["kl"], rel=1e-3)
+
+
+# ---- the pieces of the loop ------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_and_falls_to_zero(digits, tmp_path):
+    t = trainer(tmp_path, digits, epochs=10, learning_rate=1e-3, warmup=0.1)
+    total, rates = 10 * len(digits.train), []
+    for share in (0, 0.05, 0.1, 0.55, 1):
+        t.at.images = share * total
+        rates.append(t.learning_rate())
+    assert rates == pytest.approx([1e-6, 5e-4, 1e-3, 5e-4, 0], abs=1e-9)
+
+
+def test_the_average_is_the_published_recursion():
+    update, decay = _average(0.9), 0.9
+    values = torch.randn(20, 3)
+    averaged = [values[0].clone()]
+    expected = values[0].clone()
+    for n, value in enumerate(values[1:], 1):
+        update(averaged, [value], torch.tensor(n))
+        d = min(decay, (1 + n) / (10 + n))
+        expected = d * expected + (1 - d) * value
+    torch.testing.assert_close(averaged[0], expected)
+
+
+def test_without_averaging_the_last_weights_are_saved(digits, tmp_path):
+    t = trainer(tmp_path, digits, ema=0.0)
+    t.fit()
+    saved, _ = read_tensors(t.run.path / "model.safetensors")
+    for name, value in t.vae.state_dict().items():
+        assert torch.equal(saved[name], value), name
+
+
+def test_every_step_draws_its_own_noise():
+    seeds = {_step_seed(seed, images) for seed in range(20) for images in range(0, 12_800, 128)}
+    assert len(seeds) == 2000
+
+
+def test_every_epoch_visits_every_image_once_in_a_new_order(digits, tmp_path):
+    t = trainer(tmp_path, digits)
+    orders = []
+    for epoch in range(2):
+        t.at.epoch, t.at.in_epoch = epoch, 0
+        orders.append(torch.cat([batch.pixels for batch in t._rest_of_epoch()]))
+    assert not torch.equal(orders[0], orders[1])
+    for order in orders:
+        assert torch.equal(order.sum(0, dtype=torch.long), digits.train.pixels.sum(0))
+
+
+def test_time_is_a_budget(digits, tmp_path):
+    t = trainer(tmp_path, digits, epochs=None, minutes=0.05)
+    t.fit()
+    rows = t.run.metrics
+    assert 3 <= rows[-1]["seconds"]
+    assert rows[-1]["learning_rate"] < 1e-5
+    assert t.share() == 1
+
+
+def test_early_stopping_keeps_the_best(digits, tmp_path):
+    few = latens.data.DataSet(
+        "few", "few", digits.train.take(slice(0, 40)), digits.validation, digits.test
+    )
+    t = trainer(
+        tmp_path, few, epochs=500, early_stopping=3, batch_size=40, learning_rate=0.01, ema=0.0
+    )
+    t.fit()
+    elbos = [row["validation"]["elbo"] for row in t.run.metrics]
+    assert len(elbos) < 500
+    assert elbos.index(max(elbos)) == len(elbos) - 4
+    best = evaluate(latens.load(t.run.path), digits.validation)
+    assert best.elbo == pytest.approx(max(elbos), abs=1e-4)
+    assert best.elbo > elbos[-1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(digits, tmp_path):
+    t = trainer(tmp_path, digits)
+    step = t._step
+
+    def poisoned(batch):
+        if t.at.images >= 300:
+            with torch.no_grad():
+                t.vae.decoder.output.bias.fill_(math.nan)
+        step(batch)
+
+    t._step = poisoned
+    with pytest.raises(Diverged, match="smaller --learning-rate"):
+        t.fit()
+    assert torch.isfinite(latens.load(t.run.path).sample(3)).all()
+
+
+def test_binarised_bits_are_drawn_at_each_visit(tmp_path):
+    data = latens.load_data("digits", binarisation="dynamic")
+    t = trainer(tmp_path, data)
+    assert t.loss.draw_bits
+    t.fit()
+    assert t.evaluation.kind == "binary"
+
+
+def test_auto_takes_what_is_here():
+    assert resolve_device("cpu") == "cpu"
+    capabilities = torch.cpu.get_capabilities()
+    bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    assert resolve_precision("auto", "cpu") == ("bf16" if bf16 else "float32")
+    assert resolve_precision("float32", "cpu") == "float32"
+    if not torch.cuda.is_available():
+        assert resolve_device("auto") in ("cpu", "mps")
+        with pytest.raises(LatensError, match="device cuda is not to be had here"):
+            resolve_device("cuda")
+
+
+# ---- stopped and resumed ---------------------------------------------------------------------
+
+CODE = """
+import sys, latens, latens.training
+latens.training.CHECKPOINT_SECONDS = 0.2
+path = sys.argv[1]
+if sys.argv[2] == "train":
+    latens.train("digits", out=path, recipe="conv", latent_dim=4, epochs=12, seed=7,
+                 binarisation="dynamic")
+else:
+    latens.resume(path)
+"""
+
+
+def start(path, what):
+    arguments = [sys.executable, "-c", CODE, str(path), what]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_killed_at_any_step_and_resumed_it_ends_with_the_same_bits(tmp_path):
+    finish(start(tmp_path / "whole", "train"))
+    killed = start(tmp_path / "killed", "train")
+    for round_, rows in enumerate((1, 5)):
+        wait_for_rows(tmp_path / "killed", rows, killed)
+        time.sleep(random.random() * 0.4)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL, "killed before its end"
+        killed = start(tmp_path / "killed", "resume")
+    finish(killed)
+    for name in ("model.safetensors", "checkpoints/000000017256.safetensors"):
+        one, _ = read_tensors(tmp_path / "whole" / name)
+        two, _ = read_tensors(tmp_path / "killed" / name)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one), name
+    one, two = (Run.open(tmp_path / name).metrics for name in ("whole", "killed"))
+    assert [row["epoch"] for row in two] == list(range(1, 13))
+    assert [row["train"] for row in one] == [row["train"] for row in two]
+    assert [row["validation"] for row in one] == [row["validation"] for row in two]
+
+
+def wait_for_rows(path, count, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        metrics = path / "metrics.jsonl"
+        if metrics.is_file() and len(metrics.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} epochs: {process.stderr.read() if process.poll() else ''}")
+
+
+def test_ctrl_c_leaves_a_run_that_loads_and_goes_on(tmp_path):
+    arguments = ["train", "digits", "--recipe", "mlp", "--epochs", "2000", "--out", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "latens", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_rows(tmp_path / "run", 3, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.splitlines()[-1] == "run"
+    assert "latens train --resume run" in err
+    assert "Traceback" not in err
+    assert latens.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
+    state = Run.open(tmp_path / "run").last_checkpoint()[1]
+    assert state["images"] >= 3 * 1438
+
+
+def test_resuming_a_finished_run_changes_no_weight(digits_run):
+    before = (digits_run.path / "model.safetensors").read_bytes()
+    again = latens.resume(digits_run.path)
+    assert (digits_run.path / "model.safetensors").read_bytes() == before
+    assert len(again.metrics) == 8
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(digits, tmp_path):
+    t = trainer(tmp_path, digits)
+    t.fit()
+    newest = sorted((t.run.path / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert t.run.last_checkpoint()[1]["images"] == 0
+
+
+def test_changed_data_are_noticed(digits_run, tmp_path):
+    import shutil
+
+    import yaml
+
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_run.path, copy)
+    record = yaml.safe_load((copy / "config.yaml").read_text())
+    record["data"]["fingerprint"] = "0" * 64
+    (copy / "config.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(LatensError, match="have changed since"):
+        latens.resume(copy)
+
+
+def test_two_trainings_of_one_seed_are_one(tmp_path):
+    runs = [
+        latens.train("digits", out=tmp_path / str(i), **SMALL, seed=s)
+        for i, s in enumerate((1, 1, 2))
+    ]
+    weights = [(run.path / "model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_metrics_are_json_lines(digits_run):
+    for line in (digits_run.path / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line)["epoch"] > 0
