@@ -2,6 +2,8 @@
 
 from jaxtyping import install_import_hook
 
+import latens.config  # before the hook: it checks itself what comes from outside
+
 install_import_hook("latens", "beartype.beartype")
 
 import os
@@ -15,7 +17,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-import latens
+from latens.cli import main
 from latens.data import load_data
 from latens.errors import LatensError
 
@@ -45,19 +47,36 @@ def _seeded():
 
 
 @pytest.fixture
-def run_latens(tmp_path):
-    """Run the command as a user does; returns the finished process."""
+def shell_latens(tmp_path):
+    """Run the command in a process of its own; returns the finished process."""
 
-    def run(*arguments, cwd=tmp_path, env=None, **options):
+    def run(*arguments, env=None, **options):
         return subprocess.run(
             [sys.executable, "-m", "latens", *map(str, arguments)],
-            cwd=cwd,
+            cwd=tmp_path,
             env=os.environ | (env or {}),
             capture_output=True,
             text=True,
             check=False,
             **options,
         )
+
+    return run
+
+
+@pytest.fixture
+def run_latens(tmp_path, monkeypatch, capsys):
+    """Run the command in this process, which spares it the start; looks like `shell_latens`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = 0
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code or 0
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     return run
 

@@ -147,7 +147,7 @@ def test_time_is_a_budget(digits, tmp_path):
     t = trainer(tmp_path, digits, epochs=None, minutes=0.05)
     t.fit()
     rows = t.run.metrics
-    assert 3 <= rows[-1]["seconds"]
+    assert rows[-1]["seconds"] >= 3
     assert rows[-1]["learning_rate"] < 1e-5
     assert t.share() == 1
 
@@ -232,7 +232,7 @@ def finish(process):
 def test_killed_at_any_step_and_resumed_it_ends_with_the_same_bits(tmp_path):
     finish(start(tmp_path / "whole", "train"))
     killed = start(tmp_path / "killed", "train")
-    for round_, rows in enumerate((1, 5)):
+    for rows in (1, 5):
         wait_for_rows(tmp_path / "killed", rows, killed)
         time.sleep(random.random() * 0.4)
         killed.send_signal(signal.SIGKILL)

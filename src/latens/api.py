@@ -1,8 +1,6 @@
 """What `import latens` offers: train, resume, load and evaluate, in one line each."""
 
 import math
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,9 +47,10 @@ def train(data: str | Path = "digits", *, out: str | Path | None = None, **optio
     if path.exists():
         raise LatensError(f"{path} exists already: choose another --out, or --resume it")
     images = load_data(data, **data_options(config))
+    command = config.command(str(data))
     config = resolve(config, images)
     vae = build(config, images)
-    run = Run.create(path, _record(config, images, vae))
+    run = Run.create(path, _record(command, config, images, vae))
     return _fit(run, vae, images, config)
 
 
@@ -264,10 +263,10 @@ def _mean_image(data: DataSet) -> torch.Tensor:
     return (torch.stack(sums).sum(0) / (255 * len(data.train))).float()
 
 
-def _record(config: TrainConfig, data: DataSet, vae: VAE) -> dict[str, Any]:
+def _record(command: str, config: TrainConfig, data: DataSet, vae: VAE) -> dict[str, Any]:
     """What config.yaml holds."""
     return {
-        "command": shlex.join(["latens", *sys.argv[1:]]) if _is_cli() else "latens.train(…)",
+        "command": command,
         "options": config.as_dict(),
         "data": {
             "name": data.name,
@@ -287,10 +286,6 @@ def _public(record: dict[str, Any]) -> dict[str, Any]:
     """What of a run's record travels with the model: not where the data lie on this machine."""
     data = {name: value for name, value in record["data"].items() if name != "source"}
     return record | {"data": data}
-
-
-def _is_cli() -> bool:
-    return Path(sys.argv[0]).name in ("latens", "__main__.py")
 
 
 def _fit(run: Run, vae: VAE, data: DataSet, config: TrainConfig) -> Run:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -24,26 +24,39 @@ Seed = Annotated[int, Parameter(help="Decides the noise.")]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 
 
-def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Take the options of `--config FILE` where the command line does not give them."""
+def _before_parsing(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Take options from `--config FILE`, and leave no fraction to be cut off unseen."""
     argument = arguments.get("--config", default=None)
-    if argument is None or not argument.tokens:
-        return
+    if argument is not None and argument.tokens:
+        path = argument.tokens[-1].value
+        options = Dict(_options_in(Path(path)), source=path, use_commands_as_keys=False)
+        options(app, commands, arguments)
+    for argument in arguments:
+        if int in (argument.hint, *get_args(argument.hint)):
+            for token in argument.tokens:
+                if not token.value.strip().lstrip("+-").isdecimal():
+                    raise LatensError(
+                        f"{argument.name} is {token.value}: it must be a whole number"
+                    )
+
+
+def _options_in(path: Path) -> dict[str, Any]:
+    """The options in a YAML file, or in a run's config.yaml, by the names of their flags."""
     from latens.runs import read_yaml
 
-    path = Path(argument.tokens[-1].value)
     options = read_yaml(path)
-    options = options.get("options", options)  # a run's config.yaml serves as well
-    TrainConfig.of(options)  # says which key is unknown, and which is meant
-    given = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
-    Dict(given, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+    options = options.get("options", options)
+    TrainConfig.check_names(str(name).replace("-", "_") for name in options)
+    return {
+        str(name).replace("_", "-"): value for name, value in options.items() if value is not None
+    }
 
 
 app = App(
     name="latens",
     help="Variational autoencoders on images: train, measure, look inside.",
     version=__version__,
-    config=_config_file,
+    config=_before_parsing,
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
 )

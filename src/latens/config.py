@@ -1,8 +1,11 @@
 """What a training can be told, with units, defaults and checks. Imports nothing heavy."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from latens.errors import LatensError, unknown
 
@@ -10,13 +13,6 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian"]
 BinarisationName = Literal["none", "dynamic", "threshold", "static"]
-
-CHOICES = {
-    "likelihood": get_args(LikelihoodName),
-    "binarisation": get_args(BinarisationName),
-    "device": get_args(Device),
-    "precision": get_args(Precision),
-}
 
 # --epochs unless given: about this many images are seen, in this many epochs at the least.
 AUTO_IMAGES = 300_000
@@ -78,19 +74,24 @@ class TrainConfig:
     """Number format of the networks; auto: bf16 where the processor computes in it."""
 
     def __post_init__(self) -> None:
-        above_zero = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip")
-        for name in (*above_zero, "sigma", "early_stopping", "validation"):
-            self._check(name, lambda value: value > 0, "above 0")
-        for name in ("beta", "free_bits", "weight_decay", "seed", "split_seed"):
-            self._check(name, lambda value: value >= 0, "0 or more")
-        for name in ("warmup", "ema"):
-            self._check(name, lambda value: 0 <= value < 1, "in [0, 1)")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown(name, str(getattr(self, name)), choices)
         if self.size is not None:
             height, width = _height_width(self.size)
             object.__setattr__(self, "size", f"{height}x{width}")
+        for field in fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
+        for name in ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip"):
+            self._check_range(name, lambda value: value > 0, "above 0")
+        for name in ("sigma", "early_stopping", "validation"):
+            self._check_range(name, lambda value: value > 0, "above 0")
+        for name in ("beta", "free_bits", "weight_decay", "seed", "split_seed"):
+            self._check_range(name, lambda value: value >= 0, "0 or more")
+        for name in ("warmup", "ema"):
+            self._check_range(name, lambda value: 0 <= value < 1, "in [0, 1)")
+
+    def _check_range(self, name: str, holds: Callable[[float], bool], what: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):  # NaN holds nothing
+            raise LatensError(f"{name} is {value}: it must be {what}")
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -112,15 +113,46 @@ class TrainConfig:
             LatensError: an option that does not exist (with the nearest that does), or a value
                 it cannot have.
         """
+        cls.check_names(options)
+        return cls(**options)
+
+    @classmethod
+    def check_names(cls, options: Iterable[str]) -> None:
+        """Raise a LatensError for a name that is no option, with the nearest that is."""
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
                 raise unknown("option", str(name), known)
-        return cls(**options)
+
+    def command(self, data: str) -> str:
+        """The command line that trains on `data` with these options."""
+        words = ["latens", "train", data]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                flag = "--" + field.name.replace("_", "-")
+                words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
 
     def as_dict(self) -> dict[str, Any]:
         """Names and values, ready for YAML."""
         return asdict(self)
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    """Values come from YAML and from Python, where nothing else has looked at them yet."""
+    options = get_args(annotation) or (annotation,)
+    if get_origin(annotation) is Literal:
+        if value not in options:
+            raise unknown(name, str(value), options)
+        return
+    kinds = {int: (Integral, "a whole number"), float: (Real, "a number")}
+    kinds |= {str: (str, "a text"), bool: (bool, "true or false")}
+    if value is None and NoneType in options:
+        return
+    kind, what = next(kinds[option] for option in options if option in kinds)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise LatensError(f"{name} is {value!r}: it must be {what}")
 
 
 def _height_width(size: Any) -> tuple[int, int]:

@@ -148,7 +148,7 @@ def test_an_interrupted_download_is_not_taken_for_good(source, cache, server, ho
 def test_no_network_says_so_in_one_line(cache, monkeypatch):
     small = Source("small", _idx, 5, "small", ("http://127.0.0.1:9/",), {IDX_FILES[0]: "0" * 32})
     monkeypatch.setitem(SOURCES, "small", small)
-    with pytest.raises(LatensError, match="no connection.*LATENS_DATA") as failure:
+    with pytest.raises(LatensError, match=r"no connection.*LATENS_DATA") as failure:
         load_data("small")
     assert "\n" not in str(failure.value)
 

@@ -1,0 +1,375 @@
+"""The command line as a user meets it: bad input is one line, status 2, and nothing written."""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import latens
+from latens.config import TrainConfig
+
+QUICK = ["--recipe", "mlp", "--latent-dim", "2", "--epochs", "1"]
+
+
+def refused(finished, words, folder=None):
+    """One line on stderr that says `words`, status 2, and nothing left behind."""
+    lines = finished.stderr.strip().splitlines()
+    assert finished.returncode == 2, finished
+    assert lines, finished
+    assert lines[-1].startswith("latens: error: "), finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert words in lines[-1], lines[-1]
+    assert all(line.startswith("latens: ") for line in lines), finished.stderr
+    assert finished.stdout == ""
+    if folder is not None:
+        assert sorted(path.name for path in folder.iterdir()) == []
+
+
+@pytest.fixture
+def array(tmp_path_factory):
+    """A small .npy outside the folder that commands run in."""
+    path = tmp_path_factory.mktemp("arrays") / "x.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    return path
+
+
+# ---- the good path ---------------------------------------------------------------------------
+
+
+def test_train_evaluate_sample_reconstruct_report(shell_latens, tmp_path, digits):
+    done = shell_latens("train", "digits", *QUICK)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / done.stdout.splitlines()[-1]
+    assert run.name == "digits-mlp-1"
+    assert (run / "report.html").is_file()
+    assert "1 epochs on cpu" in done.stderr
+
+    figures = json.loads(shell_latens("evaluate", run, "--importance-samples", 8, "--json").stdout)
+    expected = {
+        "elbo", "reconstruction", "kl", "nll", "nll_stderr", "kind", "bits_per_dim",
+        "active_units", "images", "seconds",
+    }  # fmt: skip
+    assert expected <= figures.keys()
+    assert figures["elbo"] == pytest.approx(-figures["reconstruction"] - figures["kl"])
+    assert -figures["elbo"] > figures["nll"] > 0
+    assert (figures["kind"], figures["images"]) == ("grey cross-entropy", 179)
+    text = shell_latens("evaluate", run, "--split", "validation").stdout
+    assert "grey cross-entropy" in text
+    assert "180" in text
+
+    for command in (["sample", run, "-n", "5"], ["reconstruct", run, "-n", "5"]):
+        out = tmp_path / f"{command[0]}.png"
+        done = shell_latens(*command, "--out", out)
+        assert done.stdout.strip() == str(out), done.stderr
+        with Image.open(out) as image:
+            assert image.width > 100
+    digit = digits.test.pixels[0, 0].numpy()
+    Image.fromarray(digit).save(tmp_path / "digit.png")
+    done = shell_latens("reconstruct", run, "digit.png", "digit.png", "--out", "pairs.png")
+    assert done.returncode == 0, done.stderr
+    assert shell_latens("report", run).stdout.strip() == str(run / "report.html")
+
+
+def test_a_folder_of_mixed_colour_images_needs_no_option_but_its_path(
+    run_latens, tmp_path, colour_folder, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    config = tmp_path / "quick.yaml"
+    config.write_text("epochs: 2\nbatch_size: 16\n")  # for the test's time alone
+    done = run_latens("train", colour_folder, "--config", config)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / done.stdout.splitlines()[-1]
+    record = yaml.safe_load((run / "config.yaml").read_text())
+    assert record["data"]["shape"][0] == 3
+    assert record["options"]["likelihood"] == "gaussian"
+    assert record["data"]["classes"] == ["disc", "stripes"]
+    assert run_latens("sample", run, "-n", 4, "--out", "s.png").returncode == 0
+    figures = json.loads(run_latens("evaluate", run, "--json").stdout)
+    assert (figures["kind"], figures["bits_per_dim"]) == ("density", None)
+    picture = next(colour_folder.rglob("*.jpg"))
+    done = run_latens("reconstruct", run, picture, colour_folder / "disc", "--out", "p.png")
+    assert done.returncode == 0, done.stderr
+    others = json.loads(
+        run_latens(
+            "evaluate", run, "--data", colour_folder / "disc", "--split", "all", "--json"
+        ).stdout
+    )
+    assert others["images"] == 30
+
+
+def test_a_config_file_is_followed_and_the_command_line_goes_before_it(run_latens, tmp_path):
+    (tmp_path / "c.yaml").write_text("recipe: mlp\nlatent-dim: 3\nepochs: 1\nbeta: 2.5\n")
+    done = run_latens("train", "digits", "--config", "c.yaml", "--beta", "0.5", "--out", "a")
+    assert done.returncode == 0, done.stderr
+    options = yaml.safe_load((tmp_path / "a/config.yaml").read_text())["options"]
+    assert (options["recipe"], options["latent_dim"], options["beta"]) == ("mlp", 3, 0.5)
+    again = run_latens("train", "digits", "--config", "a/config.yaml", "--out", "b")
+    assert again.returncode == 0, again.stderr
+    assert yaml.safe_load((tmp_path / "b/config.yaml").read_text())["options"] == options
+    one, two = ((tmp_path / run / "model.safetensors").read_bytes() for run in "ab")
+    assert one == two
+
+
+def test_recipes_and_data_are_listed(run_latens):
+    assert "conv" in run_latens("recipes").stdout
+    listing = run_latens("data").stdout
+    for name in ("digits", "mnist", "fashion-mnist", "kmnist", "binarized-mnist"):
+        assert name in listing
+
+
+def test_help_names_every_option_with_unit_and_default(run_latens):
+    text = " ".join(run_latens("train", "--help").stdout.replace("│", " ").split())
+    for name in TrainConfig.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "in nats per latent dimension. [default: 0.0]" in text
+    assert "Time budget in minutes" in text
+
+
+def test_help_and_import_load_nothing_heavy():
+    code = (
+        "import sys, contextlib, io\n"
+        "import latens\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "from latens.cli import main\n"
+        "for argv in (['--help'], ['train', '--help']):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main(argv)\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'matplotlib', 'lightning_fabric', 'PIL'}\n"
+        "sys.exit(','.join(heavy & sys.modules.keys()) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_that_of_the_package(shell_latens):
+    assert shell_latens("--version").stdout.strip() == latens.__version__
+
+
+# ---- bad options -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "minst"], "did you mean 'mnist'?"),
+        (["train", "no/such/folder"], "no such file or folder: no/such/folder"),
+        (["train", "--recipe", "convv"], "unknown recipe 'convv': did you mean 'conv'?"),
+        (["train", "--latent-dims", "3"], "Did you mean --latent-dim?"),
+        (["train", "--beta", "-1"], "beta is -1.0: it must be 0 or more"),
+        (["train", "--beta", "nan"], "beta is nan: it must be 0 or more"),
+        (["train", "--latent-dim", "0"], "latent_dim is 0: it must be above 0"),
+        (["train", "--latent-dim", "two"], "--latent-dim is two"),
+        (["train", "--epochs", "0"], "epochs is 0"),
+        (["train", "--epochs", "1.5"], "--epochs is 1.5: it must be a whole number"),
+        (["sample", "run", "-n", "many"], "it must be a whole number"),
+        (["train", "--minutes", "-1"], "minutes is -1.0"),
+        (["train", "--batch-size", "5000"], "larger than the 1438 training images"),
+        (["train", "--precision", "fp8"], '"fp8"'),
+        (["train", "--size", "12 parsecs"], "size is 12 parsecs"),
+        (["train", "--size", "16"], "--size and --grey are for folders"),
+        (["train", "--sigma", "0.1", "--likelihood", "bernoulli"], "sigma is for the gaussian"),
+        (["train", "--validation", "1618"], "cannot hold out"),
+        (["train", "--resume", "run"], "no such run directory: run"),
+        (["train", "--resume", "run", "--beta", "2"], "give no others"),
+        (["train", "--config", "absent.yaml"], "no such file: absent.yaml"),
+        (["trian"], 'Did you mean "train"?'),
+        (["evaluate"], "requires an argument"),
+        (["evaluate", "run"], "no such run directory: run"),
+        (["sample", "run"], "no such run directory: run"),
+        (["reconstruct", "run"], "no such run directory: run"),
+        (["report", "run"], "no such run directory: run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_options(run_latens, tmp_path, arguments, words):
+    refused(run_latens(*arguments), words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("latent_dims: 3\n", "unknown option 'latent_dims': did you mean 'latent_dim'?"),
+        ("beta: -1\n", "beta is -1"),
+        ("epochs: 1.5\n", "1.5"),
+        ("grey: 3\n", "3"),
+        ("beta: [1\n", "is not YAML"),
+        ("just words\n", "holds no 'name: value' lines"),
+        ("beta: much\n", "much"),
+        ("precision: fp8\n", "fp8"),
+    ],
+)
+def test_bad_config_files(run_latens, tmp_path, text, words):
+    (tmp_path / "c.yaml").write_text(text)
+    refused(run_latens("train", "digits", "--config", "c.yaml"), words)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_an_existing_out_is_left_alone(run_latens, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("precious")
+    refused(run_latens("train", "digits", *QUICK, "--out", "mine"), "mine exists already")
+    assert (tmp_path / "mine" / "file").read_text() == "precious"
+
+
+def test_images_smaller_than_the_network_allows(run_latens, tmp_path, array):
+    np.save(array, np.zeros((40, 5, 7), np.uint8))
+    refused(run_latens("train", array, "--batch-size", "8"), "too small for a conv", tmp_path)
+
+
+def test_labels_and_images_from_python(tmp_path):
+    with pytest.raises(latens.LatensError, match="unknown option 'latentdim'"):
+        latens.train("digits", out=tmp_path / "run", latentdim=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- bad data from the command line (the kinds of files are in data/test_files.py) ------------
+
+
+def test_bad_images(run_latens, tmp_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    refused(run_latens("train", folder), "no images in", tmp_path)
+    (folder / "text.png").write_text("I am no image")
+    refused(run_latens("train", folder), "text.png is no image", tmp_path)
+
+
+def test_bad_arrays(run_latens, tmp_path, array):
+    np.save(array, np.full((40, 8, 8), 2.0))
+    refused(run_latens("train", array), "scale them to [0, 1]", tmp_path)
+    np.save(array, np.full((40, 8, 8), np.nan))
+    refused(run_latens("train", array), "holds NaN", tmp_path)
+    np.save(array, np.zeros((0, 8, 8)))
+    refused(run_latens("train", array), "no image in it", tmp_path)
+
+
+def test_a_data_folder_that_does_not_exist(shell_latens, tmp_path):
+    done = shell_latens("train", "mnist", env={"LATENS_DATA": "absent"})
+    refused(done, "LATENS_DATA is 'absent', which is no folder", tmp_path)
+
+
+def test_no_network(shell_latens, tmp_path, tmp_path_factory):
+    env = {
+        "LATENS_DATA": str(tmp_path_factory.mktemp("cache")),
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "no_proxy": "",
+    }
+    refused(shell_latens("train", "kmnist", env=env), "cannot get kmnist/", tmp_path)
+
+
+# ---- bad run directories ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(digits_run, tmp_path_factory):
+    """A copy of a finished run, to be spoiled."""
+    copy = tmp_path_factory.mktemp("spoiled") / "run"
+    shutil.copytree(digits_run.path, copy)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "config.json", "model.safetensors"])
+@pytest.mark.parametrize("how", ["missing", "truncated", "foreign"])
+def test_spoiled_runs(run_latens, run, tmp_path, name, how):
+    path = run / name
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + os.urandom(500))
+    done = run_latens("sample", run, "--out", "s.png")
+    refused(done, name, tmp_path)
+
+
+def test_a_pickle_is_never_opened(shell_latens, run, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    for content in (pickle.dumps(Evil()), None):
+        if content is None:
+            torch.save({"weights": Evil()}, run / "model.safetensors")
+        else:
+            (run / "model.safetensors").write_bytes(content)
+        refused(shell_latens("sample", run, "--out", "s.png"), "is a pickle", tmp_path)
+
+
+def test_weights_of_another_model(run_latens, run, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"other": torch.zeros(3)}, run / "model.safetensors")
+    refused(run_latens("sample", run, "--out", "s.png"), "does not fit the architecture", tmp_path)
+
+
+def test_a_folder_that_is_no_run(run_latens, tmp_path_factory):
+    refused(run_latens("evaluate", tmp_path_factory.mktemp("empty")), "is no run directory")
+
+
+def test_damaged_metrics(run_latens, run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 9, "tra')
+    refused(run_latens("report", run), "line 9 is not JSON")
+
+
+def test_data_of_another_shape(run_latens, run, array):
+    np.save(array, np.zeros((40, 9, 9), np.uint8))
+    refused(run_latens("evaluate", run, "--data", array), "reads images of (C, H, W) (1, 8, 8)")
+
+
+# ---- where nothing can be written ------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_written(run_latens, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    refused(run_latens("train", "digits", *QUICK, "--out", "file/run"), "cannot read or write")
+    refused(run_latens("train", "digits", *QUICK, "--out", "/proc/run"), "cannot read or write")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", ["sample", "reconstruct"])
+@pytest.mark.parametrize(
+    ("out", "words"), [("/proc/x.png", "cannot"), ("no/x.png", "no folder no"), ("x.gif", ".png")]
+)
+def test_a_picture_that_cannot_be_written(run_latens, run, tmp_path, command, out, words):
+    refused(run_latens(command, run, "--out", out), words, tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_run(shell_latens, tmp_path):
+    def small_files_only():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+
+    done = shell_latens("train", "digits", *QUICK, "--out", "run", preexec_fn=small_files_only)
+    refused(done, "cannot read or write", tmp_path)
+
+
+def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run, tmp_path):
+    """The report no longer fits, but model and checkpoint do not suffer."""
+    before = (run / "model.safetensors").read_bytes()
+
+    def little_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = shell_latens("report", run, preexec_fn=little_room)
+    refused(done, "cannot read or write")
+    assert (run / "model.safetensors").read_bytes() == before
+    assert not list(run.rglob(".*"))
+    assert shell_latens("report", run).returncode == 0
+
+
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_a_number_of_pictures_below_one(run_latens, run, tmp_path, number):
+    refused(run_latens("sample", run, "-n", number), "1 or more", tmp_path)
+    refused(run_latens("reconstruct", run, "-n", number), "1 or more", tmp_path)
+
+
+def test_an_image_that_is_none_among_those_to_reconstruct(run_latens, run, tmp_path):
+    refused(run_latens("reconstruct", run, "absent.png"), "no such file or folder", tmp_path)
