@@ -7,8 +7,8 @@ DEMO ?= runs/demo
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	@$(BIN)/python -c "import shutil; shutil.rmtree('$(DEMO)', ignore_errors=True)"
-	$(BIN)/latens train digits --out $(DEMO)
+	@rm -rf $(DEMO)
+	$(BIN)/latens train digits --likelihood gaussian --out $(DEMO)
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest -n 2 $(PYTEST)

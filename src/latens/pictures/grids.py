@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from torch import Tensor
 
 from latens.pictures.style import DPI, INK, save, styled
@@ -14,7 +16,7 @@ LEAST_SIDE = 56  # screen pixels: smaller images are scaled up by a whole number
 GAP = 4  # screen pixels between images
 MARGIN = 12
 TITLE_HEIGHT = 30
-CHARACTER = 6.4  # screen pixels of width a character of the title takes, about
+TITLE = FontProperties(family="DejaVu Sans", weight="bold", size=9)
 
 
 def tile(images: Float[Tensor, "R C channels H W"]) -> UInt8[np.ndarray, "height width 3"]:
@@ -75,15 +77,22 @@ def _save_sheet(path: Path, sheet: np.ndarray, title: str, labels: list[str]) ->
     height, width = sheet.shape[:2]
     left = MARGIN + (46 if labels else 0)
     top = MARGIN + (TITLE_HEIGHT if title else 0)
-    total_width = max(left + width + MARGIN, math.ceil(2 * MARGIN + CHARACTER * len(title)))
+    total_width = max(left + width + MARGIN, _title_width(title) + 2 * MARGIN)
     total_height = top + height + MARGIN
     with styled():
         figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
         figure.figimage(sheet, left, MARGIN, origin="upper", resize=False)
         if title:
             y = 1 - (MARGIN + 6) / total_height
-            figure.text(MARGIN / total_width, y, title, weight="bold", va="top", color=INK)
+            figure.text(MARGIN / total_width, y, title, fontproperties=TITLE, va="top", color=INK)
         for i, label in enumerate(labels):
             middle = total_height - top - (i + 0.5) * height / len(labels)
             figure.text(MARGIN / total_width, middle / total_height, label, va="center")
         save(figure, path)
+
+
+def _title_width(title: str) -> int:
+    """How many screen pixels a title is wide."""
+    figure = Figure(dpi=DPI)
+    text = figure.text(0, 0, title, fontproperties=TITLE)
+    return math.ceil(text.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width)
