@@ -82,10 +82,8 @@ def test_train_evaluate_sample_reconstruct_report(shell_latens, tmp_path, digits
 def test_a_folder_of_mixed_colour_images_needs_no_option_but_its_path(
     run_latens, tmp_path, colour_folder, monkeypatch
 ):
-    monkeypatch.setenv("COLUMNS", "80")
-    config = tmp_path / "quick.yaml"
-    config.write_text("epochs: 2\nbatch_size: 16\n")  # for the test's time alone
-    done = run_latens("train", colour_folder, "--config", config)
+    monkeypatch.setattr("latens.api.AUTO_EPOCHS", (2, 2))  # for the test's time alone
+    done = run_latens("train", colour_folder)
     assert done.returncode == 0, done.stderr
     run = tmp_path / done.stdout.splitlines()[-1]
     record = yaml.safe_load((run / "config.yaml").read_text())
@@ -308,6 +306,30 @@ def test_weights_of_another_model(run_latens, run, tmp_path):
 
     save_file({"other": torch.zeros(3)}, run / "model.safetensors")
     refused(run_latens("sample", run, "--out", "s.png"), "does not fit the architecture", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "a: 1\n"),
+        ("config.yaml", "command: x\noptions: {}\ndata: 3\nparameters: 1\nversions: {}\n"),
+        ("metrics.jsonl", '{"a": 1}\n'),
+        ("metrics.jsonl", "3\n"),
+        ("figures.json", "[]"),
+        ("config.json", "[]"),
+        ("config.json", '{"model": {"part": "VAE"}}'),
+        ("config.json", '{"model": {"part": "MLPEncoder", "image_shape": "what"}}'),
+    ],
+)
+def test_files_of_another_kind(run_latens, run, name, content):
+    (run / name).write_text(content)
+    refused(run_latens("report", run), name)
+
+
+def test_a_part_that_is_no_vae(run_latens, run, tmp_path):
+    part = latens.MLPEncoder((1, 8, 8))
+    latens.storage.write_model(run, part, {})
+    refused(run_latens("sample", run, "--out", "s.png"), "holds a MLPEncoder, not a VAE", tmp_path)
 
 
 def test_a_folder_that_is_no_run(run_latens, tmp_path_factory):

@@ -11,7 +11,7 @@ import torch
 
 import latens
 from latens import LatensError, Run, TrainConfig
-from latens.api import build, resolve
+from latens.api import _record, build, resolve
 from latens.evaluation import evaluate
 from latens.storage import read_tensors
 from latens.training import (
@@ -30,8 +30,9 @@ SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
 def trainer(tmp_path, digits, **options):
     config = resolve(TrainConfig.of(SMALL | options), digits)
     vae = build(config, digits)
-    record = {"options": config.as_dict(), "data": {"source": "digits", "name": "digits"}}
-    return Trainer(Run.create(tmp_path / "run", record), vae, digits, config)
+    return Trainer(
+        Run.create(tmp_path / "run", _record("", config, digits, vae)), vae, digits, config
+    )
 
 
 # ---- it learns -------------------------------------------------------------------------------
@@ -190,6 +191,18 @@ def test_binarised_bits_are_drawn_at_each_visit(tmp_path):
     assert t.loss.draw_bits
     t.fit()
     assert t.evaluation.kind == "binary"
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs"),
+    [(5, 5, 500), (49, 8, 500), (1438, 128, 209), (1000, 100, 300)],
+)
+def test_batch_and_epochs_fit_the_data(digits, images, batch_size, epochs):
+    few = latens.data.DataSet(
+        "few", "few", digits.train.take(slice(0, images)), digits.validation, digits.test
+    )
+    config = resolve(TrainConfig(), few)
+    assert (config.batch_size, config.epochs) == (batch_size, epochs)
 
 
 def test_auto_takes_what_is_here():

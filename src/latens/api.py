@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from latens import recipes
-from latens.config import AUTO_IMAGES, AUTO_LEAST_EPOCHS, TrainConfig
+from latens.config import AUTO_BATCH, AUTO_EPOCHS, AUTO_IMAGES, TrainConfig
 from latens.data import DataSet, Images, find_images, load_data, read_files
 from latens.errors import LatensError
 from latens.evaluation import Evaluation
@@ -219,14 +219,15 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
         LatensError: a batch larger than the data, or a device that is not here.
     """
     images = len(data.train)
-    if config.batch_size > images:
+    batch_size = config.batch_size or min(images, _within(AUTO_BATCH, images // 10))
+    if batch_size > images:
         raise LatensError(
-            f"a batch of {config.batch_size} is larger than the {images} training images: "
+            f"a batch of {batch_size} is larger than the {images} training images: "
             f"use --batch-size {images} or less"
         )
     epochs = config.epochs
     if epochs is None and config.minutes is None:
-        epochs = max(AUTO_LEAST_EPOCHS, math.ceil(AUTO_IMAGES / images))
+        epochs = _within(AUTO_EPOCHS, math.ceil(AUTO_IMAGES / images))
     likelihood = config.likelihood
     if likelihood == "auto":
         likelihood = "bernoulli" if data.binary or data.shape[0] == 1 else "gaussian"
@@ -235,11 +236,16 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     device = resolve_device(config.device)
     return replace(
         config,
+        batch_size=batch_size,
         epochs=epochs,
         likelihood=likelihood,
         device=device,
         precision=resolve_precision(config.precision, device),
     )
+
+
+def _within(bounds: tuple[int, int], value: int) -> int:
+    return max(bounds[0], min(bounds[1], value))
 
 
 def build(config: TrainConfig, data: DataSet) -> VAE:

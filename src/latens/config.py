@@ -14,9 +14,10 @@ Precision = Literal["auto", "float32", "bf16"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian"]
 BinarisationName = Literal["none", "dynamic", "threshold", "static"]
 
-# --epochs unless given: about this many images are seen, in this many epochs at the least.
+# What is taken where the user names none: so many images are seen, in so many epochs.
 AUTO_IMAGES = 300_000
-AUTO_LEAST_EPOCHS = 10
+AUTO_EPOCHS = (10, 500)
+AUTO_BATCH = (8, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,11 @@ class TrainConfig:
     """Decides which images are held out."""
 
     epochs: int | None = None
-    """Passes over the training images; none: enough for 300,000 images, at least 10."""
+    """Passes over the training images; none: enough for 300,000 images, within 10 and 500."""
     minutes: float | None = None
     """Time budget in minutes; the learning rate follows the clock."""
-    batch_size: int = 128
-    """Images per step."""
+    batch_size: int | None = None
+    """Images per step; none: 128, or a tenth of the training images where they are few."""
     learning_rate: float = 2e-3
     """Peak step size of AdamW."""
     warmup: float = 0.03

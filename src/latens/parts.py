@@ -130,7 +130,9 @@ def from_config(config: Any) -> Part:
             raise unknown(f"argument of {name}", key, known)
     try:
         return _PARTS[name](**arguments)
-    except (TypeError, RuntimeError) as error:
+    except LatensError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise LatensError(f"{name} cannot be built as described: {error}") from error
 
 

@@ -25,6 +25,7 @@ CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
+DATA_KEYS = ("name", "source", "shape", "splits", "classes", "binary", "fingerprint")
 PACKAGES = ("latens", "torch", "lightning-fabric", "numpy", "safetensors", "scikit-learn", "pillow")
 
 
@@ -76,8 +77,8 @@ class Run:
         if not (path / CONFIG).is_file():
             raise LatensError(f"{path} is no run directory: there is no {CONFIG} in it")
         record = read_yaml(path / CONFIG)
-        if not {"options", "data"} <= record.keys() or "source" not in record["data"]:
-            raise LatensError(f"{path / CONFIG} is not a run's: it lacks 'options' or 'data'")
+        _require(record, ("command", "options", "data", "parameters", "versions"), path / CONFIG)
+        _require(record["data"], DATA_KEYS, path / CONFIG)
         return cls(path, record)
 
     # ---- what is in it -----------------------------------------------------------------------
@@ -103,7 +104,11 @@ class Run:
     def figures(self) -> dict[str, Any] | None:
         """The figures on the test set at the end of training; None before that."""
         path = self.path / FIGURES
-        return storage.read_json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        figures = storage.read_json(path)
+        _require(figures, ("elbo", "reconstruction", "kl", "kind", "images", "split"), path)
+        return figures
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -121,6 +126,7 @@ class Run:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 raise LatensError(f"{path} is damaged: line {number} is not JSON") from None
+            _require(rows[-1], ("epoch", "images", "seconds", "train", "validation"), path)
         return rows
 
     # ---- writing -----------------------------------------------------------------------------
@@ -167,6 +173,13 @@ class Run:
             except (LatensError, KeyError, json.JSONDecodeError):
                 continue
         return None
+
+
+def _require(content: Any, keys: tuple[str, ...], path: Path) -> None:
+    """Raise a LatensError where `content` is not a mapping with these keys."""
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise LatensError(f"{path} is damaged or not latens's: it lacks {', '.join(missing)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

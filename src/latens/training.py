@@ -230,9 +230,9 @@ class Trainer:
         """The batches of this epoch that are still to come, in an order fixed by the seed."""
         rng = np.random.default_rng([self.config.seed, self.at.epoch])
         order = torch.from_numpy(rng.permutation(len(self.images)))
-        order = order.to(self.images.pixels.device)
-        for start in range(self.at.in_epoch, len(order), self.config.batch_size):
-            yield self.images.take(order[start : start + self.config.batch_size])
+        order = order[self.at.in_epoch :].to(self.images.pixels.device)
+        for index in order.split(cast(int, self.config.batch_size)):
+            yield self.images.take(index)
 
     def _end_epoch(self) -> None:
         self.at.epoch += 1
