@@ -22,6 +22,8 @@ from latens.training import (
     _step_seed,
     resolve_device,
     resolve_precision,
+    warn_of_collapse,
+    warn_of_overfitting,
 )
 
 SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
@@ -167,6 +169,21 @@ def test_early_stopping_keeps_the_best(digits, tmp_path):
     best = evaluate(latens.load(t.run.path), digits.validation)
     assert best.elbo == pytest.approx(max(elbos), abs=1e-4)
     assert best.elbo > elbos[-1]
+
+
+def test_overfitting_is_said_with_its_remedy(capsys):
+    rows = [{"epoch": e, "validation": {"elbo": -e % 7}} for e in (1, 2, 3, 7)]
+    warn_of_overfitting(rows, TrainConfig())
+    assert "6.0 nats better after epoch 1" in capsys.readouterr().err
+    warn_of_overfitting(rows, TrainConfig(early_stopping=3))
+    warn_of_overfitting(rows[:1], TrainConfig())
+    assert capsys.readouterr().err == ""
+
+
+def test_posterior_collapse_is_said_with_its_remedy(digits, tmp_path, capsys):
+    t = trainer(tmp_path, digits, latent_dim=10, beta=100.0)
+    warn_of_collapse(t.fit(), t.config)
+    assert "--free-bits" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(digits, tmp_path):

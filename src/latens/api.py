@@ -23,6 +23,7 @@ from latens.training import (
     resolve_device,
     resolve_precision,
     warn_of_collapse,
+    warn_of_overfitting,
 )
 from latens.vae import VAE, load_vae
 
@@ -303,6 +304,7 @@ def _fit(run: Run, vae: VAE, data: DataSet, config: TrainConfig) -> Run:
     trainer = Trainer(run, vae, data, config)
     evaluation = trainer.fit()
     warn_of_collapse(evaluation, config)
+    warn_of_overfitting(run.metrics, config)
     note_clipping(run.metrics, config)
     model = run.vae
     figures = measure(model.to(config.device), data.test).as_dict() | {"split": "test"}

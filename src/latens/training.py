@@ -231,7 +231,7 @@ class Trainer:
         rng = np.random.default_rng([self.config.seed, self.at.epoch])
         order = torch.from_numpy(rng.permutation(len(self.images)))
         order = order[self.at.in_epoch :].to(self.images.pixels.device)
-        for index in order.split(cast(int, self.config.batch_size)):
+        for index in order.split(cast("int", self.config.batch_size)):
             yield self.images.take(index)
 
     def _end_epoch(self) -> None:
@@ -461,6 +461,17 @@ def warn_of_collapse(evaluation: Evaluation, config: TrainConfig) -> None:
         warn(
             f"posterior collapse: {evaluation.active_units} of {config.latent_dim} latent "
             "dimensions are in use. Try --free-bits 0.25, a smaller --beta, or train longer"
+        )
+
+
+def warn_of_overfitting(rows: list[dict[str, Any]], config: TrainConfig) -> None:
+    """Say so when validation was clearly better before the end, unless that state was kept."""
+    best = max(rows, key=lambda row: row["validation"]["elbo"])
+    lost = best["validation"]["elbo"] - rows[-1]["validation"]["elbo"]
+    if lost > 1 and not config.early_stopping:
+        warn(
+            f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}. Try "
+            f"--early-stopping 15, which keeps the best, or --epochs {best['epoch']}"
         )
 
 
