@@ -11,7 +11,8 @@ demo: .venv/installed
 	$(BIN)/latens train digits --likelihood gaussian --early-stopping 15 --out $(DEMO)
 
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n 2 $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m "not mnist" $(PYTEST)
+	$(BIN)/python -m pytest -m mnist $(PYTEST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -1,5 +1,10 @@
 """Every annotation of shape and type is checked while the tests run."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of two workers on the same cores wait in turns
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from jaxtyping import install_import_hook
 
 import latens.config  # before the hook: it checks itself what comes from outside
