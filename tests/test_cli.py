@@ -163,7 +163,7 @@ def test_the_version_is_that_of_the_package(shell_latens):
         (["train", "--recipe", "convv"], "unknown recipe 'convv': did you mean 'conv'?"),
         (["train", "--latent-dims", "3"], "Did you mean --latent-dim?"),
         (["train", "--beta", "-1"], "beta is -1.0: it must be 0 or more"),
-        (["train", "--beta", "nan"], "beta is nan: it must be 0 or more"),
+        (["train", "--beta", "nan"], "beta is nan: it must be a number"),
         (["train", "--latent-dim", "0"], "latent_dim is 0: it must be above 0"),
         (["train", "--latent-dim", "two"], "--latent-dim is two"),
         (["train", "--epochs", "0"], "epochs is 0"),
@@ -179,6 +179,10 @@ def test_the_version_is_that_of_the_package(shell_latens):
         (["train", "--resume", "run"], "no such run directory: run"),
         (["train", "--resume", "run", "--beta", "2"], "give no others"),
         (["train", "--config", "absent.yaml"], "no such file: absent.yaml"),
+        (["train", "--seed", "9" * 30], "below 2 to the 63rd"),
+        (["train", "--beta", "inf"], "beta is inf: it must be a number below"),
+        (["train", "--latent-dim", "100000000000000"], "cannot be built at this size"),
+        (["train", "no/such/folder", "--recipe", "covn"], "did you mean 'conv'"),
         (["trian"], 'Did you mean "train"?'),
         (["evaluate"], "requires an argument"),
         (["evaluate", "run"], "no such run directory: run"),
@@ -199,6 +203,7 @@ def test_bad_options(run_latens, tmp_path, arguments, words):
         ("beta: -1\n", "beta is -1"),
         ("epochs: 1.5\n", "1.5"),
         ("grey: 3\n", "3"),
+        ("options: 3\n", "its options are no names and values"),
         ("beta: [1\n", "is not YAML"),
         ("just words\n", "holds no 'name: value' lines"),
         ("beta: much\n", "much"),
@@ -313,6 +318,17 @@ def test_weights_of_another_model(run_latens, run, tmp_path):
     [
         ("config.yaml", "a: 1\n"),
         ("config.yaml", "command: x\noptions: {}\ndata: 3\nparameters: 1\nversions: {}\n"),
+        ("config.yaml", "command: x\noptions: 3\ndata: {}\nparameters: 1\nversions: {}\n"),
+        ("config.yaml", "[" * 100_000),
+        ("metrics.jsonl", '{"epoch": 1, "images": 3, "seconds": 1, "train": 3, "validation": {}}'),
+        ("metrics.jsonl", '{"epoch": 1, "images": 3, "seconds": 1, "train": {}, "validation": {}}'),
+        ("figures.json", '{"elbo": null}'),
+        ("config.json", '{"model": {"part": "VAE", "encoder": 3, "decoder": 3}}'),
+        (
+            "config.json",
+            '{"model": {"part": "MLPEncoder", "image_shape": [1, 8, 8], "hidden": []}}',
+        ),
+        ("config.json", "[" * 100_000),
         ("metrics.jsonl", '{"a": 1}\n'),
         ("metrics.jsonl", "3\n"),
         ("figures.json", "[]"),
@@ -391,6 +407,45 @@ def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run, tmp_path):
 def test_a_number_of_pictures_below_one(run_latens, run, tmp_path, number):
     refused(run_latens("sample", run, "-n", number), "1 or more", tmp_path)
     refused(run_latens("reconstruct", run, "-n", number), "1 or more", tmp_path)
+
+
+def test_noise_that_cannot_be(run_latens, run, tmp_path):
+    refused(run_latens("sample", run, "--temperature", "inf"), "temperature is inf", tmp_path)
+    refused(run_latens("sample", run, "--seed", "9" * 30), "seed", tmp_path)
+    refused(run_latens("evaluate", run, "--seed", "9" * 30), "seed", tmp_path)
+
+
+def test_other_images_are_all_measured_unless_they_have_a_test_split(run_latens, run, tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "digits"  # called like a data set, which it is not
+    folder.mkdir()
+    for i in range(7):
+        Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)).save(folder / f"{i}.png")
+    done = run_latens("evaluate", run, "--data", "./digits", "--json")
+    assert json.loads(done.stdout)["images"] == 7
+    done = run_latens("evaluate", run, "--data", "digits", "--json")
+    assert json.loads(done.stdout)["images"] == 179
+    refused(run_latens("evaluate", run, "--data", "./digits", "--split", "test"), "no test split")
+    images = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x_train=images, y_train=np.arange(30) % 3, x_test=images[:4])
+    done = run_latens("evaluate", run, "--data", "x.npz", "--json")
+    assert json.loads(done.stdout)["images"] == 4
+    done = run_latens("evaluate", run, "--data", "x.npz", "--split", "all", "--json")
+    assert json.loads(done.stdout)["images"] == 34
+
+
+def test_a_single_importance_sample_has_no_error(run_latens, run):
+    figures = json.loads(run_latens("evaluate", run, "--importance-samples", 1, "--json").stdout)
+    assert figures["nll_stderr"] is None
+    text = run_latens("evaluate", run, "--importance-samples", 2).stdout
+    assert [line for line in text.splitlines() if "nll" in line and "grey cross-entropy" in line]
+
+
+@pytest.mark.parametrize("name", ["a$^$b.npy", "日本.npy", "<b>&'.npy"])
+def test_any_name_can_be_shown(run_latens, tmp_path, array, name):
+    shutil.copy(array, tmp_path / name)
+    done = run_latens("train", name, *QUICK, "--out", "run")
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_image_that_is_none_among_those_to_reconstruct(run_latens, run, tmp_path):

@@ -21,7 +21,7 @@ def test_a_size_is_a_number_or_two(size):
         ({"latent_dim": None}, "whole number"),
         ({"beta": -1}, "beta is -1: it must be 0 or more"),
         ({"beta": "much"}, "beta is 'much': it must be a number"),
-        ({"beta": float("nan")}, "0 or more"),
+        ({"beta": float("nan")}, "beta is nan: it must be a number"),
         ({"warmup": 1.0}, r"in \[0, 1\)"),
         ({"ema": 1.5}, r"in \[0, 1\)"),
         ({"grey": "yes"}, "true or false"),

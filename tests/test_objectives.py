@@ -40,6 +40,14 @@ def test_free_bits_put_a_floor_under_each_dimension(draw):
     torch.testing.assert_close(charged, kl.clamp(min=floor).sum())
 
 
+def test_the_loss_of_mean_terms_is_the_mean_loss(draw):
+    for objective in (ELBO(2.0), ELBO(0.5, free_bits=0.7), ELBO(free_bits=3.0)):
+        loss = objective(draw)
+        means = (loss.reconstruction.mean().item(), loss.kl.mean().item())
+        found = objective.of_means(*means, draw.kl.mean(0).tolist())
+        assert found == pytest.approx(loss.per_image.mean().item(), rel=1e-5)
+
+
 def test_free_bits_take_the_pull_off_unused_dimensions():
     mean = torch.tensor([[0.01, 2.0]]).repeat(4, 1).requires_grad_()
     q = diagonal_normal(mean, torch.ones(4, 2), 1)

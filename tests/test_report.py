@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -84,8 +85,6 @@ def test_without_an_epoch_there_is_nothing_to_show(digits, digits_run, tmp_path)
 
 
 def test_an_unfinished_run_shows_validation(digits, digits_run, tmp_path):
-    import shutil
-
     shutil.copytree(digits_run.path, tmp_path / "run")
     (tmp_path / "run" / "figures.json").unlink()
     path = latens.api.report(tmp_path / "run")

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from latens import LatensError
-from latens.storage import read_json, read_tensors, replacing, write_bytes, write_tensors
+from latens.files import read_json, replacing, write_bytes
+from latens.storage import read_tensors, write_tensors
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -54,7 +55,7 @@ def test_what_is_no_safetensors_file(tmp_path, content):
         read_tensors(tmp_path / "t.safetensors")
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"[" * 100_000])
 def test_what_is_no_json(tmp_path, content):
     (tmp_path / "c.json").write_bytes(content)
     with pytest.raises(LatensError, match="is damaged"):

@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,30 +9,32 @@ import time
 
 import pytest
 import torch
+import yaml
 
 import latens
 from latens import LatensError, Run, TrainConfig
-from latens.api import _record, build, resolve
+from latens.api import _likelihood, _mean_image, _record, resolve
+from latens.devices import resolve_device, resolve_precision
 from latens.evaluation import evaluate
-from latens.storage import read_tensors
+from latens.recipes import build
+from latens.storage import read_tensors, write_tensors
 from latens.training import (
     Diverged,
     Trainer,
     TrainingLoss,
     _average,
     _step_seed,
-    resolve_device,
-    resolve_precision,
-    warn_of_collapse,
-    warn_of_overfitting,
 )
+from latens.watching import comment
 
 SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
 
 
 def trainer(tmp_path, digits, **options):
     config = resolve(TrainConfig.of(SMALL | options), digits)
-    vae = build(config, digits)
+    torch.manual_seed(config.seed)
+    vae = build(config.recipe, digits.shape, config.latent_dim, _likelihood(config))
+    vae.start_from(_mean_image(digits))
     return Trainer(
         Run.create(tmp_path / "run", _record("", config, digits, vae)), vae, digits, config
     )
@@ -143,7 +146,9 @@ def test_every_epoch_visits_every_image_once_in_a_new_order(digits, tmp_path):
         orders.append(torch.cat([batch.pixels for batch in t._rest_of_epoch()]))
     assert not torch.equal(orders[0], orders[1])
     for order in orders:
-        assert torch.equal(order.sum(0, dtype=torch.long), digits.train.pixels.sum(0))
+        assert torch.equal(
+            order.sum(0, dtype=torch.long), digits.train.pixels.sum(0, dtype=torch.long)
+        )
 
 
 def test_time_is_a_budget(digits, tmp_path):
@@ -171,19 +176,28 @@ def test_early_stopping_keeps_the_best(digits, tmp_path):
     assert best.elbo > elbos[-1]
 
 
-def test_overfitting_is_said_with_its_remedy(capsys):
-    rows = [{"epoch": e, "validation": {"elbo": -e % 7}} for e in (1, 2, 3, 7)]
-    warn_of_overfitting(rows, TrainConfig())
-    assert "6.0 nats better after epoch 1" in capsys.readouterr().err
-    warn_of_overfitting(rows, TrainConfig(early_stopping=3))
-    warn_of_overfitting(rows[:1], TrainConfig())
-    assert capsys.readouterr().err == ""
-
-
-def test_posterior_collapse_is_said_with_its_remedy(digits, tmp_path, capsys):
+def test_what_went_wrong_is_said_with_its_remedy(digits, tmp_path, capsys):
     t = trainer(tmp_path, digits, latent_dim=10, beta=100.0)
-    warn_of_collapse(t.fit(), t.config)
-    assert "--free-bits" in capsys.readouterr().err
+    evaluation = t.fit()
+    rows = [{"epoch": e, "clipped": 0.9, "validation": {"elbo": -e % 7}} for e in (1, 2, 3, 7)]
+    capsys.readouterr()
+    comment(rows, evaluation, TrainConfig())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "posterior collapse: 0 of 10 latent dimensions" in said
+    assert "6.0 nats better after epoch 1" in said
+    assert "90% of the steps were clipped" in said
+    comment(rows, evaluation, TrainConfig(early_stopping=3))
+    assert "overfitting" not in capsys.readouterr().err
+
+
+def test_free_bits_weigh_the_training_loss_and_the_validation_loss_alike(digits, tmp_path):
+    t = trainer(tmp_path, digits, free_bits=2.0)
+    t.fit()
+    row = t.run.metrics[-1]
+    validation = row["validation"]
+    charged = sum(max(2.0, kl) for kl in validation["kl_per_dim"])
+    assert validation["loss"] == pytest.approx(validation["reconstruction"] + charged)
+    assert row["train"]["loss"] - row["train"]["reconstruction"] == pytest.approx(charged, rel=0.1)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(digits, tmp_path):
@@ -327,11 +341,83 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(digits, tmp_path
     assert t.run.last_checkpoint()[1]["images"] == 0
 
 
+@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "foreign", "another", "state"])
+def test_without_a_checkpoint_to_go_on_from_nothing_is_lost(digits_run, tmp_path, how):
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_run.path, copy)
+    for path in (copy / "checkpoints").iterdir():
+        tensors, metadata = read_tensors(path)
+        if how == "truncated":
+            path.write_bytes(path.read_bytes()[:500])
+        elif how == "foreign":
+            path.write_bytes(b"something else")
+        elif how == "another":
+            write_tensors(path, {"model.x": torch.zeros(3)}, metadata)
+        elif how == "state":
+            write_tensors(path, tensors, {"state": '{"images": 5, "speed": 3}'})
+        else:
+            path.unlink()
+    if how == "missing":
+        (copy / "checkpoints").rmdir()
+    before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    with pytest.raises(LatensError, match="checkpoint"):
+        latens.resume(copy)
+    assert {path: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
+
+
+def test_a_time_budget_that_ran_out_within_an_epoch_ends_that_epoch(digits, tmp_path):
+    t = trainer(tmp_path, digits, epochs=None, minutes=100.0)
+    t._save()
+    for batch in list(t._rest_of_epoch())[:3]:
+        t._step(batch)
+    t.at.seconds = 6001.0
+    t._save()
+    again = Trainer(t.run, t.vae, digits, t.config, t.run.last_checkpoint())
+    again.fit()
+    assert [row["images"] for row in t.run.metrics] == [384]
+
+
+def test_killed_between_the_last_step_and_the_end_of_an_epoch(digits, tmp_path):
+    t = trainer(tmp_path, digits)
+    for batch in t._rest_of_epoch():
+        t._step(batch)
+    t._save()
+    again = Trainer(t.run, t.vae, digits, t.config, t.run.last_checkpoint())
+    again.fit()
+    assert [row["images"] for row in t.run.metrics] == [1438, 2876, 4314]
+
+
+def test_ones_own_model_is_trained_and_resumed(digits, tmp_path):
+    vae = latens.VAE(
+        latens.ConvEncoder((1, 8, 8), channels=8),
+        latens.MLPDecoder(3, (1, 8, 8)),
+        latens.Gaussian(),
+    )
+    run = latens.train("digits", model=vae, epochs=2, out=tmp_path / "run")
+    assert run.config.recipe == "own"
+    assert latens.evaluate(run).kind == "density"
+    assert latens.evaluate(vae, digits.test).images == 179
+    before = (run.path / "model.safetensors").read_bytes()
+    latens.resume(run.path)
+    assert (run.path / "model.safetensors").read_bytes() == before
+    with pytest.raises(LatensError, match="latent_dim is the model's"):
+        latens.train("digits", model=vae, latent_dim=3)
+    with pytest.raises(LatensError, match="reads images of"):
+        latens.train(
+            "digits",
+            model=latens.VAE(latens.MLPEncoder((1, 9, 9)), latens.MLPDecoder(3, (1, 9, 9))),
+        )
+
+
+def test_the_users_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(123)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    latens.train("digits", out=tmp_path / "run", **SMALL)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_changed_data_are_noticed(digits_run, tmp_path):
-    import shutil
-
-    import yaml
-
     copy = tmp_path / "copy"
     shutil.copytree(digits_run.path, copy)
     record = yaml.safe_load((copy / "config.yaml").read_text())

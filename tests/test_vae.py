@@ -172,10 +172,48 @@ def test_the_start_is_the_mean_image():
 
 def test_importance_samples_are_the_same_in_pieces(monkeypatch):
     vae, x = small(), torch.rand(5, 1, 4, 4)
-    monkeypatch.setattr("latens.vae.ROWS_AT_ONCE", 15)  # three samples of five images at once
+    monkeypatch.setattr(
+        "latens.vae.VALUES_AT_ONCE", 15 * 16
+    )  # three samples of five images at once
     log_w = vae.log_weights(x, samples=10)
     assert log_w.shape == (10, 5)
     assert len(log_w.unique()) == 50  # all drawn anew
+    monkeypatch.setattr("latens.vae.VALUES_AT_ONCE", 2 * 16)  # two images at once, one sample
+    assert vae.log_weights(x, samples=10).shape == (10, 5)
+    rows = []
+    decode = vae.decode
+    monkeypatch.setattr(
+        vae, "decode", lambda z, y=None: rows.append(z[..., 0].numel()) or decode(z, y)
+    )
+    vae.log_prob(x, samples=3)
+    vae.sample(5)
+    assert max(rows) == 2
+    with pytest.raises(LatensError, match="1 or more"):
+        vae.log_prob(x, samples=0)
+
+
+class Labelled(Decoder):
+    """A decoder whose picture is its label, whatever z is."""
+
+    def __init__(self):
+        super().__init__()
+        self.latent_shape, self.image_shape, self.planes = (2,), (1, 4, 4), 1
+
+    def forward(self, z, y=None):
+        return y[:, None, None, None].float().expand(len(z), 1, 4, 4) + 0 * z.sum()
+
+
+@pytest.mark.parametrize("rows", [1000, 4])
+def test_a_label_goes_with_each_of_its_samples(monkeypatch, rows):
+    monkeypatch.setattr("latens.vae.VALUES_AT_ONCE", rows * 16)
+    vae = VAE(MLPEncoder((1, 4, 4), (16,)), Labelled(), likelihood=Gaussian(0.1))
+    x, y = torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 0])
+    means = vae.decode(torch.randn(5, 3, 2), y).mean
+    assert (means == y[None, :, None, None, None]).all()
+    assert (vae.reconstruct(x, y) == y[:, None, None, None]).all()
+    assert (vae.interpolate(x, x, steps=4, y=y) == y[:, None, None, None, None]).all()
+    assert vae.log_prob(x, y, samples=7).shape == (3,)
+    assert vae.draw(x, y, samples=7).log_px_z.shape == (7, 3)
 
 
 # ---- composing one's own ---------------------------------------------------------------------

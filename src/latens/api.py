@@ -1,4 +1,4 @@
-"""What `import latens` offers: train, resume, load and evaluate, in one line each."""
+"""What `import latens` offers, and what the commands do: train, resume, load, evaluate, show."""
 
 import math
 from dataclasses import replace
@@ -6,35 +6,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latens import recipes
-from latens.config import AUTO_BATCH, AUTO_EPOCHS, AUTO_IMAGES, TrainConfig
-from latens.data import DataSet, Images, find_images, load_data, read_files
+from latens.config import AUTO_BATCH, AUTO_EPOCHS, AUTO_IMAGES, TrainConfig, check_seed
+from latens.data import DataSet, Images, find_images, load_data, load_split, read_files
+from latens.devices import resolve_device, resolve_precision
 from latens.errors import LatensError
 from latens.evaluation import Evaluation
 from latens.evaluation import evaluate as measure
 from latens.likelihoods import Bernoulli, Gaussian
 from latens.messages import stderr
 from latens.parts import Likelihood
-from latens.runs import Run, next_path, versions
-from latens.training import (
-    Trainer,
-    note_clipping,
-    resolve_device,
-    resolve_precision,
-    warn_of_collapse,
-    warn_of_overfitting,
-)
+from latens.runs import Checkpoint, Run, next_path, refuse_existing, versions
 from latens.vae import VAE, load_vae
+from latens.watching import comment
 
 RUNS = Path("runs")
 
 
-def train(data: str | Path = "digits", *, out: str | Path | None = None, **options: Any) -> Run:
+def train(
+    data: str | Path = "digits",
+    *,
+    model: VAE | None = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Run:
     """Train a VAE and leave a run directory.
 
     Args:
         data: a named data set, a folder of images, a `.npy` or a `.npz`.
+        model: a VAE of one's own parts, which is trained in place of a recipe's.
         out: the run directory, which must not exist; None takes `runs/DATA-RECIPE-NUMBER`.
         **options: those of `latens.TrainConfig`, such as `recipe="conv"` or `epochs=5`.
 
@@ -43,27 +45,44 @@ def train(data: str | Path = "digits", *, out: str | Path | None = None, **optio
         latens.training.Diverged: the loss became NaN or infinite.
         latens.training.Interrupted: Ctrl-C; the run is saved.
     """
+    if model is not None:
+        options = _options_of(model, options)
     config = TrainConfig.of(options)
+    if model is None:
+        recipes.check(config.recipe)
     path = Path(out) if out else next_path(RUNS, str(data), config.recipe)
-    if path.exists():
-        raise LatensError(f"{path} exists already: choose another --out, or --resume it")
+    refuse_existing(path)
     images = load_data(data, **data_options(config))
-    command = config.command(str(data))
+    command = (
+        config.command(str(data)) if model is None else f"latens.train({str(data)!r}, model=…)"
+    )
     config = resolve(config, images)
-    vae = build(config, images)
-    run = Run.create(path, _record(command, config, images, vae))
-    return _fit(run, vae, images, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        vae = model or recipes.build(
+            config.recipe, images.shape, config.latent_dim, _likelihood(config)
+        )
+        if vae.image_shape != images.shape:
+            raise LatensError(
+                f"the model reads images of (C, H, W) {vae.image_shape}, and {data} has "
+                f"{images.shape}"
+            )
+        vae.start_from(_mean_image(images))
+        run = Run.create(path, _record(command, config, images, vae))
+        return _fit(run, vae, images, config)
 
 
 def resume(path: str | Path) -> Run:
     """Go on with a run from its last full state, as if it had never stopped.
 
     Raises:
-        LatensError: no run directory, or its data are no longer what they were.
+        LatensError: no run directory, none that can be gone on with, or changed data.
     """
     run = Run.open(path)
+    checkpoint = run.last_checkpoint()
     images = data_of(run)
-    return _fit(run, build(run.config, images), images, run.config)
+    with torch.random.fork_rng():
+        return _fit(run, run.vae, images, resolve(run.config, images), checkpoint)
 
 
 def load(path: str | Path) -> VAE:
@@ -82,29 +101,43 @@ def load(path: str | Path) -> VAE:
 
 
 def evaluate(
-    run: Run | str | Path,
-    data: str | Path | None = None,
-    split: str = "test",
+    model: Run | VAE | str | Path,
+    data: str | Path | Images | Tensor | None = None,
+    split: str | None = None,
     importance_samples: int | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> Evaluation:
-    """Measure the model of a run on its own data, or on others.
+    """Measure a model on the data it was trained on, or on others.
 
     Args:
-        run: what `train` returned, or the path of a run directory.
-        data: as in `train`; None takes the data that the run was trained on.
-        split: train, validation, test or all.
+        model: what `train` returned, the path of a run directory, or a VAE.
+        data: as in `train`, or images themselves; None takes the data of the run.
+        split: train, validation, test or all. None is the test split; of a user's own images
+            that have none, it is all of them.
         importance_samples: K for `nll`; None leaves it out.
         seed: of the samples of z.
 
     Raises:
-        LatensError: run, data or split that cannot be used.
+        LatensError: model, data or split that cannot be used.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
-    vae = run.vae.to(resolve_device(device))
-    images = data_of(run) if data is None else data_like(run, data)
-    return measure(vae, images.split(split), importance_samples, seed)
+    check_seed(seed)
+    run = None
+    if not isinstance(model, VAE):
+        run = model if isinstance(model, Run) else Run.open(model)
+        model = load_vae(run.path).to(resolve_device(device))
+    if not isinstance(data, Images | Tensor):
+        data = _images_for(model, run, data, split)
+    return measure(model, data, importance_samples, seed)
+
+
+def _images_for(vae: VAE, run: Run | None, data: str | Path | None, split: str | None) -> Images:
+    if data is None and run is None:
+        raise LatensError("a VAE alone does not know its data: name some, or give images")
+    if run is not None and (data is None or str(data) == run.record["data"]["source"]):
+        return data_of(run).split(split or "test")
+    binarisation = "none" if run is None else run.config.binarisation
+    return load_split(str(data), split, vae.image_shape, binarisation)
 
 
 def report(path: str | Path) -> Path:
@@ -129,14 +162,17 @@ def sample_picture(
     """
     from latens.pictures import save_grid
 
+    check_seed(seed)
     if number < 1:
         raise LatensError(f"cannot draw {number} images: ask for 1 or more")
-    if not temperature > 0:
-        raise LatensError(f"temperature is {temperature}: it must be above 0")
+    if not 0 < temperature < math.inf:
+        raise LatensError(f"temperature is {temperature}: it must be a number above 0")
     run = Run.open(path)
     _check_png(out)
-    torch.manual_seed(seed)
-    save_grid(out, run.vae.sample(number, temperature=temperature), f"samples · {run.title}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        images = run.vae.sample(number, temperature=temperature)
+    save_grid(out, images, f"samples · {run.title}")
     return out
 
 
@@ -181,22 +217,10 @@ def data_of(run: Run) -> DataSet:
     data = load_data(run.record["data"]["source"], **data_options(run.config))
     if data.fingerprint() != run.record["data"]["fingerprint"]:
         raise LatensError(
-            f"the images of {data.name} have changed since {run.path} was trained: put the old "
-            "ones back, or name the new ones with --data"
+            f"the images of {data.name} have changed since {run.path} was trained, so its splits "
+            "cannot be found again: put the old ones back"
         )
     return data
-
-
-def data_like(run: Run, data: str | Path) -> DataSet:
-    """Other data, brought to the size and channels that the run's model reads."""
-    channels, height, width = run.record["data"]["shape"]
-    options = data_options(run.config)
-    options.update(validation=None)
-    if Path(data).is_dir():
-        options.update(size=(height, width), grey=channels == 1)
-    else:
-        options.update(size=None, grey=False)
-    return load_data(data, **options)
 
 
 # ---- from options to a training --------------------------------------------------------------
@@ -249,19 +273,21 @@ def _within(bounds: tuple[int, int], value: int) -> int:
     return max(bounds[0], min(bounds[1], value))
 
 
-def build(config: TrainConfig, data: DataSet) -> VAE:
-    """The untrained VAE of a resolved configuration; the same seed gives the same weights.
+def _likelihood(config: TrainConfig) -> Likelihood:
+    return Bernoulli() if config.likelihood == "bernoulli" else Gaussian(config.sigma)
 
-    Raises:
-        LatensError: an unknown recipe, or images it cannot work with.
-    """
-    likelihood: Likelihood = (
-        Bernoulli() if config.likelihood == "bernoulli" else Gaussian(config.sigma)
-    )
-    torch.manual_seed(config.seed)
-    vae = recipes.build(config.recipe, data.shape, config.latent_dim, likelihood)
-    vae.start_from(_mean_image(data))
-    return vae
+
+def _options_of(model: VAE, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a training whose model is given, what the model decides among them."""
+    for name in ("recipe", "latent_dim", "likelihood", "sigma"):
+        if name in options:
+            raise LatensError(f"{name} is the model's: leave it out where a model is given")
+    names = {Bernoulli: "bernoulli", Gaussian: "gaussian"}
+    return options | {
+        "recipe": "own",
+        "latent_dim": math.prod(model.latent_shape),
+        "likelihood": names.get(type(model.likelihood), "own"),
+    }
 
 
 def _mean_image(data: DataSet) -> torch.Tensor:
@@ -295,21 +321,21 @@ def _public(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"data": data}
 
 
-def _fit(run: Run, vae: VAE, data: DataSet, config: TrainConfig) -> Run:
+def _fit(
+    run: Run, vae: VAE, data: DataSet, config: TrainConfig, checkpoint: Checkpoint | None = None
+) -> Run:
     """Train, measure once on the test images, and write the report."""
-    from latens.report import write_report  # matplotlib: not needed before there is a picture
+    from latens.report import write_report
+    from latens.training import Trainer  # takes a second to import, and other commands do without
 
     vae.about = {"training": _public(run.record)}
-    stderr.print(describe(run))
-    trainer = Trainer(run, vae, data, config)
-    evaluation = trainer.fit()
-    warn_of_collapse(evaluation, config)
-    warn_of_overfitting(run.metrics, config)
-    note_clipping(run.metrics, config)
-    model = run.vae
-    figures = measure(model.to(config.device), data.test).as_dict() | {"split": "test"}
-    model.about |= {"figures": figures}
-    run.save_model(model)
+    stderr.print(describe(run), markup=False)
+    evaluation = Trainer(run, vae, data, config, checkpoint).fit()
+    comment(run.metrics, evaluation, config)
+    trained = load_vae(run.path)
+    figures = measure(trained.to(config.device), data.test).as_dict() | {"split": "test"}
+    trained.about |= {"figures": figures}
+    run.save_model(trained)
     run.save_figures(figures)
     write_report(run, data)
     return run

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ def _options_in(path: Path) -> dict[str, Any]:
 
     options = read_yaml(path)
     options = options.get("options", options)
+    if not isinstance(options, dict):
+        raise LatensError(f"{path} is no run's config.yaml: its options are no names and values")
     TrainConfig.check_names(str(name).replace("-", "_") for name in options)
     return {
         str(name).replace("_", "-"): value for name, value in options.items() if value is not None
@@ -100,11 +103,12 @@ def train(
         else:
             run = api.train(data, out=out, **vars(options))
     except Interrupted as stop:
-        print(f"stopped; go on with: latens train --resume {stop}", file=sys.stderr)
+        print(
+            f"stopped; go on with: latens train --resume {shlex.quote(str(stop))}", file=sys.stderr
+        )
         print(stop)
         sys.exit(130)
-    figures = run.figures or {}
-    print(_sentence(figures))
+    print(_sentence(run.figures or {}))
     print(f"report: {run.path / 'report.html'}")
     print(run.path)
 
@@ -115,7 +119,7 @@ def evaluate(
     /,
     *,
     data: str | None = None,
-    split: Split = "test",
+    split: Split | None = None,
     importance_samples: int | None = None,
     seed: Seed = 0,
     device: DeviceOption = "auto",
@@ -128,7 +132,7 @@ def evaluate(
     data
         Other data than the run was trained on: a name, a folder, a .npy or a .npz.
     split
-        Which images.
+        Which images; none: the test split, or all of one's own images that have none.
     importance_samples
         K, how many z per image estimate −log p(x) ("nll"); none: it is left out.
     as_json
@@ -137,7 +141,7 @@ def evaluate(
     from latens import api
 
     figures = api.evaluate(run, data, split, importance_samples, seed, device).as_dict()
-    figures |= {"run": str(run), "split": split}
+    figures |= {"run": str(run), "data": data, "split": split or ("test" if data is None else None)}
     print(json.dumps(figures) if as_json else _table(figures))
 
 
@@ -242,18 +246,15 @@ def _table(figures: dict[str, Any]) -> str:
         ("kl", f"{figures['kl']:.3f}", "nats per image"),
     ]
     if figures["nll"] is not None:
-        rows.append(
-            (
-                "nll",
-                f"{figures['nll']:.3f}",
-                f"± {figures['nll_stderr']:.3f} nats per image, "
-                f"{figures['importance_samples']} importance samples",
-            )
-        )
+        error = figures["nll_stderr"]
+        plus_minus = "" if error is None else f"± {error:.3f} "
+        samples = f"{figures['importance_samples']} importance samples"
+        unit = f"{plus_minus}nats per image, {figures['kind']}, {samples}"
+        rows.append(("nll", f"{figures['nll']:.3f}", unit))
     if figures["bits_per_dim"] is not None:
         rows.append(("bits per dim", f"{figures['bits_per_dim']:.4f}", ""))
     rows.append(("active units", str(figures["active_units"]), "latent dimensions"))
-    rows.append(("images", f"{figures['images']:,}", figures["split"]))
+    rows.append(("images", f"{figures['images']:,}", figures["split"] or f"of {figures['data']}"))
     rows.append(("time", f"{figures['seconds']:.1f}", "s"))
     return "\n".join(f"{name:<15} {value:>10}  {unit}".rstrip() for name, value, unit in rows)
 
@@ -273,7 +274,9 @@ def _errors_in_one_line() -> Iterator[None]:
     except CycloptsError as error:
         _fail(str(error))
     except LatensError as error:
-        _fail(str(error))
+        _fail(str(error), status=1 if type(error).__name__ == "Diverged" else 2)
+    except MemoryError:
+        _fail("out of memory: use a smaller --size, --batch-size or --latent-dim")
     except BrokenPipeError:  # `latens data | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

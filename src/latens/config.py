@@ -11,13 +11,14 @@ from latens.errors import LatensError, unknown
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
-LikelihoodName = Literal["auto", "bernoulli", "gaussian"]
-BinarisationName = Literal["none", "dynamic", "threshold", "static"]
+LikelihoodName = Literal["auto", "bernoulli", "gaussian", "own"]
+Binarisation = Literal["none", "dynamic", "threshold", "static"]
 
 # What is taken where the user names none: so many images are seen, in so many epochs.
 AUTO_IMAGES = 300_000
 AUTO_EPOCHS = (10, 500)
 AUTO_BATCH = (8, 128)
+LARGEST = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class TrainConfig:
     """Pixels that a folder's images are brought to: 64, or HEIGHTxWIDTH; none: found out."""
     grey: bool = False
     """Read a folder's images as grey."""
-    binarisation: BinarisationName = "none"
+    binarisation: Binarisation = "none"
     """Bits from grey levels: dynamic draws training bits afresh at each visit."""
     validation: int | None = None
     """Images held out of the training set; none: 5,000 of MNIST's, a tenth of one's own."""
@@ -80,9 +81,8 @@ class TrainConfig:
             object.__setattr__(self, "size", f"{height}x{width}")
         for field in fields(self):
             _check_type(field.name, getattr(self, field.name), field.type)
-        for name in ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip"):
-            self._check_range(name, lambda value: value > 0, "above 0")
-        for name in ("sigma", "early_stopping", "validation"):
+        above_zero = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip")
+        for name in (*above_zero, "sigma", "early_stopping", "validation"):
             self._check_range(name, lambda value: value > 0, "above 0")
         for name in ("beta", "free_bits", "weight_decay", "seed", "split_seed"):
             self._check_range(name, lambda value: value >= 0, "0 or more")
@@ -91,7 +91,7 @@ class TrainConfig:
 
     def _check_range(self, name: str, holds: Callable[[float], bool], what: str) -> None:
         value = getattr(self, name)
-        if value is not None and not holds(value):  # NaN holds nothing
+        if value is not None and not holds(value):
             raise LatensError(f"{name} is {value}: it must be {what}")
 
     @property
@@ -140,6 +140,11 @@ class TrainConfig:
         return asdict(self)
 
 
+def check_seed(seed: int) -> None:
+    """Raise a LatensError for a seed that no generator takes."""
+    TrainConfig(seed=seed)
+
+
 def _check_type(name: str, value: Any, annotation: Any) -> None:
     """Values come from YAML and from Python, where nothing else has looked at them yet."""
     options = get_args(annotation) or (annotation,)
@@ -154,6 +159,8 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     kind, what = next(kinds[option] for option in options if option in kinds)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise LatensError(f"{name} is {value!r}: it must be {what}")
+    if isinstance(value, Real) and not -LARGEST < float(value) < LARGEST:  # nor NaN
+        raise LatensError(f"{name} is {value}: it must be a number below 2 to the 63rd")
 
 
 def _height_width(size: Any) -> tuple[int, int]:

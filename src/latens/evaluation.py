@@ -36,7 +36,7 @@ class Evaluation:
         nll: −log p(x), importance-weighted with `importance_samples` z for each image. An upper
             bound in expectation (Burda et al. 2016, theorem 1). None where not asked for.
         nll_stderr: the standard error of `nll` from the sampling of z, for these images. The
-            bound's own gap is not in it.
+            bound's own gap is not in it. None for a single sample, which has no spread.
         kind: what −log p(x|z) is on these pixels. A "grey cross-entropy" is no likelihood, so
             compare it only with others of its kind.
         bits_per_dim: (nll, or −elbo) / (C H W ln 2) for "binary"; None where it would mean
@@ -133,7 +133,7 @@ def _measure(vae: VAE, x: Float[Tensor, "B C H W"], k: int | None) -> dict[str, 
     if draw.kl is not None:
         terms["kl_per_dim"] = draw.kl
     if k is not None:
-        log_w = vae.log_weights(x, samples=k).double()  # [K, B]
+        log_w = vae.log_weights(x, samples=k).cpu().double()  # [K, B]
         log_mean = log_w.logsumexp(0) - math.log(k)
         terms["nll"] = -log_mean
         # Var(log mean w) ≈ Var(w) / (K mean(w)²) = Σw² / (Σw)² − 1/K, by the delta method
@@ -161,7 +161,7 @@ def _summary(
         reconstruction=reconstruction,
         kl=kl,
         nll=nll,
-        nll_stderr=None if k is None else every["nll_variance"].sum().sqrt().item() / n,
+        nll_stderr=every["nll_variance"].sum().sqrt().item() / n if k and k > 1 else None,
         importance_samples=k,
         kind=kind,
         bits_per_dim=bits,

@@ -60,6 +60,12 @@ class ELBO:
             kl=draw.kl_per_image,
         )
 
+    def of_means(self, reconstruction: float, kl: float, kl_per_dim: list[float] | None) -> float:
+        """The loss of a set of images from its mean terms, in nats per image."""
+        if self.free_bits and kl_per_dim is not None:
+            kl = sum(max(self.free_bits, value) for value in kl_per_dim)
+        return reconstruction + self.beta * kl
+
     def _charged_kl(self, draw: Draw) -> Float[Tensor, " B"]:
         if self.free_bits == 0:
             return draw.kl_per_image

@@ -132,7 +132,7 @@ def from_config(config: Any) -> Part:
         return _PARTS[name](**arguments)
     except LatensError:
         raise
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise LatensError(f"{name} cannot be built as described: {error}") from error
 
 

@@ -45,6 +45,9 @@ class DiagonalGaussian(Posterior):
     def forward(self, features: Float[Tensor, "B F"]) -> Independent:
         """q(z|x), batch `[B]`, event `[D]`, in float32."""
         # Outside autocast: the sample and the KL need float32's digits.
-        mean, logvar = self.parameters_of_q(features).float().chunk(2, dim=-1)
+        with torch.autocast(features.device.type, enabled=False):
+            mean, logvar = self.parameters_of_q(
+                features.to(self.parameters_of_q.weight.dtype)
+            ).chunk(2, dim=-1)
         logvar = LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)
         return diagonal_normal(mean, torch.exp(0.5 * logvar), event_dims=1)

@@ -7,7 +7,7 @@ returns a `VAE`. A new one is a function here, a row in the tests and a row in t
 import inspect
 from collections.abc import Callable
 
-from latens.errors import unknown
+from latens.errors import LatensError, unknown
 from latens.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from latens.parts import Likelihood
 from latens.vae import VAE
@@ -51,9 +51,18 @@ def build(name: str, image_shape: Shape, latent_dim: int, likelihood: Likelihood
     Raises:
         LatensError: a recipe that does not exist, or images or latents it cannot work with.
     """
+    check(name)
+    try:
+        return RECIPES[name](image_shape, latent_dim, likelihood)
+    except RuntimeError as error:  # torch's words for sizes beyond all memory
+        reason = str(error).splitlines()[0]
+        raise LatensError(f"{name} cannot be built at this size: {reason}") from error
+
+
+def check(name: str) -> None:
+    """Raise a LatensError if there is no such recipe."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    return RECIPES[name](image_shape, latent_dim, likelihood)
 
 
 def describe(name: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """From a run directory to one HTML page, and the pictures on it."""
 
 import base64
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from latens import pictures, runs, storage
+from latens import files, pictures, runs
 from latens.data import DataSet
 from latens.errors import LatensError
 from latens.runs import Run
@@ -33,7 +33,7 @@ def write_report(run: Run, data: DataSet) -> Path:
     folder.mkdir(exist_ok=True)
     draw_pictures(run, data, folder)
     page = render(run, rows, folder)
-    storage.write_bytes(run.path / runs.REPORT, page.encode())
+    files.write_bytes(run.path / runs.REPORT, page.encode())
     return run.path / runs.REPORT
 
 
@@ -57,7 +57,7 @@ def draw_pictures(run: Run, data: DataSet, folder: Path) -> None:
 def render(run: Run, rows: list[dict[str, Any]], folder: Path) -> str:
     """The page, with every picture inside it."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = files("latens").joinpath("templates/report.html.j2").read_text("utf-8")
+    template = resources.files("latens").joinpath("templates/report.html.j2").read_text("utf-8")
     images = {path.stem: _embed(path) for path in sorted(folder.glob("*.png"))}
     return environment.from_string(template).render(
         run=run,

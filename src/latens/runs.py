@@ -5,15 +5,17 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from latens import storage
+from latens import files, storage
 from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.vae import VAE, load_vae
@@ -25,8 +27,26 @@ CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
-DATA_KEYS = ("name", "source", "shape", "splits", "classes", "binary", "fingerprint")
 PACKAGES = ("latens", "torch", "lightning-fabric", "numpy", "safetensors", "scikit-learn", "pillow")
+
+# What the files must hold for the rest of the package to rely on.
+RECORD = {"command": str, "options": dict, "data": dict, "parameters": int, "versions": dict}
+DATA = {
+    "name": str,
+    "source": str,
+    "shape": list,
+    "splits": dict,
+    "classes": list,
+    "binary": bool,
+    "fingerprint": str,
+}
+ROW = {"epoch": int, "images": int, "seconds": Real, "train": dict, "validation": dict}
+ROW |= {"clipped": Real}
+TERMS = {"loss": Real, "reconstruction": Real, "kl": Real}
+FIGURES_KEYS = {"elbo": Real, "reconstruction": Real, "kl": Real, "kind": str, "images": int}
+FIGURES_KEYS |= {"split": str, "active_units": int}
+
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,16 +69,13 @@ class Run:
             LatensError: something of that name exists.
             OSError: it cannot be written.
         """
-        if path.exists():
-            raise LatensError(
-                f"{path} exists already: choose another --out, or go on with it by --resume"
-            )
+        refuse_existing(path)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         try:
             (partial / CHECKPOINTS).mkdir(parents=True)
             text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
-            storage.write_bytes(partial / CONFIG, text.encode())
-            storage.write_bytes(partial / METRICS, b"")
+            files.write_bytes(partial / CONFIG, text.encode())
+            files.write_bytes(partial / METRICS, b"")
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -77,8 +94,8 @@ class Run:
         if not (path / CONFIG).is_file():
             raise LatensError(f"{path} is no run directory: there is no {CONFIG} in it")
         record = read_yaml(path / CONFIG)
-        _require(record, ("command", "options", "data", "parameters", "versions"), path / CONFIG)
-        _require(record["data"], DATA_KEYS, path / CONFIG)
+        _require(record, RECORD, path / CONFIG)
+        _require(record["data"], DATA, path / CONFIG)
         return cls(path, record)
 
     # ---- what is in it -----------------------------------------------------------------------
@@ -89,10 +106,15 @@ class Run:
         return TrainConfig.of(self.record["options"])
 
     @property
+    def name(self) -> str:
+        """The name of the data."""
+        return self.record["data"]["name"]
+
+    @property
     def title(self) -> str:
         """Data, recipe, dimensions and β: what every picture says of itself."""
         config = self.config
-        name = self.record["data"]["name"]
+        name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in self.name)
         return f"{name}, {config.recipe}, {config.latent_dim} dims, β {config.beta:g}"
 
     @cached_property
@@ -106,8 +128,8 @@ class Run:
         path = self.path / FIGURES
         if not path.is_file():
             return None
-        figures = storage.read_json(path)
-        _require(figures, ("elbo", "reconstruction", "kl", "kind", "images", "split"), path)
+        figures = files.read_json(path)
+        _require(figures, FIGURES_KEYS, path)
         return figures
 
     @property
@@ -126,7 +148,7 @@ class Run:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 raise LatensError(f"{path} is damaged: line {number} is not JSON") from None
-            _require(rows[-1], ("epoch", "images", "seconds", "train", "validation"), path)
+            _require_row(rows[-1], path)
         return rows
 
     # ---- writing -----------------------------------------------------------------------------
@@ -137,16 +159,23 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def forget_metrics_after(self, epoch: int) -> None:
-        """Drop the rows of later epochs, and a last line that was cut short."""
+        """Drop the rows of later epochs, and a last line that was cut short.
+
+        Raises:
+            LatensError: the file is missing, or not a run's.
+        """
+        path = self.path / METRICS
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         kept = []
-        for line in (self.path / METRICS).read_text("utf-8").splitlines():
+        for line in lines[:epoch]:
             try:
-                row = json.loads(line)
+                _require_row(json.loads(line), path)
             except json.JSONDecodeError:
                 break
-            if row["epoch"] <= epoch:
-                kept.append(line + "\n")
-        storage.write_bytes(self.path / METRICS, "".join(kept).encode())
+            kept.append(line + "\n")
+        if len(kept) < epoch:
+            raise LatensError(f"{path} is damaged: it lacks epochs before the last checkpoint")
+        files.write_bytes(path, "".join(kept).encode())
 
     def save_model(self, vae: VAE) -> None:
         """Write config.json and model.safetensors."""
@@ -154,7 +183,7 @@ class Run:
 
     def save_figures(self, figures: dict[str, Any]) -> None:
         """Write the figures on the test set."""
-        storage.write_json(self.path / FIGURES, figures)
+        files.write_json(self.path / FIGURES, figures)
 
     def save_checkpoint(self, images: int, tensors: dict[str, Tensor], state: dict) -> None:
         """Write the full state after so many images, and keep the last two such files."""
@@ -164,22 +193,42 @@ class Run:
         for old in sorted(folder.glob("[0-9]*.safetensors"))[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
-    def last_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors and the state of the newest checkpoint that is whole; None without any."""
+    def last_checkpoint(self) -> Checkpoint:
+        """The newest checkpoint that is whole.
+
+        Raises:
+            LatensError: there is none.
+        """
         for path in sorted((self.path / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
             try:
                 tensors, metadata = storage.read_tensors(path)
-                return tensors, json.loads(metadata["state"])
-            except (LatensError, KeyError, json.JSONDecodeError):
-                continue
-        return None
+                return tensors, dict(json.loads(metadata["state"]))
+            except (LatensError, KeyError, TypeError, ValueError):
+                continue  # the one before it is the last good state
+        raise LatensError(f"{self.path} has no whole checkpoint to go on from: train anew")
 
 
-def _require(content: Any, keys: tuple[str, ...], path: Path) -> None:
-    """Raise a LatensError where `content` is not a mapping with these keys."""
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise LatensError(f"{path} is damaged or not latens's: it lacks {', '.join(missing)}")
+def refuse_existing(path: Path) -> None:
+    """Raise a LatensError if something is at `path`."""
+    if path.exists():
+        raise LatensError(
+            f"{path} exists already: choose another --out, or go on with it by --resume"
+        )
+
+
+def _require(content: Any, kinds: Mapping[str, type], path: Path) -> None:
+    """Raise a LatensError where `content` is not a mapping with such values."""
+    if not isinstance(content, dict):
+        raise LatensError(f"{path} is damaged or not latens's: it holds no names and values")
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    if wrong:
+        raise LatensError(f"{path} is damaged or not latens's: see its {', '.join(wrong)}")
+
+
+def _require_row(row: Any, path: Path) -> None:
+    _require(row, ROW, path)
+    _require(row["train"], TERMS, path)
+    _require(row["validation"], TERMS | {"elbo": Real, "active_units": int}, path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -192,7 +241,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise LatensError(f"no such file: {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LatensError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise LatensError(f"{path} holds no 'name: value' lines")

@@ -1,10 +1,5 @@
-"""Files that are whole or not there: atomic writes, and models as safetensors plus JSON."""
+"""Tensors and models on disk: safetensors and JSON, no pickle."""
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +9,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from latens.errors import LatensError
+from latens.files import read_json, write_bytes, write_json
 from latens.parts import Part, from_config, to_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends without an error."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file at once: a reader sees the old content or the new, never a part."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON at once."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        LatensError: no such file, or not JSON.
-    """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise LatensError(f"{path.parent} has no {path.name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LatensError(f"{path} is damaged: it is not JSON ({error})") from error
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -101,8 +50,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_model(folder: Path, model: Part, about: dict[str, Any]) -> None:
     """Write `config.json` (the architecture, and `about`) and `model.safetensors`."""
-    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
     write_json(folder / CONFIG, {"model": to_config(model)} | about)
+    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
 
 
 def read_model(folder: Path) -> tuple[Part, dict[str, Any]]:

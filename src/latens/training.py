@@ -7,14 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from lightning_fabric import Fabric
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,12 +21,13 @@ from latens.config import TrainConfig
 from latens.data import DataSet, Images, unit_pixels
 from latens.errors import LatensError
 from latens.evaluation import Evaluation, evaluate
-from latens.messages import note, stderr, warn
 from latens.objectives import ELBO
-from latens.runs import Run
+from latens.runs import CHECKPOINTS, Checkpoint, Run
+from latens.storage import load_tensors
 from latens.vae import VAE
+from latens.watching import Bar
 
-CHECKPOINT_SECONDS = 30.0  # between full states, unless an epoch takes longer
+CHECKPOINT_SECONDS = 30.0  # between full states
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not what it chose, every time
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
 
@@ -90,39 +90,6 @@ class TrainingLoss(nn.Module):
         return torch.stack((loss.per_image, loss.reconstruction, loss.kl))
 
 
-def resolve_device(device: str) -> str:
-    """The device meant by `auto`, or the one named.
-
-    Raises:
-        LatensError: a device this machine does not have.
-    """
-    here = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        return next(name for name, available in here.items() if available)
-    if not here.get(device):
-        names = ", ".join(name for name, available in here.items() if available)
-        raise LatensError(f"device {device} is not to be had here; there are: {names}")
-    return device
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """The precision meant by `auto`: bf16 where the processor computes in it, else float32."""
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device == "mps":
-        return "float32"
-    cpu = torch.cpu.get_capabilities()
-    return (
-        "bf16" if any(cpu.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
-    )
-
-
 class Trainer:
     """The state of a training, and the loop over it.
 
@@ -130,7 +97,14 @@ class Trainer:
     a checkpoint is gone on with.
     """
 
-    def __init__(self, run: Run, vae: VAE, data: DataSet, config: TrainConfig):
+    def __init__(
+        self,
+        run: Run,
+        vae: VAE,
+        data: DataSet,
+        config: TrainConfig,
+        checkpoint: Checkpoint | None = None,
+    ):
         self.run, self.data, self.config = run, data, config
         self.fabric = Fabric(
             accelerator=config.device,
@@ -144,9 +118,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=config.device != "mps",
         )
-        loss = TrainingLoss(
-            vae, ELBO(beta=config.beta, free_bits=config.free_bits), data.train.draw_bits
-        )
+        self.objective = ELBO(beta=config.beta, free_bits=config.free_bits)
+        loss = TrainingLoss(vae, self.objective, data.train.draw_bits)
         self.vae = vae
         self.loss, self.optimizer = self.fabric.setup(loss, optimizer)
         self.average = AveragedModel(vae, multi_avg_fn=_average(config.ema))
@@ -156,11 +129,15 @@ class Trainer:
         self.evaluation: Evaluation | None = None
         self.began = time.perf_counter()
         self.saved = -math.inf  # when the last checkpoint was written
-        self.bar = _Bar(self)
-        self._restore()
+        self.bar = Bar(config.epochs)
+        if checkpoint is not None:
+            self._restore(*checkpoint)
 
     def _resident(self, images: Images) -> Images:
-        if self.fabric.device.type == "cpu" or images.pixels.nbytes > RESIDENT_BYTES:
+        if (
+            self.fabric.device.type == "cpu"
+            or len(images) * math.prod(images.shape) > RESIDENT_BYTES
+        ):
             return images
         labels = None if images.labels is None else images.labels.to(self.fabric.device)
         return Images(images.pixels.to(self.fabric.device), labels, images.draw_bits)
@@ -174,7 +151,7 @@ class Trainer:
             Diverged: the loss became NaN or infinite; the last good checkpoint is kept.
             Interrupted: Ctrl-C; the run is saved and can be loaded or resumed.
         """
-        with _interrupts() as interrupted, self.bar:
+        with _interrupts() as interrupted, self.bar.bar:
             return self._loop(interrupted)
 
     def _loop(self, interrupted: threading.Event) -> Evaluation:
@@ -191,17 +168,18 @@ class Trainer:
                 if self._seconds() - self.saved > CHECKPOINT_SECONDS:
                     self._save()
             self._end_epoch()
+        if self.at.in_epoch:  # stopped when its time was up, in the middle of an epoch
+            self._end_epoch()
         self._save()
-        if self.evaluation is None:  # resumed when there was nothing left to do
-            self.evaluation = evaluate(self.averaged, self.data.validation)
-        return self.evaluation
+        return self.evaluation or evaluate(self.averaged, self.data.validation)
 
     def _step(self, batch: Images) -> None:
         torch.manual_seed(_step_seed(self.config.seed, self.at.images))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         pixels = batch.pixels.to(self.fabric.device, non_blocking=True)
-        terms = self.loss(pixels, batch.labels)  # [3, B]
+        labels = None if batch.labels is None else batch.labels.to(self.fabric.device)
+        terms = self.loss(pixels, labels)  # [3, B]
         self.fabric.backward(terms[0].mean())
         norm = nn.utils.clip_grad_norm_(self.loss.parameters(), self.config.clip)
         self.optimizer.step()
@@ -224,15 +202,16 @@ class Trainer:
         at.steps += 1
         at.images += images
         at.in_epoch += images
-        self.bar.step()
+        self.bar.step(images, at.epoch + 1, self.share(), at.sums[0] / at.in_epoch)
 
     def _rest_of_epoch(self) -> Iterator[Images]:
         """The batches of this epoch that are still to come, in an order fixed by the seed."""
+        size = cast("int", self.config.batch_size)
         rng = np.random.default_rng([self.config.seed, self.at.epoch])
         order = torch.from_numpy(rng.permutation(len(self.images)))
-        order = order[self.at.in_epoch :].to(self.images.pixels.device)
-        for index in order.split(cast("int", self.config.batch_size)):
-            yield self.images.take(index)
+        order = order[self.at.in_epoch :].to(self.images.array.device)
+        for start in range(0, len(order), size):
+            yield self.images.take(order[start : start + size])
 
     def _end_epoch(self) -> None:
         self.at.epoch += 1
@@ -243,8 +222,8 @@ class Trainer:
                 self._save_model()
         row = self._row(self.evaluation)
         self.run.add_metrics(row)
-        self.bar.epoch(row)
         self.at.begin_epoch()
+        self.bar.epoch(row, last=self._finished())
 
     def _row(self, validation: Evaluation) -> dict[str, Any]:
         """One line of metrics.jsonl; losses and KL in nats per image."""
@@ -256,7 +235,9 @@ class Trainer:
             "seconds": round(self._seconds(), 3),
             "train": dict(zip(("loss", "reconstruction", "kl"), means, strict=True)),
             "validation": {
-                "loss": validation.reconstruction + self.config.beta * validation.kl,
+                "loss": self.objective.of_means(
+                    validation.reconstruction, validation.kl, validation.kl_per_dim
+                ),
                 "elbo": validation.elbo,
                 "reconstruction": validation.reconstruction,
                 "kl": validation.kl,
@@ -307,10 +288,10 @@ class Trainer:
 
     def _save(self) -> None:
         """A checkpoint, and the model that is loaded and shared."""
-        if not (self.config.early_stopping and self.at.best_epoch):
-            self._save_model()
         state = asdict(self.at) | {"seconds": self._seconds()}
         self.run.save_checkpoint(self.at.images, self._tensors(), state)
+        if not (self.config.early_stopping and self.at.best_epoch):
+            self._save_model()
         self.saved = self._seconds()
 
     def _save_model(self) -> None:
@@ -319,44 +300,48 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Weights, averaged weights and the optimiser's moments, each under a name."""
-        tensors = {f"model.{name}": value for name, value in self.vae.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for (name, _), state in zip(self._named_parameters(), self._moments(), strict=True):
-            tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
-        return tensors
-
-    def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, value) for name, value in self.vae.named_parameters()]
-
-    def _moments(self) -> list[dict[str, Tensor]]:
-        state = self.optimizer.state
-        return [state.get(parameter, {}) for _, parameter in self._named_parameters()]
-
-    def _restore(self) -> None:
-        found = self.run.last_checkpoint()
-        if found is None:
-            return
-        tensors, state = found
-        part = {
-            prefix: {
-                name.removeprefix(f"{prefix}."): value
-                for name, value in tensors.items()
-                if name.startswith(f"{prefix}.")
-            }
-            for prefix in ("model", "average", "optimizer")
+        moments = {
+            f"{name}.{key}": value
+            for name, parameter in self.vae.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
         }
-        self.vae.load_state_dict(part["model"])
-        self.average.load_state_dict(part["average"])
-        for name, parameter in self._named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = part["optimizer"].get(f"{name}.{key}")
-                if value is not None:
-                    # In the parameter's own memory layout: the fused step walks both in parallel
-                    like = torch.empty_like(parameter) if value.dim() else torch.empty_like(value)
-                    self.optimizer.state[parameter][key] = like.copy_(value)
-        known = {field.name for field in fields(Progressed)}
-        self.at = Progressed(**{key: value for key, value in state.items() if key in known})
+        return {
+            **{f"model.{name}": value for name, value in self.vae.state_dict().items()},
+            **{f"average.{name}": value for name, value in self.average.state_dict().items()},
+            **{f"optimizer.{name}": value for name, value in moments.items()},
+        }
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Put back what `_tensors` and `_save` wrote.
+
+        Raises:
+            LatensError: a checkpoint of something else.
+        """
+        path = self.run.path / CHECKPOINTS
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value
+        load_tensors(self.vae, parts["model"], path)
+        load_tensors(self.average, parts["average"], path)
+        try:
+            self.at = Progressed(**state)
+            if self.at.images:
+                self._restore_moments(parts["optimizer"])
+        except (TypeError, KeyError, RuntimeError) as error:
+            raise LatensError(f"{path} holds a checkpoint of another kind: {error}") from error
         self.run.forget_metrics_after(self.at.epoch)
+
+    def _restore_moments(self, moments: dict[str, Tensor]) -> None:
+        state = {}
+        for i, (name, parameter) in enumerate(self.vae.named_parameters()):
+            values = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for key in ("exp_avg", "exp_avg_sq"):
+                # In the parameter's own memory layout: the fused step walks both in parallel
+                values[key] = torch.empty_like(parameter).copy_(values[key])
+            state[i] = values
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _average(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -395,88 +380,3 @@ def _interrupts() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _Bar:
-    """What is seen of a training: a bar on a terminal, a line per epoch elsewhere."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-        self.lines = 0.0  # when the last line was printed
-        self.bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.fields[nats]}  {task.fields[speed]}"),
-            TimeRemainingColumn(),
-            console=stderr,
-            transient=True,
-            disable=not stderr.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=1.0, epoch="1", nats="", speed="")
-        self.shown = time.perf_counter()
-        self.images = 0
-
-    def __enter__(self) -> "_Bar":
-        self.images = self.trainer.at.images
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def step(self) -> None:
-        now = time.perf_counter()
-        if now - self.shown < 0.2:
-            return
-        at = self.trainer.at
-        speed = (at.images - self.images) / (now - self.shown)
-        total = self.trainer.config.epochs
-        self.bar.update(
-            self.task,
-            completed=self.trainer.share(),
-            epoch=f"{at.epoch + 1}/{total}" if total else f"{at.epoch + 1}",
-            nats=f"loss {at.sums[0] / at.in_epoch:.2f} nats",
-            speed=f"{speed:,.0f} images/s",
-        )
-        self.shown, self.images = now, at.images
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """A line for the epoch that ended, at most one a second."""
-        now = time.perf_counter()
-        if now - self.lines < 1 and not self.trainer._finished():
-            return
-        self.lines = now
-        train, validation = row["train"], row["validation"]
-        stderr.print(
-            f"epoch {row['epoch']:>4}  {row['images']:>11,} images  {row['seconds']:7.1f} s  "
-            f"loss {train['loss']:8.2f}  validation −elbo {-validation['elbo']:8.2f} = "
-            f"{validation['reconstruction']:.2f} + kl {validation['kl']:.2f} nats  "
-            f"active {validation['active_units']}/{len(validation['kl_per_dim'] or [])}"
-        )
-
-
-def warn_of_collapse(evaluation: Evaluation, config: TrainConfig) -> None:
-    """Say so when most latent dimensions carry nothing, and what helps."""
-    if evaluation.active_units <= config.latent_dim // 10:
-        warn(
-            f"posterior collapse: {evaluation.active_units} of {config.latent_dim} latent "
-            "dimensions are in use. Try --free-bits 0.25, a smaller --beta, or train longer"
-        )
-
-
-def warn_of_overfitting(rows: list[dict[str, Any]], config: TrainConfig) -> None:
-    """Say so when validation was clearly better before the end, unless that state was kept."""
-    best = max(rows, key=lambda row: row["validation"]["elbo"])
-    lost = best["validation"]["elbo"] - rows[-1]["validation"]["elbo"]
-    if lost > 1 and not config.early_stopping:
-        warn(
-            f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}. Try "
-            f"--early-stopping 15, which keeps the best, or --epochs {best['epoch']}"
-        )
-
-
-def note_clipping(rows: list[dict[str, Any]], config: TrainConfig) -> None:
-    """Say so when the gradient was clipped so often that it shaped the training."""
-    share = sum(row["clipped"] for row in rows) / max(1, len(rows))
-    if share > 0.5:
-        note(f"{share:.0%} of the steps were clipped to --clip {config.clip:g}")

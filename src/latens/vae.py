@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from latens.posteriors import DiagonalGaussian
 from latens.priors import StandardNormal
 from latens.storage import CONFIG, WEIGHTS, read_model, write_model
 
-# Images times samples that pass through the decoder at once when many samples are asked for.
-ROWS_AT_ONCE = 8192
+# So many values (images times samples times pixels) leave the decoder at once where many are
+# asked for: memory is bounded whatever their size.
+VALUES_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         self.posterior = posterior or DiagonalGaussian(
             encoder.features, math.prod(decoder.latent_shape)
         )
-        self.image_shape = encoder.image_shape
-        self.latent_shape = decoder.latent_shape
+        channels, height, width = encoder.image_shape
+        self.image_shape = (channels, height, width)
+        self.latent_shape = tuple(decoder.latent_shape)
         # Planes that every image shares; the decoder learns the difference from them.
         self.offset = nn.Parameter(torch.zeros(decoder.planes, *self.image_shape[1:]))
         self.about = {}  # saved with the model: its training and its figures
@@ -113,7 +116,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
             ("planes", "likelihood", planes, "decoder", self.decoder.planes),
         ]
         for what, one, value, other, found in checks:
-            if value != found:
+            if _plain(value) != _plain(found):
                 raise LatensError(f"{what} of {one} and {other} differ: {value} and {found}")
 
     def start_from(self, mean: Float[Tensor, "C H W"]) -> None:
@@ -135,9 +138,13 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
 
         Gradients flow through z by reparametrisation where the posterior offers it.
         """
-        posterior = self.encode(x, y)
+        return self._draw_from(self.encode(x, y), x, y, samples)
+
+    def _draw_from(
+        self, posterior: Distribution, x: Tensor, y: Tensor | None, samples: int
+    ) -> Draw:
         prior = self.prior(self.encode, y)
-        z = posterior.rsample((samples,))  # [K, B, *Z]
+        z = posterior.rsample(torch.Size((samples,)))  # [K, B, *Z]
         return Draw(
             posterior=posterior,
             z=z,
@@ -155,9 +162,10 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         """q(z|x), batch `[B]`, event `[*Z]`."""
         return self.posterior(self.encoder(x, y))
 
-    def decode(self, z: Float[Tensor, "*N Z"], y: Int[Tensor, " B"] | None = None) -> Distribution:
-        """p(x|z), batch `[*N]`, event `[C, H, W]`; its mean is the picture usually shown."""
+    def decode(self, z: Float[Tensor, "..."], y: Int[Tensor, " B"] | None = None) -> Distribution:
+        """p(x|z) for z `[*N, *Z]`, batch `[*N]`, event `[C, H, W]`; its mean is what is shown."""
         lead = z.shape[: z.dim() - len(self.latent_shape)]
+        y = None if y is None else y.expand(lead).flatten()  # the same label for every sample
         planes = self.decoder(z.reshape(-1, *self.latent_shape), y)  # [N, P, H, W]
         return self.likelihood((planes + self.offset).reshape(*lead, *planes.shape[1:]))
 
@@ -216,13 +224,36 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
     def log_weights(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None, samples: int = 100
     ) -> Float[Tensor, "K B"]:
-        """K importance weights for each image, as logarithms, drawn a few samples at a time."""
-        at_once = max(1, ROWS_AT_ONCE // len(x))
+        """K importance weights for each image, as logarithms.
+
+        Raises:
+            LatensError: fewer than one sample.
+        """
+        if samples < 1:
+            raise LatensError(f"{samples} importance samples: 1 or more are needed")
+        rows = self._rows_at_once
+        if len(x) > rows:
+            parts = zip(x.split(rows), repeat(None) if y is None else y.split(rows), strict=False)
+            return torch.cat([self.log_weights(part, of, samples) for part, of in parts], dim=1)
+        at_once = max(1, rows // max(1, len(x)))
         counts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
-        return torch.cat([self.draw(x, y, count).log_weights for count in counts])
+        posterior = self.encode(x, y)
+        draws = (self._draw_from(posterior, x, y, count) for count in counts)
+        return torch.cat([draw.log_weights for draw in draws])
+
+    @property
+    def _rows_at_once(self) -> int:
+        return max(1, VALUES_AT_ONCE // math.prod(self.image_shape))
 
     def _picture(self, z: Tensor, y: Tensor | None) -> Tensor:
-        return self.decode(z, y).mean.clamp(0, 1)
+        """The mean of p(x|z), clipped to [0, 1], for z `[*N, *Z]`."""
+        lead = z.shape[: z.dim() - len(self.latent_shape)]
+        rows = z.reshape(-1, *self.latent_shape).split(self._rows_at_once)
+        ys = (
+            (None,) * len(rows) if y is None else y.expand(lead).flatten().split(self._rows_at_once)
+        )
+        parts = [self.decode(part, of).mean.clamp(0, 1) for part, of in zip(rows, ys, strict=True)]
+        return torch.cat(parts).reshape(*lead, *self.image_shape)
 
     # ---- saving and sharing ------------------------------------------------------------------
 
@@ -250,6 +281,11 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         return ModelCard.from_template(
             data, template_str=template, about=self.about, model=self, json=json, **kwargs
         )
+
+
+def _plain(value: Any) -> Any:
+    """A shape may come as a list."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def load_vae(folder: Path) -> VAE:

@@ -1,4 +1,7 @@
+import os
 import struct
+import warnings
+import zipfile
 import zlib
 
 import numpy as np
@@ -78,6 +81,30 @@ def test_large_images_are_cut_at_the_centre(tmp_path):
     assert (image[1, :, 1:-1] < 5).all()
 
 
+def test_links_are_followed_and_loops_end(tmp_path, folder):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cats").symlink_to(folder)
+    (tmp_path / "other" / "loop").symlink_to(tmp_path / "other")
+    assert len(find_images(tmp_path / "other")) == 12
+    np.save(tmp_path / "blob123", noise(20, 8, 8))
+    (tmp_path / "blob123.npy").rename(tmp_path / "blob123")
+    (tmp_path / "x.NPY").symlink_to(tmp_path / "blob123")
+    assert load_data(tmp_path / "x.NPY").source == str(tmp_path / "x.NPY")
+
+
+def test_a_folder_beside_train_that_is_no_split_is_named(tmp_path):
+    for split in ("train", "dev"):
+        for i in range(12):
+            save(tmp_path / split / f"{i}.png", noise(8, 8))
+    fails(tmp_path, "has train/ and beside it dev")
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = os.fsencode(tmp_path) + b"/bad\xff.npy"
+    np.save(os.fsdecode(path), noise(20, 8, 8))
+    fails(os.fsdecode(path), "not valid UTF-8")
+
+
 def test_hidden_files_and_others_are_passed_over(folder):
     (folder / ".hidden").mkdir()
     save(folder / ".hidden" / "a.png", noise(8, 8))
@@ -141,8 +168,10 @@ def test_conversions_are_noted(folder, capsys):
 
 
 def fails(path, words):
-    with pytest.raises(LatensError, match=words) as failure:
-        load_data(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as it is outside the tests
+        with pytest.raises(LatensError, match=words) as failure:
+            load_data(path)
     assert "\n" not in str(failure.value)
     return str(failure.value)
 
@@ -178,10 +207,16 @@ def test_an_empty_file_is_named(folder):
 def test_an_animation_is_named(folder):
     frames = [Image.fromarray(noise(16, 16)) for _ in range(3)]
     frames[0].save(folder / "film.gif", save_all=True, append_images=frames[1:])
-    assert "film.gif" in fails(folder, r"is animated \(3 frames\)")
+    assert "film.gif is animated" in fails(folder, r"^\S*film.gif is animated \(3 frames\)")
 
 
-@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_the_first_picture_of_a_stereo_camera_is_taken(tmp_path):
+    frames = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (200, 10)]
+    frames[0].save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert read_files([tmp_path / "phone.jpg"]).min() > 190
+
+
+@pytest.mark.parametrize("side", [9_600, 12_000, 60_000])
 def test_a_decompression_bomb_is_not_opened(folder, side):
     def chunk(kind, content):
         checksum = struct.pack(">I", zlib.crc32(kind + content))
@@ -242,10 +277,8 @@ def test_an_npy_is_memory_mapped_and_never_written(tmp_path):
     array = noise(20, 8, 8)
     np.save(tmp_path / "x.npy", array)
     before = (tmp_path / "x.npy").read_bytes()
-    from latens.data.files import read_array
-
-    pixels = read_array(tmp_path / "x.npy").train.pixels
-    pixels[0] = 0
+    data = load_data(tmp_path / "x.npy")
+    data.train.array[0] = 0
     assert (tmp_path / "x.npy").read_bytes() == before
 
 
@@ -269,6 +302,14 @@ def test_npz_with_labels_and_test_split(tmp_path):
     assert data.sizes() == {"train": 18, "validation": 2, "test": 6}
     assert data.classes == ("a", "b")
     assert data.test.labels.tolist() == [0] * 6
+
+
+def test_minus_one_is_an_unknown_label(tmp_path):
+    labels = np.array([-1, 3, 7, 3] * 5)
+    np.savez(tmp_path / "x.npz", images=noise(20, 8, 8), labels=labels)
+    data = load_data(tmp_path / "x.npz")
+    assert data.classes == ("3", "7")
+    assert sorted(data.split("all").labels.tolist()) == [-1] * 5 + [0] * 10 + [1] * 5
 
 
 @pytest.mark.parametrize(
@@ -307,6 +348,15 @@ def test_truncated_arrays(tmp_path):
 def test_labels_that_do_not_fit(tmp_path):
     np.savez(tmp_path / "x.npz", images=noise(20, 8, 8), labels=np.arange(19))
     fails(tmp_path / "x.npz", "20 images but labels of shape")
+    np.savez(tmp_path / "n.npz", images=noise(20, 8, 8), labels=np.full(20, np.nan))
+    fails(tmp_path / "n.npz", "labels that are no classes")
+    np.savez(tmp_path / "0.npz", images=np.array(3))
+    fails(tmp_path / "0.npz", "must be")
+    np.savez(tmp_path / "t.npz", x_train=noise(20, 8, 8), x_test=noise(20, 9, 9))
+    fails(tmp_path / "t.npz", "in the test split")
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
+        archive.writestr("notes.txt", "nothing")
+    fails(tmp_path / "z.npz", "something else than arrays")
     np.savez(tmp_path / "y.npz", a=noise(20, 8, 8), b=np.arange(19))
     fails(tmp_path / "y.npz", "call the images")
 

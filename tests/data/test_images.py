@@ -31,6 +31,16 @@ def test_hold_out_parts_the_images(n, count, seed):
     assert torch.equal(again.labels, held_out.labels)
 
 
+def test_splits_share_one_array_and_copy_nothing():
+    images = grey(30)
+    rest, held_out = hold_out(images, 10, 0, "testing")
+    again, _ = hold_out(rest, 5, 1, "validation")
+    assert again.array.data_ptr() == held_out.array.data_ptr() == images.array.data_ptr()
+    index = torch.tensor([3, 0, 3])
+    assert torch.equal(again.take(index).pixels, again.pixels[index])
+    assert torch.equal(again.take(slice(2, 6)).pixels, again.pixels[2:6])
+
+
 def test_unit_is_the_pixel_over_255():
     images = Images(torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 1, 1, 3))
     torch.testing.assert_close(images.unit().flatten(), torch.tensor([0.0, 0.2, 1.0]))
@@ -82,6 +92,21 @@ def test_grey_data_are_not_binary_and_black_and_white_are():
     assert binarise(DataSet("some", "some", bits, bits, bits), "none").binary
 
 
+def test_all_splits_together_are_binary_where_each_is():
+    data = binarise(dataset(), "dynamic")
+    every = data.split("all")
+    assert not every.draw_bits
+    assert set(every.pixels.unique().tolist()) == {0, 255}
+    assert torch.equal(every.pixels, data.split("all").pixels)
+
+
+def test_labels_that_a_split_lacks_are_unknown():
+    some = dataset()
+    train = Images(some.train.array, torch.arange(30) % 3)
+    data = DataSet("some", "some", train, some.validation, some.test)
+    assert data.split("all").labels.tolist() == [i % 3 for i in range(30)] + [-1] * 40
+
+
 def test_an_unknown_binarisation_is_named_with_the_nearest():
     with pytest.raises(LatensError, match="did you mean 'dynamic'"):
         binarise(dataset(), "dinamic")
@@ -91,7 +116,7 @@ def test_the_fingerprint_is_that_of_the_very_data():
     one = dataset().fingerprint()
     assert one == dataset().fingerprint()
     other = dataset()
-    other.test.pixels[3, 0, 1, 1] ^= 1
+    other.test.array[3, 0, 1, 1] ^= 1
     assert other.fingerprint() != one
     swapped = DataSet("some", "some", grey(30, 0), grey(20, 2), grey(20, 1))
     assert swapped.fingerprint() != one

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from latens.config import Binarisation
 from latens.data.files import SUFFIXES, find_images, read_array, read_files, read_folder
 from latens.data.images import (
     SPLITS,
-    Binarisation,
     DataSet,
     Images,
     binarise,
+    fix_bits,
     hold_out,
+    joined,
     unit_pixels,
 )
 from latens.data.sources import SOURCES, Raw, read_source
@@ -23,6 +25,7 @@ __all__ = [
     "Images",
     "find_images",
     "load_data",
+    "load_split",
     "read_files",
     "unit_pixels",
 ]
@@ -67,23 +70,62 @@ def load_data(
     if validation is not None or held_out is None:
         count = validation if validation is not None else default or max(1, len(train) // 10)
         train, held_out = hold_out(train, count, split_seed + 1, "validation")
+    for name, images in (("validation", held_out), ("test", test)):
+        if images.shape != train.shape:
+            raise LatensError(
+                f"{data}: images of (C, H, W) {train.shape} to train on, but {images.shape} in "
+                f"the {name} split"
+            )
+    path = Path(data).expanduser().absolute()
     named = str(data) in SOURCES
-    path = Path(data).expanduser().resolve()
     name, source = (str(data), str(data)) if named else (path.name, str(path))
     split = DataSet(name, source, train, held_out, test, raw.classes)
     return binarise(split, binarisation)
 
 
+def load_split(
+    data: str | Path,
+    split: str | None,
+    shape: tuple[int, int, int],
+    binarisation: Binarisation | str = "none",
+) -> Images:
+    """Images for a model that was not trained on them, brought to its (C, H, W) where they can be.
+
+    Args:
+        split: train, validation, test or all; None is the test split of data that have one, and
+            otherwise all there is.
+
+    Raises:
+        LatensError: data that do not exist or cannot be read, or a split they do not have.
+    """
+    if str(data) in SOURCES:
+        return load_data(data, binarisation=binarisation).split(split or "test")
+    channels, height, width = shape
+    folder = Path(data).expanduser().is_dir()
+    raw, _ = _read(data, (height, width) if folder else None, folder and channels == 1)
+    found = {name: getattr(raw, name) for name in SPLITS if getattr(raw, name) is not None}
+    if split is None:
+        split = "test" if "test" in found else "all"
+    if split != "all" and split not in found:
+        raise LatensError(f"{data} has no {split} split of its own: leave out --split")
+    images = joined(list(found.values()) if split == "all" else [found[split]])
+    return images if binarisation == "none" else fix_bits(images, binarisation)
+
+
 def _read(data: str | Path, size: tuple[int, int] | None, grey: bool) -> tuple[Raw, int]:
     """The raw images, and how many are held out for validation by default (0: a tenth)."""
     path = Path(data).expanduser()
+    try:
+        str(data).encode()
+    except UnicodeEncodeError:
+        raise LatensError(f"the name {str(data)!r} is not valid UTF-8: rename it") from None
     if str(data) in SOURCES:
         if size or grey:
             raise LatensError(f"--size and --grey are for folders of images: {data} has its own")
         return read_source(str(data)), SOURCES[str(data)].validation
     if path.is_dir():
         return read_folder(path, size, grey), 0
-    if path.suffix in (".npy", ".npz") and path.is_file():
+    if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         if size or grey:
             raise LatensError(f"--size and --grey are for folders of images, and {data} is none")
         return read_array(path), 0

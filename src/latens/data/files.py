@@ -1,8 +1,10 @@
 """The user's own images: a folder of image files, a `.npy` or a `.npz`."""
 
+import os
+import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,17 +42,13 @@ def read_header(path: Path) -> Header:
     """Size and mode of an image file.
 
     Raises:
-        LatensError: the file is no image, holds several, or would take too much memory.
+        LatensError: the file is no image, is animated, or would take too much memory.
     """
     try:
         with Image.open(path) as image:
             frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise LatensError(
-                    f"{path} is animated ({frames} frames): latens reads still images; "
-                    "save its frames as files of their own"
-                )
-            return Header(path, (image.height, image.width), image.mode)
+            header = Header(path, (image.height, image.width), image.mode)
+            animated = frames > 1 and image.format != "MPO"  # of a stereo camera: take its first
     except UnidentifiedImageError:
         raise LatensError(f"{path} is no image, whatever its name says: remove it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -60,6 +58,12 @@ def read_header(path: Path) -> Header:
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise LatensError(f"{path} cannot be read: {_one_line(error)}") from error
+    if animated:
+        raise LatensError(
+            f"{path} is animated ({frames} frames): latens reads still images; save its frames "
+            "as files of their own"
+        )
+    return header
 
 
 def read_image(path: Path, channels: int, size: tuple[int, int]) -> np.ndarray:
@@ -135,8 +139,7 @@ def find_images(*places: Path) -> list[Path]:
     for place in places:
         if not place.exists():
             raise LatensError(f"no such file or folder: {place}")
-        inside = sorted(path for path in place.rglob("*") if _is_image(path.relative_to(place)))
-        inside = [path for path in inside if path.is_file()]
+        inside = sorted(path for path in _walk(place) if _is_image(path.relative_to(place)))
         if place.is_dir() and not inside:
             raise LatensError(
                 f"no images in {place}: latens looks for {', '.join(sorted(SUFFIXES))} files, "
@@ -144,6 +147,18 @@ def find_images(*places: Path) -> list[Path]:
             )
         found += inside if place.is_dir() else [place]
     return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, through links too, each folder once."""
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(name) / file for file in files)
 
 
 def _is_image(path: Path) -> bool:
@@ -163,7 +178,8 @@ def read_files(
     Raises:
         LatensError: a file that cannot be read.
     """
-    with ThreadPoolExecutor() as pool, progress("images") as bar:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool, progress("images") as bar:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         headers = list(bar.track(pool.map(read_header, paths), len(paths), description="scanning"))
         _note_conversions(headers)
         size = size or _common_size(headers)
@@ -184,17 +200,22 @@ def read_folder(folder: Path, size: tuple[int, int] | None, grey: bool) -> Raw:
     paths = find_images(folder)
     pixels = torch.from_numpy(read_files(paths, size, 1 if grey else None))
     parts = [path.relative_to(folder).parts[:-1] for path in paths]
-    splits = [SPLIT_FOLDERS.get(part[0]) if part else None for part in parts]
-    if "train" not in splits:
-        splits = ["train"] * len(paths)
-    else:
+    splits = ["train"] * len(paths)
+    if any(part and part[0] == "train" for part in parts):
+        strange = sorted({part[0] if part else "." for part in parts} - SPLIT_FOLDERS.keys())
+        if strange:
+            raise LatensError(
+                f"{folder} has train/ and beside it {', '.join(strange)}: only validation/ and "
+                "test/ can stand there"
+            )
+        splits = [SPLIT_FOLDERS[part[0]] for part in parts]
         parts = [part[1:] for part in parts]
     classes = tuple(sorted({part[0] for part in parts if part}))
     labels = torch.tensor([classes.index(part[0]) if part else -1 for part in parts])
     return _split(Images(pixels, labels if classes else None), splits, classes)
 
 
-def _split(images: Images, splits: Sequence[str | None], classes: tuple[str, ...]) -> Raw:
+def _split(images: Images, splits: list[str], classes: tuple[str, ...]) -> Raw:
     found = {}
     for name in SPLITS:
         index = torch.tensor([i for i, split in enumerate(splits) if split == name])
@@ -221,11 +242,13 @@ def read_array(path: Path) -> Raw:
         raise LatensError(f"{path} is no {path.suffix} file, whatever its name says")
     try:
         # Copy-on-write: pages are read as they are needed, and nothing is ever written back.
-        loaded = np.load(path, mmap_mode="c" if path.suffix == ".npy" else None)
+        loaded = np.load(path, mmap_mode="c" if start == b"\x93NUMPY" else None)
         if isinstance(loaded, np.ndarray):
             return Raw(Images(as_pixels(loaded, path)))
         with loaded:
             arrays = {name: loaded[name] for name in loaded.files}
+            if any(not isinstance(array, np.ndarray) for array in arrays.values()):
+                raise LatensError(f"{path} is a zip file of something else than arrays")
     except LatensError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -248,14 +271,14 @@ def _read_arrays(arrays: dict[str, np.ndarray], path: Path) -> Raw:
             f"{path} holds {', '.join(arrays) or 'nothing'}: call the images 'images' and the "
             "labels 'labels'"
         )
-    y = first("labels", "y", "y_train")
-    names, labels = _label_names(y, len(x), path)
-    x_test, y_test = first("x_test"), first("y_test")
+    train = as_pixels(x, path)
+    names, labels = _label_names(first("labels", "y", "y_train"), len(train), path)
+    x_test = first("x_test")
     if x_test is None:
-        return Raw(Images(as_pixels(x, path), labels), classes=names)
-    test_labels = _label_names(y_test, len(x_test), path, names)[1]
-    test = Images(as_pixels(x_test, path), test_labels)
-    return Raw(Images(as_pixels(x, path), labels), test=test, classes=names)
+        return Raw(Images(train, labels), classes=names)
+    test = as_pixels(x_test, path)
+    _, test_labels = _label_names(first("y_test"), len(test), path, names)
+    return Raw(Images(train, labels), test=Images(test, test_labels), classes=names)
 
 
 def _label_names(
@@ -267,12 +290,19 @@ def _label_names(
         raise LatensError(
             f"{path} has {count} images but labels of shape {y.shape}: one each is needed"
         )
-    texts = [str(value) for value in y.reshape(-1).tolist()]
-    names = known or tuple(str(value) for value in np.unique(y).tolist())
-    strange = set(texts) - set(names)
+    if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.floor(y))).all():
+        raise LatensError(f"{path} has labels that are no classes: use whole numbers or names")
+    if y.dtype.kind == "f":
+        y = y.astype(np.int64)
+    values = y.reshape(-1).tolist()
+    unlabelled = -1 if y.dtype.kind == "i" else None
+    names = known or tuple(str(v) for v in np.unique(y).tolist() if v != unlabelled)
+    texts = [str(value) for value in values]
+    strange = {text for text in texts if text != str(unlabelled)} - set(names)
     if strange:
         raise LatensError(f"{path}: test labels unknown in training: {', '.join(sorted(strange))}")
-    return names, torch.tensor([names.index(text) for text in texts])
+    index = {name: i for i, name in enumerate(names)}
+    return names, torch.tensor([index.get(text, -1) for text in texts])
 
 
 def as_pixels(array: np.ndarray, path: Path) -> torch.Tensor:

@@ -3,15 +3,15 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from latens.config import Binarisation
 from latens.errors import LatensError, unknown
 
-Binarisation = Literal["none", "dynamic", "threshold", "static"]
 BINARISATION_SEED = 777  # as in Tomczak & Welling 2018, whose validation and test sets it fixes
 SPLITS = ("train", "validation", "test")
 _AT_ONCE = 65_536  # images handled at a time where a whole set is walked through
@@ -25,31 +25,43 @@ def unit_pixels(pixels: UInt8[Tensor, "B C H W"], draw_bits: bool) -> Float[Tens
 
 @dataclass(frozen=True)
 class Images:
-    """Images and, where known, their labels.
+    """Images and, where known, their labels: rows of one array that several splits share.
 
     Attributes:
-        pixels: `[N, C, H, W]` uint8, in memory or memory-mapped.
+        array: `[M, C, H, W]` uint8, in memory or memory-mapped; nothing of it is copied before
+            `pixels` asks.
         labels: `[N]` class indices, −1 where unknown; None where no image has one.
         draw_bits: the grey levels are probabilities, and each visit draws fresh bits.
+        rows: which of the array's images these are, in their order; None is all of them.
     """
 
-    pixels: UInt8[Tensor, "N C H W"]
+    array: UInt8[Tensor, "M C H W"]
     labels: Int64[Tensor, " N"] | None = None
     draw_bits: bool = False
+    rows: Int64[Tensor, " N"] | None = None
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.array if self.rows is None else self.rows)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        channels, height, width = self.pixels.shape[1:]
+        channels, height, width = self.array.shape[1:]
         return channels, height, width
+
+    @property
+    def pixels(self) -> UInt8[Tensor, "N C H W"]:
+        """The images themselves, gathered from the array."""
+        return self.array if self.rows is None else self.array[self.rows]
 
     def take(self, index: Int64[Tensor, " n"] | slice) -> "Images":
         """The images at `index`, in its order."""
         labels = None if self.labels is None else self.labels[index]
-        return replace(self, pixels=self.pixels[index], labels=labels)
+        if self.rows is not None:
+            return replace(self, labels=labels, rows=self.rows[index])
+        if isinstance(index, slice):
+            return replace(self, labels=labels, array=self.array[index])
+        return replace(self, labels=labels, rows=index)
 
     def unit(self) -> Float[Tensor, "N C H W"]:
         """All pixels as floats in [0, 1], ready for a model."""
@@ -87,7 +99,7 @@ class DataSet:
         return self.train.shape
 
     def split(self, name: str) -> Images:
-        """The images of one split, or of "all" three in turn.
+        """The images of one split, or of "all" three in turn, with bits drawn once.
 
         Raises:
             LatensError: no such split.
@@ -96,19 +108,14 @@ class DataSet:
             return getattr(self, name)
         if name != "all":
             raise unknown("split", name, (*SPLITS, "all"))
-        parts = [self.train, self.validation, self.test]
-        labels = None if self.train.labels is None else [part.labels for part in parts]
-        return Images(
-            torch.cat([part.pixels for part in parts]),
-            None if labels is None else torch.cat(labels),  # type: ignore[arg-type]
-        )
+        return joined([getattr(self, name) for name in SPLITS])
 
     def fingerprint(self) -> str:
         """sha256 over pixels, labels and splits: the same only for the very same data."""
         digest = hashlib.sha256()
         for name in SPLITS:
             images = self.split(name)
-            digest.update(f"{name} {tuple(images.pixels.shape)} {images.draw_bits}".encode())
+            digest.update(f"{name} {len(images)} {images.shape} {images.draw_bits}".encode())
             for batch in images.batches(_AT_ONCE):
                 digest.update(batch.pixels.contiguous().numpy().data)
             if images.labels is not None:
@@ -151,30 +158,35 @@ def binarise(data: DataSet, how: Binarisation | str) -> DataSet:
     if how == "none":
         return replace(data, binary=all(_is_binary(data.split(name)) for name in SPLITS))
     generator = torch.Generator().manual_seed(BINARISATION_SEED)
-    splits = {}
-    for name in SPLITS:
-        images = data.split(name)
-        if how == "dynamic" and name == "train":
-            splits[name] = replace(images, draw_bits=True)
-        else:
-            splits[name] = replace(images, pixels=_bits(images, how, generator))
+    splits = {name: fix_bits(data.split(name), how, generator) for name in SPLITS}
+    if how == "dynamic":
+        splits["train"] = replace(data.train, draw_bits=True)
     return replace(data, **splits, binary=True)
 
 
-def _bits(images: Images, how: str, generator: torch.Generator) -> Tensor:
-    pixels = torch.empty(images.pixels.shape, dtype=torch.uint8)
-    for start in range(0, len(images), _AT_ONCE):
-        grey = images.pixels[start : start + _AT_ONCE]
+def fix_bits(images: Images, how: str, generator: torch.Generator | None = None) -> Images:
+    """The images with bits that stay as they are: by threshold, or drawn once by a fixed seed."""
+    generator = generator or torch.Generator().manual_seed(BINARISATION_SEED)
+    array = torch.empty(len(images), *images.shape, dtype=torch.uint8)
+    for grey, bits in zip(images.batches(_AT_ONCE), array.split(_AT_ONCE), strict=True):
         if how == "threshold":
-            bits = grey >= 128
+            drawn = grey.pixels >= 128
         else:
-            bits = torch.bernoulli(grey.float() / 255, generator=generator)
-        pixels[start : start + _AT_ONCE] = bits * 255
-    return pixels
+            drawn = torch.bernoulli(grey.pixels / 255, generator=generator)
+        bits.copy_(drawn * 255)
+    return replace(images, array=array, rows=None, draw_bits=False)
+
+
+def joined(parts: list[Images]) -> Images:
+    """Images of several splits in turn, with fixed bits; −1 where a part has no labels."""
+    parts = [fix_bits(part, "static") if part.draw_bits else part for part in parts]
+    if len(parts) == 1:
+        return parts[0]
+    labels = [torch.full((len(p),), -1) if p.labels is None else p.labels for p in parts]
+    known = any(part.labels is not None for part in parts)
+    return Images(torch.cat([part.pixels for part in parts]), torch.cat(labels) if known else None)
 
 
 def _is_binary(images: Images) -> bool:
-    return all(
-        bool(((batch.pixels == 0) | (batch.pixels == 255)).all())
-        for batch in images.batches(_AT_ONCE)
-    )
+    batches = (batch.pixels for batch in images.batches(_AT_ONCE))
+    return all(bool(((pixels == 0) | (pixels == 255)).all()) for pixels in batches)

@@ -77,9 +77,9 @@ def _save_sheet(path: Path, sheet: np.ndarray, title: str, labels: list[str]) ->
     height, width = sheet.shape[:2]
     left = MARGIN + (46 if labels else 0)
     top = MARGIN + (TITLE_HEIGHT if title else 0)
-    total_width = max(left + width + MARGIN, _title_width(title) + 2 * MARGIN)
     total_height = top + height + MARGIN
     with styled():
+        total_width = max(left + width + MARGIN, _title_width(title) + 2 * MARGIN)
         figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
         figure.figimage(sheet, left, MARGIN, origin="upper", resize=False)
         if title:
@@ -94,5 +94,5 @@ def _save_sheet(path: Path, sheet: np.ndarray, title: str, labels: list[str]) ->
 def _title_width(title: str) -> int:
     """How many screen pixels a title is wide."""
     figure = Figure(dpi=DPI)
-    text = figure.text(0, 0, title, fontproperties=TITLE)
+    text = figure.text(0, 0, title, fontproperties=TITLE, parse_math=False)
     return math.ceil(text.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width)

@@ -1,5 +1,6 @@
 """One look for all pictures."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from latens import storage
+from latens import files
 
 INK = "#1f2933"
 PAPER = "#ffffff"
@@ -20,6 +21,7 @@ BAR = "#56b4e9"
 DPI = 100  # one array pixel is one screen pixel in grids
 
 _RC: dict[Any, Any] = {
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -44,11 +46,12 @@ _RC: dict[Any, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures made inside have latens's look."""
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script without a font
         yield
 
 
 def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """Write a figure as PNG, at once."""
-    with storage.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")
