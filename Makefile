@@ -8,7 +8,7 @@ DEMO ?= runs/demo
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
-	$(BIN)/latens train digits --likelihood gaussian --early-stopping 15 --out $(DEMO)
+	$(BIN)/latens train digits --likelihood gaussian --out $(DEMO)
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest -n 2 -m "not mnist" $(PYTEST)

@@ -31,6 +31,7 @@ SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
 
 
 def trainer(tmp_path, digits, **options):
+    tmp_path.mkdir(exist_ok=True)
     config = resolve(TrainConfig.of(SMALL | options), digits)
     torch.manual_seed(config.seed)
     vae = build(config.recipe, digits.shape, config.latent_dim, _likelihood(config))
@@ -133,6 +134,19 @@ def test_without_averaging_the_last_weights_are_saved(digits, tmp_path):
         assert torch.equal(saved[name], value), name
 
 
+def test_gradients_are_clipped_to_the_users_norm_or_to_a_multiple_of_the_usual(digits, tmp_path):
+    t = trainer(tmp_path, digits, epochs=1)
+    assert t._largest_norm() == math.inf
+    t._count(torch.ones(3), 10.0, math.inf, 1)
+    assert t._largest_norm() == pytest.approx(40)
+    t._count(torch.ones(3), 500.0, 40.0, 1)  # an outlier counts as what it was clipped to
+    assert t.at.clipped == 1
+    assert t._largest_norm() == pytest.approx(4 * (10 + 30 / 100))
+    t = trainer(tmp_path / "fixed", digits, epochs=1, clip=1e-6, learning_rate=1e-3)
+    t.fit()
+    assert t.run.metrics[0]["clipped"] == 1
+
+
 def test_every_step_draws_its_own_noise():
     seeds = {_step_seed(seed, images) for seed in range(20) for images in range(0, 12_800, 128)}
     assert len(seeds) == 2000
@@ -176,6 +190,20 @@ def test_early_stopping_keeps_the_best(digits, tmp_path):
     assert best.elbo > elbos[-1]
 
 
+def test_the_best_epoch_is_kept_without_early_stopping_too(digits, tmp_path):
+    few = latens.data.DataSet(
+        "few", "few", digits.train.take(slice(0, 40)), digits.validation, digits.test
+    )
+    options = {"epochs": 150, "batch_size": 40, "learning_rate": 0.003, "likelihood": "gaussian"}
+    t = trainer(tmp_path, few, ema=0.0, **options)
+    t.fit()
+    elbos = [row["validation"]["elbo"] for row in t.run.metrics]
+    assert len(elbos) == 150
+    assert max(elbos) > elbos[-1] + 1
+    kept = evaluate(latens.load(t.run.path), digits.validation)
+    assert kept.elbo == pytest.approx(max(elbos), abs=1e-4)
+
+
 def test_what_went_wrong_is_said_with_its_remedy(digits, tmp_path, capsys):
     t = trainer(tmp_path, digits, latent_dim=10, beta=100.0)
     evaluation = t.fit()
@@ -184,7 +212,7 @@ def test_what_went_wrong_is_said_with_its_remedy(digits, tmp_path, capsys):
     comment(rows, evaluation, TrainConfig())
     said = " ".join(capsys.readouterr().err.split())
     assert "posterior collapse: 0 of 10 latent dimensions" in said
-    assert "6.0 nats better after epoch 1" in said
+    assert "6.0 nats better after epoch 1, whose weights were kept" in said
     assert "90% of the steps were clipped" in said
     comment(rows, evaluation, TrainConfig(early_stopping=3))
     assert "overfitting" not in capsys.readouterr().err
@@ -234,6 +262,9 @@ def test_batch_and_epochs_fit_the_data(digits, images, batch_size, epochs):
     )
     config = resolve(TrainConfig(), few)
     assert (config.batch_size, config.epochs) == (batch_size, epochs)
+    assert config.early_stopping == epochs // 10
+    assert resolve(TrainConfig(epochs=5), few).early_stopping == 0
+    assert resolve(TrainConfig(early_stopping=0), few).early_stopping == 0
 
 
 def test_auto_takes_what_is_here():

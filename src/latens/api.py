@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from latens import recipes
-from latens.config import AUTO_BATCH, AUTO_EPOCHS, AUTO_IMAGES, TrainConfig, check_seed
+from latens.config import (
+    AUTO_BATCH,
+    AUTO_EPOCHS,
+    AUTO_IMAGES,
+    AUTO_LEAST_PATIENCE,
+    TrainConfig,
+    check_seed,
+)
 from latens.data import DataSet, Images, find_images, load_data, load_split, read_files
 from latens.devices import resolve_device, resolve_precision
 from latens.errors import LatensError
@@ -250,9 +257,10 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
             f"a batch of {batch_size} is larger than the {images} training images: "
             f"use --batch-size {images} or less"
         )
-    epochs = config.epochs
+    epochs, patience = config.epochs, config.early_stopping
     if epochs is None and config.minutes is None:
         epochs = _within(AUTO_EPOCHS, math.ceil(AUTO_IMAGES / images))
+        patience = max(AUTO_LEAST_PATIENCE, epochs // 10) if patience is None else patience
     likelihood = config.likelihood
     if likelihood == "auto":
         likelihood = "bernoulli" if data.binary or data.shape[0] == 1 else "gaussian"
@@ -263,6 +271,7 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
         config,
         batch_size=batch_size,
         epochs=epochs,
+        early_stopping=patience or 0,
         likelihood=likelihood,
         device=device,
         precision=resolve_precision(config.precision, device),

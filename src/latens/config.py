@@ -18,6 +18,7 @@ Binarisation = Literal["none", "dynamic", "threshold", "static"]
 AUTO_IMAGES = 300_000
 AUTO_EPOCHS = (10, 500)
 AUTO_BATCH = (8, 128)
+AUTO_LEAST_PATIENCE = 10
 LARGEST = 2**63
 
 
@@ -61,12 +62,13 @@ class TrainConfig:
     """Share of the training, in [0, 1), over which the learning rate rises; then it falls."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay, per unit of learning rate."""
-    clip: float = 200.0
-    """Largest norm of the gradient, in nats per unit of weight."""
+    clip: float | None = None
+    """Largest norm of the gradient, in nats per unit of weight; none: four times the usual one."""
     ema: float = 0.999
     """Decay per step of the weight average that is evaluated and saved; 0: none."""
     early_stopping: int | None = None
-    """Epochs without a better validation ELBO after which to stop and keep the best."""
+    """Epochs without a better validation ELBO after which to stop; 0: never; none: a tenth of the
+    epochs, at least 10, where --epochs and --minutes leave their number open."""
 
     seed: int = 0
     """Decides initial weights, order of images and noise."""
@@ -82,9 +84,9 @@ class TrainConfig:
         for field in fields(self):
             _check_type(field.name, getattr(self, field.name), field.type)
         above_zero = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip")
-        for name in (*above_zero, "sigma", "early_stopping", "validation"):
+        for name in (*above_zero, "sigma", "validation"):
             self._check_range(name, lambda value: value > 0, "above 0")
-        for name in ("beta", "free_bits", "weight_decay", "seed", "split_seed"):
+        for name in ("beta", "free_bits", "weight_decay", "early_stopping", "seed", "split_seed"):
             self._check_range(name, lambda value: value >= 0, "0 or more")
         for name in ("warmup", "ema"):
             self._check_range(name, lambda value: 0 <= value < 1, "in [0, 1)")

@@ -14,6 +14,7 @@ from latens import files, pictures, runs
 from latens.data import DataSet
 from latens.errors import LatensError
 from latens.runs import Run
+from latens.watching import best_row
 
 SHOWN = 24  # images in a picture of pairs
 SAMPLES = 64
@@ -49,7 +50,7 @@ def draw_pictures(run: Run, data: DataSet, folder: Path) -> None:
         samples = vae.sample(SAMPLES)
     pictures.save_grid(folder / "samples.png", samples, f"samples, z ~ p(z) · {what}")
     pictures.save_curves(folder / "curves.png", rows, what)
-    per_dim = rows[-1]["validation"]["kl_per_dim"]
+    per_dim = best_row(rows)["validation"]["kl_per_dim"]
     if per_dim:
         pictures.save_kl_per_dim(folder / "kl-per-dim.png", per_dim, f"validation · {what}")
 
@@ -65,6 +66,7 @@ def render(run: Run, rows: list[dict[str, Any]], folder: Path) -> str:
         record=run.record,
         options=yaml.safe_dump(run.record["options"], sort_keys=False, allow_unicode=True),
         last=rows[-1],
+        best=best_row(rows),
         figures=run.figures,
         images=images,
     )

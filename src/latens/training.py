@@ -29,6 +29,8 @@ from latens.watching import Bar
 
 CHECKPOINT_SECONDS = 30.0  # between full states
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not what it chose, every time
+# The scale of gradients depends on pixels and likelihood; an outlier is one beside its neighbours.
+CLIP_FACTOR, CLIP_MEMORY = 4.0, 100
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
 
 
@@ -52,6 +54,7 @@ class Progressed:
         sums: loss, reconstruction and KL summed over the images of this epoch, in nats.
         clipped: steps of this epoch whose gradient was clipped, and all of its steps.
         gradient_norm: summed over the steps of this epoch.
+        usual_norm: an exponential average of the clipped norm over the last hundred steps or so.
         best_elbo, best_epoch: of validation so far.
     """
 
@@ -63,6 +66,7 @@ class Progressed:
     clipped: int = 0
     steps: int = 0
     gradient_norm: float = 0.0
+    usual_norm: float = 0.0
     best_elbo: float = -math.inf
     best_epoch: int = 0
 
@@ -181,13 +185,20 @@ class Trainer:
         labels = None if batch.labels is None else batch.labels.to(self.fabric.device)
         terms = self.loss(pixels, labels)  # [3, B]
         self.fabric.backward(terms[0].mean())
-        norm = nn.utils.clip_grad_norm_(self.loss.parameters(), self.config.clip)
+        limit = self._largest_norm()
+        norm = float(nn.utils.clip_grad_norm_(self.loss.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.vae)
-        self._count(terms.detach().sum(1), float(norm), len(batch))
+        self._count(terms.detach().sum(1), norm, limit, len(batch))
 
-    def _count(self, sums: Float[Tensor, "3"], norm: float, images: int) -> None:
+    def _largest_norm(self) -> float:
+        """The norm that gradients are clipped to: the user's, or relative to what is usual."""
+        if self.config.clip is not None:
+            return self.config.clip
+        return CLIP_FACTOR * self.at.usual_norm or math.inf
+
+    def _count(self, sums: Float[Tensor, "3"], norm: float, limit: float, images: int) -> None:
         at = self.at
         values = sums.tolist()
         if not (math.isfinite(values[0]) and math.isfinite(norm)):
@@ -197,7 +208,9 @@ class Trainer:
                 f"The last good state is in {self.run.path}/checkpoints"
             )
         at.sums = [a + b for a, b in zip(at.sums, values, strict=True)]
-        at.clipped += norm > self.config.clip
+        at.clipped += norm > limit
+        clipped = min(norm, limit)
+        at.usual_norm += (clipped - at.usual_norm) / (CLIP_MEMORY if at.usual_norm else 1)
         at.gradient_norm += norm
         at.steps += 1
         at.images += images
@@ -218,8 +231,7 @@ class Trainer:
         self.evaluation = evaluate(self.averaged, self.data.validation)
         if self.evaluation.elbo > self.at.best_elbo:
             self.at.best_elbo, self.at.best_epoch = self.evaluation.elbo, self.at.epoch
-            if self.config.early_stopping:
-                self._save_model()
+            self._save_model()
         row = self._row(self.evaluation)
         self.run.add_metrics(row)
         self.at.begin_epoch()
@@ -287,10 +299,10 @@ class Trainer:
     # ---- saving and restoring ----------------------------------------------------------------
 
     def _save(self) -> None:
-        """A checkpoint, and the model that is loaded and shared."""
+        """A checkpoint; before the first evaluation also the model that is loaded and shared."""
         state = asdict(self.at) | {"seconds": self._seconds()}
         self.run.save_checkpoint(self.at.images, self._tensors(), state)
-        if not (self.config.early_stopping and self.at.best_epoch):
+        if not self.at.best_epoch:  # from then on, the model is that of the best epoch
             self._save_model()
         self.saved = self._seconds()
 

@@ -77,13 +77,18 @@ def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainCon
             f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "
             "use. Try --free-bits 0.25, a smaller --beta, or train longer"
         )
-    best = max(rows, key=lambda row: row["validation"]["elbo"])
+    best = best_row(rows)
     lost = best["validation"]["elbo"] - rows[-1]["validation"]["elbo"]
     if lost > 1 and not config.early_stopping:
         warn(
-            f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}. Try "
-            f"--early-stopping 15, which keeps the best, or --epochs {best['epoch']}"
+            f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}, "
+            "whose weights were kept. More epochs are in vain; more images would help"
         )
     clipped = sum(row["clipped"] for row in rows) / len(rows)
     if clipped > 0.5:
-        note(f"{clipped:.0%} of the steps were clipped to --clip {config.clip:g}")
+        note(f"{clipped:.0%} of the steps were clipped: a larger --clip may train better")
+
+
+def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of metrics.jsonl whose averaged weights are kept: the best on validation images."""
+    return max(rows, key=lambda row: row["validation"]["elbo"])
