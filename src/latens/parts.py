@@ -6,6 +6,7 @@ composition, one's own parts included, without pickle.
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -81,20 +82,20 @@ class Decoder(Part):
     planes: int
 
 
-class Likelihood(Part):
+class Likelihood(Part, ABC):
     """`[*N, P, H, W] -> p(x|z)`, batch `[*N]`, event `[C, H, W]`."""
 
+    @abstractmethod
     def planes(self, channels: int) -> int:
         """P, how many planes the decoder must give for images of C channels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def planes_of(self, mean: Tensor) -> Tensor:
         """The planes `[P, H, W]` whose p(x|z) has this mean `[C, H, W]`: where training starts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kind(self, binary_pixels: bool) -> Kind:
         """What −log p(x|z) is, for pixels that are all 0 or 1, or that are not."""
-        raise NotImplementedError
 
 
 def _argument_names(part: type[Part]) -> list[str]:
