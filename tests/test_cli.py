@@ -20,7 +20,7 @@ from latens.config import TrainConfig
 QUICK = ["--recipe", "mlp", "--latent-dim", "2", "--epochs", "1"]
 
 
-def refused(finished, words, folder=None):
+def expect_refusal(finished, words, folder=None):
     """One line on stderr that says `words`, status 2, and nothing left behind."""
     lines = finished.stderr.strip().splitlines()
     assert finished.returncode == 2, finished
@@ -193,7 +193,7 @@ def test_the_version_is_that_of_the_package(shell_latens):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bad_options(run_latens, tmp_path, arguments, words):
-    refused(run_latens(*arguments), words, tmp_path)
+    expect_refusal(run_latens(*arguments), words, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -212,20 +212,22 @@ def test_bad_options(run_latens, tmp_path, arguments, words):
 )
 def test_bad_config_files(run_latens, tmp_path, text, words):
     (tmp_path / "c.yaml").write_text(text)
-    refused(run_latens("train", "digits", "--config", "c.yaml"), words)
+    expect_refusal(run_latens("train", "digits", "--config", "c.yaml"), words)
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
 def test_an_existing_out_is_left_alone(run_latens, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("precious")
-    refused(run_latens("train", "digits", *QUICK, "--out", "mine"), "mine exists already")
+    expect_refusal(run_latens("train", "digits", *QUICK, "--out", "mine"), "mine exists already")
     assert (tmp_path / "mine" / "file").read_text() == "precious"
 
 
 def test_images_smaller_than_the_network_allows(run_latens, tmp_path, array):
     np.save(array, np.zeros((40, 5, 7), np.uint8))
-    refused(run_latens("train", array, "--batch-size", "8"), "too small for a conv", tmp_path)
+    expect_refusal(
+        run_latens("train", array, "--batch-size", "8"), "too small for a conv", tmp_path
+    )
 
 
 def test_labels_and_images_from_python(tmp_path):
@@ -239,23 +241,23 @@ def test_labels_and_images_from_python(tmp_path):
 
 def test_bad_images(run_latens, tmp_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    refused(run_latens("train", folder), "no images in", tmp_path)
+    expect_refusal(run_latens("train", folder), "no images in", tmp_path)
     (folder / "text.png").write_text("I am no image")
-    refused(run_latens("train", folder), "text.png is no image", tmp_path)
+    expect_refusal(run_latens("train", folder), "text.png is no image", tmp_path)
 
 
 def test_bad_arrays(run_latens, tmp_path, array):
     np.save(array, np.full((40, 8, 8), 2.0))
-    refused(run_latens("train", array), "scale them to [0, 1]", tmp_path)
+    expect_refusal(run_latens("train", array), "scale them to [0, 1]", tmp_path)
     np.save(array, np.full((40, 8, 8), np.nan))
-    refused(run_latens("train", array), "holds NaN", tmp_path)
+    expect_refusal(run_latens("train", array), "holds NaN", tmp_path)
     np.save(array, np.zeros((0, 8, 8)))
-    refused(run_latens("train", array), "no image in it", tmp_path)
+    expect_refusal(run_latens("train", array), "no image in it", tmp_path)
 
 
 def test_a_data_folder_that_does_not_exist(shell_latens, tmp_path):
     done = shell_latens("train", "mnist", env={"LATENS_DATA": "absent"})
-    refused(done, "LATENS_DATA is 'absent', which is no folder", tmp_path)
+    expect_refusal(done, "LATENS_DATA is 'absent', which is no folder", tmp_path)
 
 
 def test_no_network(shell_latens, tmp_path, tmp_path_factory):
@@ -265,7 +267,7 @@ def test_no_network(shell_latens, tmp_path, tmp_path_factory):
         "https_proxy": "http://127.0.0.1:9",
         "no_proxy": "",
     }
-    refused(shell_latens("train", "kmnist", env=env), "cannot get kmnist/", tmp_path)
+    expect_refusal(shell_latens("train", "kmnist", env=env), "cannot get kmnist/", tmp_path)
 
 
 # ---- bad run directories ---------------------------------------------------------------------
@@ -290,7 +292,7 @@ def test_spoiled_runs(run_latens, run, tmp_path, name, how):
     else:
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + os.urandom(500))
     done = run_latens("sample", run, "--out", "s.png")
-    refused(done, name, tmp_path)
+    expect_refusal(done, name, tmp_path)
 
 
 def test_a_pickle_is_never_opened(shell_latens, run, tmp_path):
@@ -303,14 +305,16 @@ def test_a_pickle_is_never_opened(shell_latens, run, tmp_path):
             torch.save({"weights": Evil()}, run / "model.safetensors")
         else:
             (run / "model.safetensors").write_bytes(content)
-        refused(shell_latens("sample", run, "--out", "s.png"), "is a pickle", tmp_path)
+        expect_refusal(shell_latens("sample", run, "--out", "s.png"), "is a pickle", tmp_path)
 
 
 def test_weights_of_another_model(run_latens, run, tmp_path):
     from safetensors.torch import save_file
 
     save_file({"other": torch.zeros(3)}, run / "model.safetensors")
-    refused(run_latens("sample", run, "--out", "s.png"), "does not fit the architecture", tmp_path)
+    expect_refusal(
+        run_latens("sample", run, "--out", "s.png"), "does not fit the architecture", tmp_path
+    )
 
 
 @pytest.mark.parametrize(
@@ -339,28 +343,32 @@ def test_weights_of_another_model(run_latens, run, tmp_path):
 )
 def test_files_of_another_kind(run_latens, run, name, content):
     (run / name).write_text(content)
-    refused(run_latens("report", run), name)
+    expect_refusal(run_latens("report", run), name)
 
 
 def test_a_part_that_is_no_vae(run_latens, run, tmp_path):
     part = latens.MLPEncoder((1, 8, 8))
     latens.storage.write_model(run, part, {})
-    refused(run_latens("sample", run, "--out", "s.png"), "holds a MLPEncoder, not a VAE", tmp_path)
+    expect_refusal(
+        run_latens("sample", run, "--out", "s.png"), "holds a MLPEncoder, not a VAE", tmp_path
+    )
 
 
 def test_a_folder_that_is_no_run(run_latens, tmp_path_factory):
-    refused(run_latens("evaluate", tmp_path_factory.mktemp("empty")), "is no run directory")
+    expect_refusal(run_latens("evaluate", tmp_path_factory.mktemp("empty")), "is no run directory")
 
 
 def test_damaged_metrics(run_latens, run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 9, "tra')
-    refused(run_latens("report", run), "line 9 is not JSON")
+    expect_refusal(run_latens("report", run), "line 9 is not JSON")
 
 
 def test_data_of_another_shape(run_latens, run, array):
     np.save(array, np.zeros((40, 9, 9), np.uint8))
-    refused(run_latens("evaluate", run, "--data", array), "reads images of (C, H, W) (1, 8, 8)")
+    expect_refusal(
+        run_latens("evaluate", run, "--data", array), "reads images of (C, H, W) (1, 8, 8)"
+    )
 
 
 # ---- where nothing can be written ------------------------------------------------------------
@@ -368,8 +376,12 @@ def test_data_of_another_shape(run_latens, run, array):
 
 def test_a_folder_that_cannot_be_written(run_latens, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    refused(run_latens("train", "digits", *QUICK, "--out", "file/run"), "cannot read or write")
-    refused(run_latens("train", "digits", *QUICK, "--out", "/proc/run"), "cannot read or write")
+    expect_refusal(
+        run_latens("train", "digits", *QUICK, "--out", "file/run"), "cannot read or write"
+    )
+    expect_refusal(
+        run_latens("train", "digits", *QUICK, "--out", "/proc/run"), "cannot read or write"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -378,7 +390,7 @@ def test_a_folder_that_cannot_be_written(run_latens, tmp_path):
     ("out", "words"), [("/proc/x.png", "cannot"), ("no/x.png", "no folder no"), ("x.gif", ".png")]
 )
 def test_a_picture_that_cannot_be_written(run_latens, run, tmp_path, command, out, words):
-    refused(run_latens(command, run, "--out", out), words, tmp_path)
+    expect_refusal(run_latens(command, run, "--out", out), words, tmp_path)
 
 
 def test_a_full_disk_leaves_no_half_run(shell_latens, tmp_path):
@@ -386,7 +398,7 @@ def test_a_full_disk_leaves_no_half_run(shell_latens, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 
     done = shell_latens("train", "digits", *QUICK, "--out", "run", preexec_fn=small_files_only)
-    refused(done, "cannot read or write", tmp_path)
+    expect_refusal(done, "cannot read or write", tmp_path)
 
 
 def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run, tmp_path):
@@ -397,7 +409,7 @@ def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     done = shell_latens("report", run, preexec_fn=little_room)
-    refused(done, "cannot read or write")
+    expect_refusal(done, "cannot read or write")
     assert (run / "model.safetensors").read_bytes() == before
     assert not list(run.rglob(".*"))
     assert shell_latens("report", run).returncode == 0
@@ -405,14 +417,16 @@ def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run, tmp_path):
 
 @pytest.mark.parametrize("number", ["0", "-3"])
 def test_a_number_of_pictures_below_one(run_latens, run, tmp_path, number):
-    refused(run_latens("sample", run, "-n", number), "1 or more", tmp_path)
-    refused(run_latens("reconstruct", run, "-n", number), "1 or more", tmp_path)
+    expect_refusal(run_latens("sample", run, "-n", number), "1 or more", tmp_path)
+    expect_refusal(run_latens("reconstruct", run, "-n", number), "1 or more", tmp_path)
 
 
 def test_noise_that_cannot_be(run_latens, run, tmp_path):
-    refused(run_latens("sample", run, "--temperature", "inf"), "temperature is inf", tmp_path)
-    refused(run_latens("sample", run, "--seed", "9" * 30), "seed", tmp_path)
-    refused(run_latens("evaluate", run, "--seed", "9" * 30), "seed", tmp_path)
+    expect_refusal(
+        run_latens("sample", run, "--temperature", "inf"), "temperature is inf", tmp_path
+    )
+    expect_refusal(run_latens("sample", run, "--seed", "9" * 30), "seed", tmp_path)
+    expect_refusal(run_latens("evaluate", run, "--seed", "9" * 30), "seed", tmp_path)
 
 
 def test_other_images_are_all_measured_unless_they_have_a_test_split(run_latens, run, tmp_path):
@@ -425,7 +439,9 @@ def test_other_images_are_all_measured_unless_they_have_a_test_split(run_latens,
     assert json.loads(done.stdout)["images"] == 7
     done = run_latens("evaluate", run, "--data", "digits", "--json")
     assert json.loads(done.stdout)["images"] == 179
-    refused(run_latens("evaluate", run, "--data", "./digits", "--split", "test"), "no test split")
+    expect_refusal(
+        run_latens("evaluate", run, "--data", "./digits", "--split", "test"), "no test split"
+    )
     images = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x_train=images, y_train=np.arange(30) % 3, x_test=images[:4])
     done = run_latens("evaluate", run, "--data", "x.npz", "--json")
@@ -449,4 +465,4 @@ def test_any_name_can_be_shown(run_latens, tmp_path, array, name):
 
 
 def test_an_image_that_is_none_among_those_to_reconstruct(run_latens, run, tmp_path):
-    refused(run_latens("reconstruct", run, "absent.png"), "no such file or folder", tmp_path)
+    expect_refusal(run_latens("reconstruct", run, "absent.png"), "no such file or folder", tmp_path)

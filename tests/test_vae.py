@@ -316,6 +316,27 @@ def test_from_pretrained_reads_what_save_pretrained_writes(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["model"]["part"] == "VAE"
 
 
+def test_a_name_on_the_hub_is_fetched_without_anything_but_config_and_weights(
+    monkeypatch, tmp_path
+):
+    vae = small().eval()
+    vae.save_pretrained(tmp_path)
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr("latens.vae.snapshot_download", download)
+    monkeypatch.setattr(
+        "huggingface_hub.hub_mixin.hf_hub_download", lambda **_: str(tmp_path / "config.json")
+    )
+    again = VAE.from_pretrained("someone/model", revision="v1")
+    assert torch.equal(again.offset, vae.offset)
+    assert (asked["name"], asked["revision"]) == ("someone/model", "v1")
+    assert asked["allow_patterns"] == ["config.json", "model.safetensors"]
+
+
 def test_the_card_tells_training_and_figures(digits_run, tmp_path):
     latens.load(digits_run.path).save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()

@@ -96,13 +96,13 @@ def test_a_folder_beside_train_that_is_no_split_is_named(tmp_path):
     for split in ("train", "dev"):
         for i in range(12):
             save(tmp_path / split / f"{i}.png", noise(8, 8))
-    fails(tmp_path, "has train/ and beside it dev")
+    expect_failure(tmp_path, "has train/ and beside it dev")
 
 
 def test_a_name_that_is_no_text(tmp_path):
     path = os.fsencode(tmp_path) + b"/bad\xff.npy"
     np.save(os.fsdecode(path), noise(20, 8, 8))
-    fails(os.fsdecode(path), "not valid UTF-8")
+    expect_failure(os.fsdecode(path), "not valid UTF-8")
 
 
 def test_hidden_files_and_others_are_passed_over(folder):
@@ -167,7 +167,7 @@ def test_conversions_are_noted(folder, capsys):
 # ---- bad images ------------------------------------------------------------------------------
 
 
-def fails(path, words):
+def expect_failure(path, words):
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # as it is outside the tests
         with pytest.raises(LatensError, match=words) as failure:
@@ -178,36 +178,38 @@ def fails(path, words):
 
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
-    fails(tmp_path, "no images in")
+    expect_failure(tmp_path, "no images in")
 
 
 def test_a_truncated_jpeg_is_named(folder):
     save(folder / "cut.jpg", noise(64, 64, 3))
     content = (folder / "cut.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
-    assert "cut.jpg" in fails(folder, "is damaged")
+    assert "cut.jpg" in expect_failure(folder, "is damaged")
 
 
 def test_a_truncated_png_is_named(folder):
     content = (folder / "03.png").read_bytes()
     (folder / "03.png").write_bytes(content[: len(content) // 2])
-    assert "03.png" in fails(folder, "is damaged")
+    assert "03.png" in expect_failure(folder, "is damaged")
 
 
 def test_a_text_file_called_png_is_named(folder):
     (folder / "text.png").write_text("I am no image")
-    assert "text.png" in fails(folder, "is no image")
+    assert "text.png" in expect_failure(folder, "is no image")
 
 
 def test_an_empty_file_is_named(folder):
     (folder / "empty.png").touch()
-    assert "empty.png" in fails(folder, "is no image")
+    assert "empty.png" in expect_failure(folder, "is no image")
 
 
 def test_an_animation_is_named(folder):
     frames = [Image.fromarray(noise(16, 16)) for _ in range(3)]
     frames[0].save(folder / "film.gif", save_all=True, append_images=frames[1:])
-    assert "film.gif is animated" in fails(folder, r"^\S*film.gif is animated \(3 frames\)")
+    assert "film.gif is animated" in expect_failure(
+        folder, r"^\S*film.gif is animated \(3 frames\)"
+    )
 
 
 def test_the_first_picture_of_a_stereo_camera_is_taken(tmp_path):
@@ -225,18 +227,18 @@ def test_a_decompression_bomb_is_not_opened(folder, side):
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     (folder / "bomb.png").write_bytes(png)
-    assert "bomb.png" in fails(folder, "more pixels than is safe")
+    assert "bomb.png" in expect_failure(folder, "more pixels than is safe")
 
 
 def test_floating_point_images_are_refused(folder):
     Image.fromarray(np.ones((16, 16), np.float32)).save(folder / "float.tiff")
-    assert "float.tiff" in fails(folder, "floating-point")
+    assert "float.tiff" in expect_failure(folder, "floating-point")
 
 
 def test_too_few_images(tmp_path):
     for i in range(3):
         save(tmp_path / f"{i}.png", noise(8, 8))
-    fails(tmp_path, "at least 10")
+    expect_failure(tmp_path, "at least 10")
 
 
 @pytest.mark.parametrize(
@@ -248,13 +250,13 @@ def test_too_few_images(tmp_path):
     ],
 )
 def test_what_does_not_exist(name, words):
-    fails(name, words)
+    expect_failure(name, words)
 
 
 def test_a_single_image_or_another_file(folder, tmp_path):
-    fails(folder / "00.png", "a single image")
+    expect_failure(folder / "00.png", "a single image")
     (tmp_path / "notes.txt").write_text("nothing")
-    fails(tmp_path / "notes.txt", "neither a folder of images nor")
+    expect_failure(tmp_path / "notes.txt", "neither a folder of images nor")
 
 
 # ---- arrays ----------------------------------------------------------------------------------
@@ -329,36 +331,36 @@ def test_minus_one_is_an_unknown_label(tmp_path):
 )
 def test_bad_arrays(tmp_path, array, words):
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
-    fails(tmp_path / "x.npy", words)
+    expect_failure(tmp_path / "x.npy", words)
 
 
 def test_truncated_arrays(tmp_path):
     np.save(tmp_path / "x.npy", noise(20, 8, 8))
     content = (tmp_path / "x.npy").read_bytes()
     (tmp_path / "x.npy").write_bytes(content[:500])
-    fails(tmp_path / "x.npy", "truncated or damaged")
+    expect_failure(tmp_path / "x.npy", "truncated or damaged")
     (tmp_path / "y.npz").write_bytes(b"PK nonsense")
-    fails(tmp_path / "y.npz", "is no .npz file")
+    expect_failure(tmp_path / "y.npz", "is no .npz file")
     np.savez(tmp_path / "z.npz", images=noise(20, 8, 8))
     content = (tmp_path / "z.npz").read_bytes()
     (tmp_path / "z.npz").write_bytes(content[:700])
-    fails(tmp_path / "z.npz", "is no .npz file|truncated or damaged")
+    expect_failure(tmp_path / "z.npz", "is no .npz file|truncated or damaged")
 
 
 def test_labels_that_do_not_fit(tmp_path):
     np.savez(tmp_path / "x.npz", images=noise(20, 8, 8), labels=np.arange(19))
-    fails(tmp_path / "x.npz", "20 images but labels of shape")
+    expect_failure(tmp_path / "x.npz", "20 images but labels of shape")
     np.savez(tmp_path / "n.npz", images=noise(20, 8, 8), labels=np.full(20, np.nan))
-    fails(tmp_path / "n.npz", "labels that are no classes")
+    expect_failure(tmp_path / "n.npz", "labels that are no classes")
     np.savez(tmp_path / "0.npz", images=np.array(3))
-    fails(tmp_path / "0.npz", "must be")
+    expect_failure(tmp_path / "0.npz", "must be")
     np.savez(tmp_path / "t.npz", x_train=noise(20, 8, 8), x_test=noise(20, 9, 9))
-    fails(tmp_path / "t.npz", "in the test split")
+    expect_failure(tmp_path / "t.npz", "in the test split")
     with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
         archive.writestr("notes.txt", "nothing")
-    fails(tmp_path / "z.npz", "something else than arrays")
+    expect_failure(tmp_path / "z.npz", "something else than arrays")
     np.savez(tmp_path / "y.npz", a=noise(20, 8, 8), b=np.arange(19))
-    fails(tmp_path / "y.npz", "call the images")
+    expect_failure(tmp_path / "y.npz", "call the images")
 
 
 def test_size_is_for_folders(tmp_path):
