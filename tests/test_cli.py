@@ -96,6 +96,8 @@ def test_a_folder_of_mixed_colour_images_needs_no_option_but_its_path(
     picture = next(colour_folder.rglob("*.jpg"))
     done = run_latens("reconstruct", run, picture, colour_folder / "disc", "--out", "p.png")
     assert done.returncode == 0, done.stderr
+    same = json.loads(run_latens("evaluate", run, "--data", colour_folder, "--json").stdout)
+    assert same["images"] == 6, "the test split, not the images trained on"
     others = json.loads(
         run_latens(
             "evaluate", run, "--data", colour_folder / "disc", "--split", "all", "--json"

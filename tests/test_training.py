@@ -360,6 +360,7 @@ def test_ctrl_c_leaves_a_run_that_loads_and_goes_on(tmp_path):
 def test_resuming_a_finished_run_changes_no_weight(digits_run):
     before = (digits_run.path / "model.safetensors").read_bytes()
     again = latens.resume(digits_run.path)
+    assert torch.equal(again.vae.offset, latens.load(digits_run.path).offset)
     assert (digits_run.path / "model.safetensors").read_bytes() == before
     assert len(again.metrics) == 8
 

@@ -17,7 +17,7 @@ from latens.config import (
     TrainConfig,
     check_seed,
 )
-from latens.data import DataSet, Images, find_images, load_data, load_split, read_files
+from latens.data import DataSet, Images, find_images, load_data, load_split, read_files, source_of
 from latens.devices import resolve_device, resolve_precision
 from latens.errors import LatensError
 from latens.evaluation import Evaluation
@@ -89,7 +89,7 @@ def resume(path: str | Path) -> Run:
     checkpoint = run.last_checkpoint()
     images = data_of(run)
     with torch.random.fork_rng():
-        return _fit(run, run.vae, images, resolve(run.config, images), checkpoint)
+        return _fit(run, load_vae(run.path), images, resolve(run.config, images), checkpoint)
 
 
 def load(path: str | Path) -> VAE:
@@ -141,7 +141,7 @@ def evaluate(
 def _images_for(vae: VAE, run: Run | None, data: str | Path | None, split: str | None) -> Images:
     if data is None and run is None:
         raise LatensError("a VAE alone does not know its data: name some, or give images")
-    if run is not None and (data is None or str(data) == run.record["data"]["source"]):
+    if run is not None and (data is None or source_of(data) == run.record["data"]["source"]):
         return data_of(run).split(split or "test")
     binarisation = "none" if run is None else run.config.binarisation
     return load_split(str(data), split, vae.image_shape, binarisation)

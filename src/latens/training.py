@@ -97,8 +97,12 @@ class TrainingLoss(nn.Module):
 class Trainer:
     """The state of a training, and the loop over it.
 
-    `config` must be resolved: device, precision and epochs (or minutes) are given. A run that has
-    a checkpoint is gone on with.
+    Args:
+        run: where everything is left.
+        vae: what is trained, in place.
+        data: its training images are learned from, its validation images choose the best epoch.
+        config: resolved: device, precision, batch size, epochs or minutes are given.
+        checkpoint: the state to go on from; None starts afresh.
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class Trainer:
             devices=1,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         )
-        vae = vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         optimizer = torch.optim.AdamW(
             vae.parameters(),
             lr=config.learning_rate,

@@ -27,6 +27,7 @@ __all__ = [
     "load_data",
     "load_split",
     "read_files",
+    "source_of",
     "unit_pixels",
 ]
 
@@ -76,11 +77,14 @@ def load_data(
                 f"{data}: images of (C, H, W) {train.shape} to train on, but {images.shape} in "
                 f"the {name} split"
             )
-    path = Path(data).expanduser().absolute()
-    named = str(data) in SOURCES
-    name, source = (str(data), str(data)) if named else (path.name, str(path))
-    split = DataSet(name, source, train, held_out, test, raw.classes)
+    source = source_of(data)
+    split = DataSet(Path(source).name, source, train, held_out, test, raw.classes)
     return binarise(split, binarisation)
+
+
+def source_of(data: str | Path) -> str:
+    """What `load_data` can read again from anywhere: a data set's name, or an absolute path."""
+    return str(data) if str(data) in SOURCES else str(Path(data).expanduser().absolute())
 
 
 def load_split(
