@@ -5,11 +5,12 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from PIL import Image
 
 import latens
 from latens import LatensError
-from latens.report import write_report
+from latens.report import draw_pictures, write_report
 
 
 class Page(HTMLParser):
@@ -76,6 +77,21 @@ def test_a_name_cannot_break_the_page(digits_run, digits, tmp_path):
     text = render(run, run.metrics, tmp_path)
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_a_report_made_anew_shows_the_same(digits_run, tmp_path):
+    """Bits that are drawn at each visit included, and the user's random numbers left alone."""
+    data = latens.load_data("digits", binarisation="dynamic")
+    shown = []
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        torch.manual_seed(seed)
+        expected = torch.rand(3)
+        torch.manual_seed(seed)
+        draw_pictures(digits_run, data, tmp_path / str(seed))
+        assert torch.equal(torch.rand(3), expected)
+        shown.append({p.name: p.read_bytes() for p in (tmp_path / str(seed)).iterdir()})
+    assert shown[0] == shown[1]
 
 
 def test_without_an_epoch_there_is_nothing_to_show(digits, digits_run, tmp_path):

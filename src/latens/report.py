@@ -18,7 +18,7 @@ from latens.watching import best_row
 
 SHOWN = 24  # images in a picture of pairs
 SAMPLES = 64
-SEED = 0  # of the samples shown
+SEED = 0  # of what is shown
 
 
 def write_report(run: Run, data: DataSet) -> Path:
@@ -29,7 +29,7 @@ def write_report(run: Run, data: DataSet) -> Path:
     """
     rows = run.metrics
     if not rows:
-        raise LatensError(f"{run.path} has no finished epoch yet: go on with --resume {run.path}")
+        raise LatensError(f"{run.path} has no finished epoch yet: go on with it by --resume")
     folder = run.path / runs.PICTURES
     folder.mkdir(exist_ok=True)
     draw_pictures(run, data, folder)
@@ -41,12 +41,12 @@ def write_report(run: Run, data: DataSet) -> Path:
 def draw_pictures(run: Run, data: DataSet, folder: Path) -> None:
     """The PNG files of a run."""
     vae, rows, what = run.vae.cpu(), run.metrics, run.title
-    for split in ("train", "validation"):
-        x = data.split(split).take(slice(0, SHOWN)).unit()
-        path = folder / f"reconstructions-{split}.png"
-        pictures.save_pairs(path, x, vae.reconstruct(x), f"{split} images · {what}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # samples, and bits where they are drawn at each visit
         torch.manual_seed(SEED)
+        for split in ("train", "validation"):
+            x = data.split(split).take(slice(0, SHOWN)).unit()
+            path = folder / f"reconstructions-{split}.png"
+            pictures.save_pairs(path, x, vae.reconstruct(x), f"{split} images · {what}")
         samples = vae.sample(SAMPLES)
     pictures.save_grid(folder / "samples.png", samples, f"samples, z ~ p(z) · {what}")
     pictures.save_curves(folder / "curves.png", rows, what)
