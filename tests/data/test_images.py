@@ -149,5 +149,6 @@ def test_the_split_seed_decides_who_is_held_out():
 
 def test_validation_can_be_chosen():
     assert load_data("digits", validation=400).sizes()["validation"] == 400
-    with pytest.raises(LatensError, match="cannot hold out 5000"):
-        load_data("digits", validation=5000)
+    for count in (0, 5000):
+        with pytest.raises(LatensError, match=f"cannot hold out {count} of"):
+            load_data("digits", validation=count)

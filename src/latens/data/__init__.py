@@ -58,19 +58,12 @@ def load_data(
         LatensError: data that do not exist, cannot be read or are too few.
     """
     raw, default = _read(data, size, grey)
-    train, test = raw.train, raw.test
-    if len(train) < FEWEST_IMAGES:
+    if len(raw.train) < FEWEST_IMAGES:
         raise LatensError(
-            f"{data} has {len(train)} images: at least {FEWEST_IMAGES} are needed to train, "
+            f"{data} has {len(raw.train)} images: at least {FEWEST_IMAGES} are needed to train, "
             "validate and test"
         )
-    if test is None:
-        # digits and a user's own images come without a test split
-        train, test = hold_out(train, max(1, len(train) // 10), split_seed, "testing")
-    held_out = raw.validation
-    if validation is not None or held_out is None:
-        count = validation if validation is not None else default or max(1, len(train) // 10)
-        train, held_out = hold_out(train, count, split_seed + 1, "validation")
+    train, held_out, test = _split(raw, validation, default, split_seed)
     for name, images in (("validation", held_out), ("test", test)):
         if images.shape != train.shape:
             raise LatensError(
@@ -78,8 +71,26 @@ def load_data(
                 f"the {name} split"
             )
     source = source_of(data)
-    split = DataSet(Path(source).name, source, train, held_out, test, raw.classes)
-    return binarise(split, binarisation)
+    named = DataSet(Path(source).name, source, train, held_out, test, raw.classes)
+    return binarise(named, binarisation)
+
+
+def _split(
+    raw: Raw, validation: int | None, default: int, seed: int
+) -> tuple[Images, Images, Images]:
+    """Train, validation, test; what the source does not have is held out of its training images.
+
+    Args:
+        validation: how many images the user wants held out; None leaves a split that exists.
+        default: how many otherwise; 0 is a tenth.
+    """
+    train, held_out, test = raw.train, raw.validation, raw.test
+    if test is None:  # digits and a user's own images
+        train, test = hold_out(train, max(1, len(train) // 10), seed, "testing")
+    if validation is not None or held_out is None:
+        count = (default or max(1, len(train) // 10)) if validation is None else validation
+        train, held_out = hold_out(train, count, seed + 1, "validation")
+    return train, held_out, test
 
 
 def source_of(data: str | Path) -> str:
