@@ -29,7 +29,7 @@ def test_any_shape_goes_in_and_comes_out(name, channels, height, width, planes):
 @pytest.mark.parametrize("shape", [(1, 7, 8), (3, 100, 3)])
 @pytest.mark.parametrize("make", [ConvEncoder, lambda shape: ConvDecoder(2, shape)])
 def test_conv_refuses_what_is_too_small(make, shape):
-    with pytest.raises(LatensError, match="recipe mlp"):
+    with pytest.raises(LatensError, match="network mlp"):
         make(shape)
 
 

@@ -19,7 +19,7 @@ class Scaled(Part):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_composition_survives_json(recipe):
-    vae = build(recipe, (3, 17, 23), 5, Gaussian(0.1))
+    vae = build(recipe, (3, 17, 23), 5, Gaussian(0.1), labels=3)
     config = json.loads(json.dumps(to_config(vae)))
     again = from_config(config)
     assert to_config(again) == to_config(vae)

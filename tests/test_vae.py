@@ -13,6 +13,7 @@ from latens import (
     Bernoulli,
     ConvDecoder,
     Decoder,
+    DiscretisedLogistic,
     Gaussian,
     LatensError,
     MLPDecoder,
@@ -35,11 +36,17 @@ def shape(request):
 # ---- one contract for every recipe -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli, Gaussian])
+LABELS = {"classes": torch.tensor([0, 2, -1, 1]), "attributes": torch.randint(-1, 2, (4, 3))}
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli, DiscretisedLogistic])
 @pytest.mark.parametrize("recipe", RECIPES)
 class TestContract:
+    """Of every recipe: three classes are known of four images, and a fourth image has none."""
+
     def test_draw_has_the_documented_shapes(self, recipe, shape, likelihood):
-        draw = build(recipe, shape, 5, likelihood()).draw(torch.rand(4, *shape), samples=3)
+        vae = build(recipe, shape, 5, likelihood(), labels=3)
+        draw = vae.draw(torch.rand(4, *shape), LABELS["classes"], samples=3)
         assert draw.z.shape == (3, 4, 5)
         for name in ("log_px_z", "log_pz", "log_qz_x", "log_weights"):
             assert getattr(draw, name).shape == (3, 4), name
@@ -48,32 +55,34 @@ class TestContract:
         assert (draw.posterior.batch_shape, draw.posterior.event_shape) == ((4,), (5,))
 
     def test_every_parameter_gets_a_gradient(self, recipe, shape, likelihood):
-        vae = build(recipe, shape, 5, likelihood())
+        vae = build(recipe, shape, 5, likelihood(), labels=3)
         with torch.no_grad():  # a zero that a residual block starts at hides what is before it
             for parameter in vae.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-        ELBO()(vae.draw(torch.rand(8, *shape))).per_image.mean().backward()
+        draw = vae.draw(torch.rand(8, *shape), LABELS["classes"].repeat(2))
+        ELBO(label_weight=1.0)(draw).per_image.mean().backward()
         without = [n for n, p in vae.named_parameters() if p.grad is None or not p.grad.any()]
         assert without == []
 
     def test_saved_and_loaded_it_is_equal_to_the_bit(self, recipe, shape, likelihood, tmp_path):
-        vae = build(recipe, shape, 5, likelihood()).eval()
+        vae = build(recipe, shape, 5, likelihood(), labels=3).eval()
         vae.save_pretrained(tmp_path / "model")
         again = latens.load(tmp_path / "model")
-        x = torch.rand(3, *shape)
-        assert torch.equal(again.reconstruct(x), vae.reconstruct(x))
+        x, y = torch.rand(4, *shape), LABELS["classes"]
+        assert torch.equal(again.reconstruct(x, y), vae.reconstruct(x, y))
         for name, value in vae.state_dict().items():
             assert torch.equal(again.state_dict()[name], value), name
         assert not again.training
 
-    def test_pictures_are_images(self, recipe, shape, likelihood):
-        vae = build(recipe, shape, 5, likelihood())
-        x = torch.rand(3, *shape)
-        for images in (vae.sample(3), vae.reconstruct(x)):
-            assert images.shape == (3, *shape)
+    @pytest.mark.parametrize("labels", LABELS)
+    def test_pictures_are_images(self, recipe, shape, likelihood, labels):
+        vae = build(recipe, shape, 2, likelihood(), labels=3, exclusive=labels == "classes")
+        x, y = torch.rand(4, *shape), LABELS[labels]
+        for images in (vae.sample(4, y), vae.reconstruct(x, y)):
+            assert images.shape == (4, *shape)
             assert images.min() >= 0
             assert images.max() <= 1
-        assert vae.interpolate(x, x.flip(0), steps=6).shape == (3, 6, *shape)
+        assert vae.interpolate(x, x.flip(0), steps=6, y=y).shape == (4, 6, *shape)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -1,6 +1,7 @@
 """What `import latens` offers, and what the commands do: train, resume, load, evaluate, show."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,21 @@ from latens.config import (
     TrainConfig,
     check_seed,
 )
-from latens.data import DataSet, Images, find_images, load_data, load_split, read_files, source_of
+from latens.data import (
+    DataSet,
+    Images,
+    Target,
+    decode,
+    find_images,
+    load_data,
+    load_split,
+    source_of,
+)
 from latens.devices import resolve_device, resolve_precision
 from latens.errors import LatensError
 from latens.evaluation import Evaluation
 from latens.evaluation import evaluate as measure
-from latens.likelihoods import Bernoulli, Gaussian
+from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from latens.messages import stderr
 from latens.parts import Likelihood
 from latens.runs import Checkpoint, Run, next_path, refuse_existing, versions
@@ -56,7 +66,7 @@ def train(
         options = _options_of(model, options)
     config = TrainConfig.of(options)
     if model is None:
-        recipes.check(config.recipe)
+        recipes.find(config.recipe)
     path = Path(out) if out else next_path(RUNS, str(data), config.recipe)
     refuse_existing(path)
     images = load_data(data, **data_options(config))
@@ -66,9 +76,7 @@ def train(
     config = resolve(config, images)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        vae = model or recipes.build(
-            config.recipe, images.shape, config.latent_dim, _likelihood(config)
-        )
+        vae = model or _build(config, images)
         if vae.image_shape != images.shape:
             raise LatensError(
                 f"the model reads images of (C, H, W) {vae.image_shape}, and {data} has "
@@ -198,7 +206,7 @@ def reconstruction_picture(path: str | Path, images: list[Path], number: int, ou
     _check_png(out)
     if images:
         channels, height, width = run.vae.image_shape
-        pixels = read_files(find_images(*images), (height, width), channels)
+        pixels, _ = decode(find_images(*images), Target((height, width), channels))
         x = Images(torch.from_numpy(pixels)).unit()
     elif number < 1:
         raise LatensError(f"cannot show {number} images: ask for 1 or more")
@@ -241,6 +249,8 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "binarisation": config.binarisation,
         "validation": config.validation,
         "split_seed": config.split_seed,
+        "labels": config.labels,
+        "skip_bad": config.skip_bad,
     }
 
 
@@ -267,8 +277,13 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     if config.sigma is not None and likelihood != "gaussian":
         raise LatensError(f"sigma is for the gaussian likelihood, and this one is {likelihood}")
     device = resolve_device(config.device)
+    defaults = {"beta": 1.0, "label_weight": 0.0}
+    if config.recipe in recipes.RECIPES:
+        defaults |= recipes.RECIPES[config.recipe].defaults
+    chosen = {name: getattr(config, name) for name in defaults}
     return replace(
         config,
+        **{name: defaults[name] if value is None else value for name, value in chosen.items()},
         batch_size=batch_size,
         epochs=epochs,
         early_stopping=patience or 0,
@@ -282,8 +297,25 @@ def _within(bounds: tuple[int, int], value: int) -> int:
     return max(bounds[0], min(bounds[1], value))
 
 
-def _likelihood(config: TrainConfig) -> Likelihood:
-    return Bernoulli() if config.likelihood == "bernoulli" else Gaussian(config.sigma)
+def _build(config: TrainConfig, data: DataSet) -> VAE:
+    """The VAE that a configuration describes, for images of this shape and with such labels."""
+    likelihoods: dict[str, Callable[[], Likelihood]] = {
+        "bernoulli": Bernoulli,
+        "gaussian": lambda: Gaussian(config.sigma),
+        "discretised-logistic": DiscretisedLogistic,
+    }
+    return recipes.build(
+        config.recipe,
+        data.shape,
+        config.latent_dim,
+        likelihoods[config.likelihood](),
+        labels=len(data.classes or data.attributes) if data.train.labels is not None else 0,
+        exclusive=not data.attributes,
+        network=None if config.network == "auto" else config.network,
+        decoder_network=None if config.decoder_network == "auto" else config.decoder_network,
+        octaves=config.octaves,
+        options=config.network_options,
+    )
 
 
 def _options_of(model: VAE, options: dict[str, Any]) -> dict[str, Any]:
@@ -292,6 +324,7 @@ def _options_of(model: VAE, options: dict[str, Any]) -> dict[str, Any]:
         if name in options:
             raise LatensError(f"{name} is the model's: leave it out where a model is given")
     names = {Bernoulli: "bernoulli", Gaussian: "gaussian"}
+    names[DiscretisedLogistic] = "discretised-logistic"
     return options | {
         "recipe": "own",
         "latent_dim": math.prod(model.latent_shape),
@@ -316,6 +349,7 @@ def _record(command: str, config: TrainConfig, data: DataSet, vae: VAE) -> dict[
             "shape": list(data.shape),
             "splits": data.sizes(),
             "classes": list(data.classes),
+            "attributes": list(data.attributes),
             "binary": data.binary,
             "fingerprint": data.fingerprint(),
         },

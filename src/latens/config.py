@@ -11,7 +11,8 @@ from latens.errors import LatensError, unknown
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
-LikelihoodName = Literal["auto", "bernoulli", "gaussian", "own"]
+LikelihoodName = Literal["auto", "bernoulli", "gaussian", "discretised-logistic", "own"]
+NetworkName = Literal["auto", "mlp", "conv", "unet"]
 Binarisation = Literal["none", "dynamic", "threshold", "static"]
 
 # What is taken where the user names none: so many images are seen, in so many epochs.
@@ -20,6 +21,10 @@ AUTO_EPOCHS = (10, 500)
 AUTO_BATCH = (8, 128)
 AUTO_LEAST_PATIENCE = 10
 LARGEST = 2**63
+ABOVE_ZERO = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip", "sigma")
+ABOVE_ZERO += ("validation", "channels", "features", "beta_cycles", "labels")
+ZERO_OR_MORE = ("beta", "beta_step", "free_bits", "label_weight", "weight_decay", "blocks")
+ZERO_OR_MORE += ("octaves", "early_stopping", "seed", "split_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +38,44 @@ class TrainConfig:
     likelihood: LikelihoodName = "auto"
     """p(x|z); auto: bernoulli for grey or binary images, gaussian with learned sigma for colour."""
     sigma: float | None = None
-    """Sigma of the gaussian likelihood, for pixels in [0, 1]; none: learned."""
-    beta: float = 1.0
-    """Weight of the KL in the loss; no unit."""
+    """Sigma of the gaussian likelihood, for pixels in [0, 1]; none: learned. 0.7071 is MSE."""
+
+    network: NetworkName = "auto"
+    """Encoder and decoder; auto: the recipe's, conv where it has none of its own."""
+    decoder_network: NetworkName = "auto"
+    """The decoder's; auto: as the encoder's."""
+    hidden: str | None = None
+    """Widths of the layers of mlp, from the pixels inwards, such as 512,256; none: 512,512."""
+    channels: int | None = None
+    """Channels of conv and unet at their finest level, doubled at each coarser one; none: 32."""
+    blocks: int | None = None
+    """Residual blocks: at each level of conv (none: 1), at the bottleneck of unet (none: 2)."""
+    features: int | None = None
+    """Width of the vector between convolutions and z in conv and unet; none: 256."""
+    octaves: int | None = None
+    """Waves of z that the decoder sees beside z; none: 2 for up to 3 latent dimensions, else 0."""
+
+    beta: float | None = None
+    """Weight of the KL in the loss; no unit; none: the recipe's, mostly 1."""
+    beta_warmup: float = 0.0
+    """Share of the training, in [0, 1], over which beta rises from 0, linearly."""
+    beta_cycles: int = 1
+    """How often beta rises anew; its warm-up is then a share of each cycle."""
+    beta_step: float = 0.0
+    """Added to beta after each epoch."""
     free_bits: float = 0.0
     """KL that costs nothing extra, in nats per latent dimension."""
+    label_weight: float | None = None
+    """Weight of the classifier's loss in semi_supervised, a mean over labelled images; none: 20."""
+    labels: int | None = None
+    """How many training images keep their label, evenly over the classes; none: all."""
 
     size: str | None = None
     """Pixels that a folder's images are brought to: 64, or HEIGHTxWIDTH; none: found out."""
     grey: bool = False
     """Read a folder's images as grey."""
+    skip_bad: bool = False
+    """Leave out image files that cannot be read, and say which, instead of stopping."""
     binarisation: Binarisation = "none"
     """Bits from grey levels: dynamic draws training bits afresh at each visit."""
     validation: int | None = None
@@ -83,11 +116,15 @@ class TrainConfig:
             object.__setattr__(self, "size", f"{height}x{width}")
         for field in fields(self):
             _check_type(field.name, getattr(self, field.name), field.type)
-        above_zero = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip")
-        for name in (*above_zero, "sigma", "validation"):
+        for name in ABOVE_ZERO:
             self._check_range(name, lambda value: value > 0, "above 0")
-        for name in ("beta", "free_bits", "weight_decay", "early_stopping", "seed", "split_seed"):
+        for name in ZERO_OR_MORE:
             self._check_range(name, lambda value: value >= 0, "0 or more")
+        self._check_range("beta_warmup", lambda value: 0 <= value <= 1, "in [0, 1]")
+        if self.hidden is not None:
+            object.__setattr__(self, "hidden", ",".join(map(str, _widths(self.hidden))))
+        if self.beta_step and self.minutes and not self.epochs:
+            raise LatensError("beta_step needs epochs: with minutes alone its last beta is unknown")
         for name in ("warmup", "ema"):
             self._check_range(name, lambda value: 0 <= value < 1, "in [0, 1)")
 
@@ -97,16 +134,16 @@ class TrainConfig:
             raise LatensError(f"{name} is {value}: it must be {what}")
 
     @property
+    def network_options(self) -> dict[str, Any]:
+        """The options of the network that are not left to its defaults."""
+        names = ("channels", "blocks", "features")
+        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return options | ({"hidden": _widths(self.hidden)} if self.hidden else {})
+
+    @property
     def image_size(self) -> tuple[int, int] | None:
         """`size` as (H, W)."""
         return _height_width(self.size) if self.size else None
-
-    def _check(self, name: str, holds: Any, what: str) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if isinstance(value, str | bool) or not holds(value):  # NaN holds nothing
-            raise LatensError(f"{name} is {value}: it must be {what}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "TrainConfig":
@@ -175,3 +212,14 @@ def _height_width(size: Any) -> tuple[int, int]:
     if min(height, width) < 1:
         raise LatensError(f"size is {size}: it must be a number of pixels, or HEIGHTxWIDTH")
     return height, width
+
+
+def _widths(hidden: Any) -> tuple[int, ...]:
+    """(512, 256) from "512,256"."""
+    try:
+        widths = tuple(int(part) for part in hidden.split(","))
+    except ValueError:
+        widths = (0,)
+    if min(widths) < 1:
+        raise LatensError(f"hidden is {hidden}: it must be widths above 0, such as 512,256")
+    return widths

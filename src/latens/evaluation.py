@@ -4,16 +4,18 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.distributions import Categorical
 
 from latens.data import Images, unit_pixels
 from latens.errors import LatensError
 from latens.parts import Kind
-from latens.vae import VAE
+from latens.vae import VAE, Draw
 
 # Images are taken in blocks of this many values (pixels times channels), and at most so many.
 # The size of a block depends on the images alone: figures must not depend on a machine or on
@@ -44,6 +46,9 @@ class Evaluation:
         active_units: latent dimensions whose posterior mean has a variance above 0.01 over the
             images (Burda et al. 2016, section 5.2).
         kl_per_dim: the KL of each latent dimension, averaged over the images.
+        label: −E_q log p(y|z) of the model's classifier in nats per labelled image; None without a
+            classifier or labels.
+        accuracy: the share of labels that the classifier tells right from the mean z.
         images: how many images.
         seconds: how long it took.
     """
@@ -58,6 +63,8 @@ class Evaluation:
     bits_per_dim: float | None
     active_units: int
     kl_per_dim: list[float] | None
+    label: float | None
+    accuracy: float | None
     images: int
     seconds: float
 
@@ -72,6 +79,7 @@ def evaluate(
     images: Images | Float[Tensor, "N C H W"],
     importance_samples: int | None = None,
     seed: int = 0,
+    labels: Int64[Tensor, "N *A"] | None = None,
 ) -> Evaluation:
     """Measure a VAE on images, in float32 and evaluation mode.
 
@@ -82,9 +90,11 @@ def evaluate(
         images: uint8 `Images`, or floats in [0, 1].
         importance_samples: K for `nll`; None leaves it out.
         seed: of the samples of z.
+        labels: of floats; `Images` bring their own.
 
     Raises:
-        LatensError: no images, images of another shape, or K below 1.
+        LatensError: no images, images of another shape, K below 1, or no labels for a model that
+            is conditional.
     """
     _check(vae, images, importance_samples)
     began = time.perf_counter()
@@ -92,7 +102,9 @@ def evaluate(
     vae.eval()
     with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        blocks = [_measure(vae, x, importance_samples) for x in _blocks(images, vae.device)]
+        blocks = [
+            _measure(vae, x, y, importance_samples) for x, y in _blocks(images, labels, vae.device)
+        ]
     vae.train(was_training)
     every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     binary = bool(every["binary"].all())
@@ -111,19 +123,25 @@ def _check(vae: VAE, images: Images | Tensor, importance_samples: int | None) ->
         raise LatensError(f"{importance_samples} importance samples: 1 or more are needed")
 
 
-def _blocks(images: Images | Tensor, device: torch.device) -> Iterator[Tensor]:
+def _blocks(
+    images: Images | Tensor, labels: Tensor | None, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     size = max(1, min(IMAGES_IN_BLOCK, VALUES_IN_BLOCK // math.prod(images.shape[-3:])))
     if isinstance(images, Images):
         for batch in images.batches(size):
-            yield unit_pixels(batch.pixels.to(device), batch.draw_bits)
+            y = None if batch.labels is None else batch.labels.to(device)
+            yield unit_pixels(batch.pixels.to(device), batch.draw_bits), y
     else:
-        for x in images.split(size):
-            yield x.to(device)
+        ys = repeat(None) if labels is None else (y.to(device) for y in labels.split(size))
+        for x, y in zip(images.split(size), ys, strict=False):
+            yield x.to(device), y
 
 
-def _measure(vae: VAE, x: Float[Tensor, "B C H W"], k: int | None) -> dict[str, Tensor]:
+def _measure(
+    vae: VAE, x: Float[Tensor, "B C H W"], y: Tensor | None, k: int | None
+) -> dict[str, Tensor]:
     """The terms of each image of a block."""
-    draw = vae.draw(x)
+    draw = vae.draw(x, y)
     terms = {
         "reconstruction": -draw.log_px_z[0],
         "kl": draw.kl_per_image,
@@ -132,14 +150,33 @@ def _measure(vae: VAE, x: Float[Tensor, "B C H W"], k: int | None) -> dict[str, 
     }
     if draw.kl is not None:
         terms["kl_per_dim"] = draw.kl
+    if vae.classifier is not None and y is not None:
+        terms |= _label_terms(vae, draw, y)
     if k is not None:
-        log_w = vae.log_weights(x, samples=k).cpu().double()  # [K, B]
+        log_w = vae.log_weights(x, y, samples=k).cpu().double()  # [K, B]
         log_mean = log_w.logsumexp(0) - math.log(k)
         terms["nll"] = -log_mean
         # Var(log mean w) ≈ Var(w) / (K mean(w)²) = Σw² / (Σw)² − 1/K, by the delta method
         ess_inverse = ((2 * log_w).logsumexp(0) - 2 * log_w.logsumexp(0)).exp()
         terms["nll_variance"] = (ess_inverse - 1 / k).clamp(min=0)
     return {name: value.cpu() for name, value in terms.items()}
+
+
+def _label_terms(vae: VAE, draw: Draw, y: Int64[Tensor, "B *A"]) -> dict[str, Tensor]:
+    """−log p(y|z), and whether the likeliest label is right; NaN where no label is known."""
+    known = y >= 0
+    right = (likeliest(vae, draw.posterior.mean) == y).double().masked_fill(~known, math.nan)
+    labelled = known.reshape(len(y), -1).any(1)
+    return {
+        "label": -draw.extras["log_py_z"][0].double().masked_fill(~labelled, math.nan),
+        "right": right.reshape(len(y), -1).nanmean(1),
+    }
+
+
+def likeliest(vae: VAE, z: Float[Tensor, "N *Z"]) -> Int64[Tensor, "N *A"]:
+    """The likeliest label by the model's classifier: a class, or 0 and 1 for each attribute."""
+    p = vae.classify(z)
+    return p.probs.argmax(-1) if isinstance(p, Categorical) else (p.mean > 0.5).long()
 
 
 def _summary(
@@ -167,6 +204,14 @@ def _summary(
         bits_per_dim=bits,
         active_units=int((variance > ACTIVE_VARIANCE).sum()),
         kl_per_dim=None if per_dim is None else per_dim.double().mean(0).flatten().tolist(),
+        label=_mean_of_known(every.get("label")),
+        accuracy=_mean_of_known(every.get("right")),
         images=n,
         seconds=seconds,
     )
+
+
+def _mean_of_known(values: Tensor | None) -> float | None:
+    if values is None or values.isnan().all():
+        return None
+    return values.nanmean().item()

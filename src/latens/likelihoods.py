@@ -3,11 +3,13 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Independent
 
+from latens.distributions import DiscretisedLogistic as LogisticOf8Bits
 from latens.distributions import diagonal_normal
 from latens.errors import LatensError
 from latens.parts import Kind, Likelihood
@@ -15,6 +17,9 @@ from latens.parts import Kind, Likelihood
 # A learned σ stays above one grey level: below it a density on 8-bit pixels can grow without
 # end by resting on the lattice of values, and says nothing about the model.
 LEAST_SCALE = 1 / 255
+FIRST_SCALE = 0.2  # a fifth of the pixel range
+# A discretised logistic this narrow puts all its mass on one value (PixelCNN++'s bound too).
+LEAST_LOG_SCALE = -7.0
 
 
 class Bernoulli(Likelihood):
@@ -63,7 +68,7 @@ class Gaussian(Likelihood):
             raise LatensError(f"the Gaussian's scale is {scale}: it must be above 0")
         self.scale = scale
         if scale is None:
-            self.log_scale = nn.Parameter(torch.tensor(math.log(0.2)))
+            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
 
     def planes(self, channels: int) -> int:
         """P = C."""
@@ -82,3 +87,37 @@ class Gaussian(Likelihood):
         mean = planes.float()
         sigma = mean.new_tensor(self.scale) if self.scale else LEAST_SCALE + self.log_scale.exp()
         return diagonal_normal(mean, sigma.expand(mean.shape), event_dims=3)
+
+
+class DiscretisedLogistic(Likelihood):
+    """p(x|z) over the 256 values of each 8-bit pixel: a real likelihood, so bits per dimension.
+
+    The decoder gives each channel of each pixel a location and a scale, and how it follows the
+    channels before it (Salimans et al. 2017, "PixelCNN++", section 2.1 and 2.2, with one
+    component).
+    """
+
+    def planes(self, channels: int) -> int:
+        """P = 2 C + C (C − 1) / 2: locations, log-scales, slopes."""
+        return 2 * channels + channels * (channels - 1) // 2
+
+    def planes_of(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The mean; a scale of 0.1, whose deviation is about 0.2; slopes of zero."""
+        channels = mean.shape[0]
+        planes = mean.new_zeros(self.planes(channels), *mean.shape[1:])
+        planes[:channels] = mean
+        return planes
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """8-bit."""
+        return "8-bit"
+
+    def forward(self, planes: Float[Tensor, "*N P H W"]) -> LogisticOf8Bits:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        planes = planes.float()
+        channels = next(c for c in range(1, planes.shape[-3]) if self.planes(c) == planes.shape[-3])
+        loc, log_scale, slope = planes.split(
+            (channels, channels, planes.shape[-3] - 2 * channels), -3
+        )
+        start = math.log(math.expm1(math.log(FIRST_SCALE / 2) - LEAST_LOG_SCALE))
+        return LogisticOf8Bits(loc, LEAST_LOG_SCALE + F.softplus(log_scale + start), slope)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latens.errors import LatensError, unknown
 
-Kind = Literal["grey cross-entropy", "binary", "density"]
+Kind = Literal["grey cross-entropy", "binary", "8-bit", "density"]
 
 _PARTS: dict[str, type["Part"]] = {}
 
@@ -37,7 +37,10 @@ class Part(nn.Module):
 
 
 class Encoder(Part):
-    """`(x: [B, C, H, W], y: [B] or None) -> [B, F]`.
+    """`(x: [B, C, H, W], y) -> [B, F]`.
+
+    A label y is a class `[B]` or a row of attributes `[B, A]`, each 0 or 1; −1 is unknown, and
+    None stands for no labels at all.
 
     Attributes:
         image_shape: (C, H, W).
@@ -59,7 +62,7 @@ class Posterior(Part):
 
 
 class Prior(Part):
-    """`(posterior_of: x -> q(z|x), y: [B] or None) -> p(z)`, event `[*Z]`.
+    """`(posterior_of: x -> q(z|x), y) -> p(z)`, event `[*Z]`.
 
     Attributes:
         event_shape: Z.
@@ -69,7 +72,7 @@ class Prior(Part):
 
 
 class Decoder(Part):
-    """`(z: [N, *Z], y: [N] or None) -> [N, P, H, W]`.
+    """`(z: [N, *Z], y) -> [N, P, H, W]`.
 
     Attributes:
         latent_shape: Z.
@@ -96,6 +99,16 @@ class Likelihood(Part, ABC):
     @abstractmethod
     def kind(self, binary_pixels: bool) -> Kind:
         """What −log p(x|z) is, for pixels that are all 0 or 1, or that are not."""
+
+
+class Classifier(Part):
+    """`z: [*N, *Z] -> p(y|z)`, batch `[*N]`: a label is read off the latents.
+
+    Attributes:
+        latent_shape: Z.
+    """
+
+    latent_shape: tuple[int, ...]
 
 
 def _argument_names(part: type[Part]) -> list[str]:

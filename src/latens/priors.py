@@ -27,7 +27,7 @@ class StandardNormal(Prior):
     def forward(
         self,
         posterior_of: Callable[[Tensor], Distribution] | None = None,
-        y: Int[Tensor, " B"] | None = None,
+        y: Int[Tensor, "B *A"] | None = None,
     ) -> Independent:
         """p(z), batch `[]`, event `[*Z]`. This prior needs neither the posterior nor a label."""
         mean = self.zero.expand(self.event_shape)

@@ -37,6 +37,7 @@ DATA = {
     "shape": list,
     "splits": dict,
     "classes": list,
+    "attributes": list,
     "binary": bool,
     "fingerprint": str,
 }
@@ -228,7 +229,9 @@ def _require(content: Any, kinds: Mapping[str, type], path: Path) -> None:
 def _require_row(row: Any, path: Path) -> None:
     _require(row, ROW, path)
     _require(row["train"], TERMS, path)
-    _require(row["validation"], TERMS | {"elbo": Real, "active_units": int}, path)
+    _require(
+        row["validation"], TERMS | {"final_loss": Real, "elbo": Real, "active_units": int}, path
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

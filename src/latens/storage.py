@@ -30,19 +30,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise LatensError(f"{path.parent} has no {path.name}")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise LatensError(
-            f"{path} is a pickle, which can run any code when it is opened: latens reads "
-            "safetensors only"
-        )
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
+        if _is_pickle(path):
+            raise LatensError(
+                f"{path} is a pickle, which can run any code when it is opened: latens reads "
+                "safetensors only"
+            ) from error
         raise LatensError(f"{path} is truncated or no safetensors file: {error}") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file that is no safetensors file starts like a pickle, or like torch's zip of one.
+
+    A safetensors file can start with the same two bytes: the length of its header.
+    """
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 # ---- models ----------------------------------------------------------------------------------

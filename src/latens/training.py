@@ -21,7 +21,7 @@ from latens.config import TrainConfig
 from latens.data import DataSet, Images, unit_pixels
 from latens.errors import LatensError
 from latens.evaluation import Evaluation, evaluate
-from latens.objectives import ELBO
+from latens.objectives import ELBO, BetaSchedule
 from latens.runs import CHECKPOINTS, Checkpoint, Run
 from latens.storage import load_tensors
 from latens.vae import VAE
@@ -32,6 +32,9 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not what it c
 # The scale of gradients depends on pixels and likelihood; an outlier is one beside its neighbours.
 CLIP_FACTOR, CLIP_MEMORY = 4.0, 100
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
+
+
+TERMS = ("loss", "reconstruction", "kl", "label")
 
 
 class Diverged(LatensError):
@@ -51,28 +54,29 @@ class Progressed:
         images: images seen.
         in_epoch: images seen of the epoch under way.
         seconds: time spent in training, evaluation included.
-        sums: loss, reconstruction and KL summed over the images of this epoch, in nats.
+        sums: loss, reconstruction, KL and the label's loss summed over the images of this epoch,
+            in nats.
         clipped: steps of this epoch whose gradient was clipped, and all of its steps.
         gradient_norm: summed over the steps of this epoch.
         usual_norm: an exponential average of the clipped norm over the last hundred steps or so.
-        best_elbo, best_epoch: of validation so far.
+        best_loss, best_epoch: of validation so far, at the schedule's last β.
     """
 
     epoch: int = 0
     images: int = 0
     in_epoch: int = 0
     seconds: float = 0.0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))
     clipped: int = 0
     steps: int = 0
     gradient_norm: float = 0.0
     usual_norm: float = 0.0
-    best_elbo: float = -math.inf
+    best_loss: float = math.inf
     best_epoch: int = 0
 
     def begin_epoch(self) -> None:
         """Forget what was summed over the last epoch."""
-        self.in_epoch, self.sums = 0, [0.0, 0.0, 0.0]
+        self.in_epoch, self.sums = 0, [0.0] * len(TERMS)
         self.clipped, self.steps, self.gradient_norm = 0, 0, 0.0
 
 
@@ -82,16 +86,16 @@ class TrainingLoss(nn.Module):
     def __init__(self, vae: VAE, objective: ELBO, draw_bits: bool):
         super().__init__()
         self.vae = vae
-        self.objective = objective
+        self.objective = objective  # replaced as β moves
         self.draw_bits = draw_bits
 
     def forward(
-        self, pixels: UInt8[Tensor, "B C H W"], y: Int64[Tensor, " B"] | None
-    ) -> Float[Tensor, "3 B"]:
-        """Loss, reconstruction and KL of each image."""
+        self, pixels: UInt8[Tensor, "B C H W"], y: Int64[Tensor, "B *A"] | None
+    ) -> Float[Tensor, "T B"]:
+        """The terms of each image's loss, in the order of `TERMS`."""
         x = unit_pixels(pixels, self.draw_bits)
         loss = self.objective(self.vae(x, y))
-        return torch.stack((loss.per_image, loss.reconstruction, loss.kl))
+        return torch.stack((loss.per_image, loss.reconstruction, loss.kl, loss.label))
 
 
 class Trainer:
@@ -119,6 +123,7 @@ class Trainer:
             devices=1,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         )
+        self.labelled = _labelled_share(data.train)
         vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         optimizer = torch.optim.AdamW(
             vae.parameters(),
@@ -126,18 +131,20 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=config.device != "mps",
         )
-        self.objective = ELBO(beta=config.beta, free_bits=config.free_bits)
-        loss = TrainingLoss(vae, self.objective, data.train.draw_bits)
+        self.at = Progressed()
+        self.schedule = BetaSchedule(
+            config.beta or 0.0, config.beta_warmup, config.beta_cycles, config.beta_step
+        )
+        self.training_loss = TrainingLoss(vae, ELBO(), data.train.draw_bits)
         self.vae = vae
-        self.loss, self.optimizer = self.fabric.setup(loss, optimizer)
+        self.loss, self.optimizer = self.fabric.setup(self.training_loss, optimizer)
         self.average = AveragedModel(vae, multi_avg_fn=_average(config.ema))
         self.averaged = cast("VAE", self.average.module)
         self.images = self._resident(data.train)
-        self.at = Progressed()
         self.evaluation: Evaluation | None = None
         self.began = time.perf_counter()
         self.saved = -math.inf  # when the last checkpoint was written
-        self.bar = Bar(config.epochs)
+        self.bar = Bar(config)
         if checkpoint is not None:
             self._restore(*checkpoint)
 
@@ -185,9 +192,10 @@ class Trainer:
         torch.manual_seed(_step_seed(self.config.seed, self.at.images))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        self.training_loss.objective = self.objective(self.labelled)
         pixels = batch.pixels.to(self.fabric.device, non_blocking=True)
         labels = None if batch.labels is None else batch.labels.to(self.fabric.device)
-        terms = self.loss(pixels, labels)  # [3, B]
+        terms = self.loss(pixels, labels)  # [T, B]
         self.fabric.backward(terms[0].mean())
         limit = self._largest_norm()
         norm = float(nn.utils.clip_grad_norm_(self.loss.parameters(), limit))
@@ -202,7 +210,7 @@ class Trainer:
             return self.config.clip
         return CLIP_FACTOR * self.at.usual_norm or math.inf
 
-    def _count(self, sums: Float[Tensor, "3"], norm: float, limit: float, images: int) -> None:
+    def _count(self, sums: Float[Tensor, " T"], norm: float, limit: float, images: int) -> None:
         at = self.at
         values = sums.tolist()
         if not (math.isfinite(values[0]) and math.isfinite(norm)):
@@ -233,10 +241,10 @@ class Trainer:
     def _end_epoch(self) -> None:
         self.at.epoch += 1
         self.evaluation = evaluate(self.averaged, self.data.validation)
-        if self.evaluation.elbo > self.at.best_elbo:
-            self.at.best_elbo, self.at.best_epoch = self.evaluation.elbo, self.at.epoch
-            self._save_model()
         row = self._row(self.evaluation)
+        if row["validation"]["final_loss"] < self.at.best_loss:
+            self.at.best_loss, self.at.best_epoch = row["validation"]["final_loss"], self.at.epoch
+            self._save_model()
         self.run.add_metrics(row)
         self.at.begin_epoch()
         self.bar.epoch(row, last=self._finished())
@@ -244,27 +252,44 @@ class Trainer:
     def _row(self, validation: Evaluation) -> dict[str, Any]:
         """One line of metrics.jsonl; losses and KL in nats per image."""
         at = self.at
-        means = [value / at.in_epoch for value in at.sums]
+        means = dict(zip(TERMS, (value / at.in_epoch for value in at.sums), strict=True))
+        means["label"] /= self.labelled or 1
+        figures = {
+            "loss": _loss_of(self.objective(), validation),
+            "final_loss": _loss_of(self.objective(last=True), validation),
+            "elbo": validation.elbo,
+            "reconstruction": validation.reconstruction,
+            "kl": validation.kl,
+            "label": validation.label,
+            "accuracy": validation.accuracy,
+            "kl_per_dim": validation.kl_per_dim,
+            "active_units": validation.active_units,
+        }
+        if self.vae.classifier is None:
+            for terms in (means, figures):
+                terms.pop("label")
+            figures.pop("accuracy")
         return {
             "epoch": at.epoch,
             "images": at.images,
             "seconds": round(self._seconds(), 3),
-            "train": dict(zip(("loss", "reconstruction", "kl"), means, strict=True)),
-            "validation": {
-                "loss": self.objective.of_means(
-                    validation.reconstruction, validation.kl, validation.kl_per_dim
-                ),
-                "elbo": validation.elbo,
-                "reconstruction": validation.reconstruction,
-                "kl": validation.kl,
-                "kl_per_dim": validation.kl_per_dim,
-                "active_units": validation.active_units,
-            },
-            "beta": self.config.beta,
+            "train": means,
+            "validation": figures,
+            "beta": self.objective().beta,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": at.gradient_norm / at.steps,
             "clipped": at.clipped / at.steps,
         }
+
+    def objective(self, labelled: float = 1.0, last: bool = False) -> ELBO:
+        """What is minimised now, or at the `last` β of the schedule.
+
+        Args:
+            labelled: the share of images with a label; its term becomes a mean over those.
+        """
+        config, epochs = self.config, self.config.epochs or 1
+        beta = self.schedule.last(epochs) if last else self.schedule(self.share(), self.at.epoch)
+        return ELBO(beta, config.free_bits, (config.label_weight or 0.0) / (labelled or 1.0))
 
     # ---- how far, how fast -------------------------------------------------------------------
 
@@ -372,6 +397,17 @@ def _average(decay: float) -> Callable[[Any, Any, Any], None]:
         torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     return update
+
+
+def _labelled_share(images: Images) -> float:
+    """The share of images of which a label is known, in [0, 1]."""
+    if images.labels is None:
+        return 0.0
+    return (images.labels >= 0).reshape(len(images), -1).any(1).double().mean().item()
+
+
+def _loss_of(objective: ELBO, figures: Evaluation) -> float:
+    return objective.of_means(figures.reconstruction, figures.kl, figures.kl_per_dim, figures.label)
 
 
 def _step_seed(seed: int, images: int) -> int:

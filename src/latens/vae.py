@@ -12,12 +12,12 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
 from latens.distributions import kl
 from latens.errors import LatensError
 from latens.likelihoods import Bernoulli
-from latens.parts import Decoder, Encoder, Likelihood, Part, Posterior, Prior
+from latens.parts import Classifier, Decoder, Encoder, Likelihood, Part, Posterior, Prior
 from latens.posteriors import DiagonalGaussian
 from latens.priors import StandardNormal
 from latens.storage import CONFIG, WEIGHTS, read_model, write_model
@@ -40,7 +40,8 @@ class Draw:
         log_pz: log p(z), `[K, B]`.
         log_qz_x: log q(z|x), `[K, B]`.
         kl: KL(q(z|x) ‖ p(z)) for each latent dimension, `[B, *Z]`; None without a closed form.
-        extras: what further parts add.
+        extras: what further parts add: "log_py_z", log p(y|z) `[K, B]`, of a classifier; it is 0
+            for an image without a label.
     """
 
     posterior: Distribution
@@ -76,6 +77,9 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         likelihood: `[N, P, H, W] -> p(x|z)`; Bernoulli unless given.
         prior: p(z); N(0, I) unless given.
         posterior: `[B, F] -> q(z|x)`; a diagonal Gaussian unless given.
+        classifier: `[*N, *Z] -> p(y|z)`, of a model that learns to tell labels; mostly none.
+
+    A label y is a class `[B]`, or a row of attributes `[B, A]`; −1 is unknown.
 
     Raises:
         LatensError: parts that do not fit together.
@@ -90,6 +94,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         likelihood: Likelihood | None = None,
         prior: Prior | None = None,
         posterior: Posterior | None = None,
+        classifier: Classifier | None = None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -99,6 +104,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         self.posterior = posterior or DiagonalGaussian(
             encoder.features, math.prod(decoder.latent_shape)
         )
+        self.classifier = classifier
         channels, height, width = encoder.image_shape
         self.image_shape = (channels, height, width)
         self.latent_shape = tuple(decoder.latent_shape)
@@ -115,6 +121,9 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
             ("latent shape", "posterior", self.posterior.event_shape, "decoder", self.latent_shape),
             ("planes", "likelihood", planes, "decoder", self.decoder.planes),
         ]
+        if self.classifier is not None:
+            shape = self.classifier.latent_shape
+            checks.append(("latent shape", "classifier", shape, "decoder", self.latent_shape))
         for what, one, value, other, found in checks:
             if _plain(value) != _plain(found):
                 raise LatensError(f"{what} of {one} and {other} differ: {value} and {found}")
@@ -132,7 +141,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
     # ---- drawing -----------------------------------------------------------------------------
 
     def draw(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None, samples: int = 1
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None, samples: int = 1
     ) -> Draw:
         """Z ~ q(z|x), `samples` times for each image, and all that follows from it.
 
@@ -152,35 +161,54 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
             log_pz=prior.log_prob(z),
             log_qz_x=posterior.log_prob(z),
             kl=kl(posterior, prior),
+            extras={} if self.classifier is None else {"log_py_z": self._log_py_z(z, y)},
         )
+
+    def _log_py_z(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Log p(y|z) `[K, B]`, summed over the labels that are known."""
+        if y is None or self.classifier is None:
+            return z.new_zeros(z.shape[:2])
+        p = self.classifier(z)
+        log_p = (p.base_dist if isinstance(p, Independent) else p).log_prob(y.clamp(min=0))
+        return (log_p * (y >= 0)).flatten(2).sum(2) if y.dim() > 1 else log_p * (y >= 0)
 
     forward = draw
 
     def encode(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
     ) -> Distribution:
         """q(z|x), batch `[B]`, event `[*Z]`."""
         return self.posterior(self.encoder(x, y))
 
-    def decode(self, z: Float[Tensor, "..."], y: Int[Tensor, " B"] | None = None) -> Distribution:
+    def decode(self, z: Float[Tensor, "..."], y: Int[Tensor, "B *A"] | None = None) -> Distribution:
         """p(x|z) for z `[*N, *Z]`, batch `[*N]`, event `[C, H, W]`; its mean is what is shown."""
         lead = z.shape[: z.dim() - len(self.latent_shape)]
-        y = None if y is None else y.expand(lead).flatten()  # the same label for every sample
-        planes = self.decoder(z.reshape(-1, *self.latent_shape), y)  # [N, P, H, W]
+        planes = self.decoder(z.reshape(-1, *self.latent_shape), _for_each(y, lead))  # [N, P, H, W]
         return self.likelihood((planes + self.offset).reshape(*lead, *planes.shape[1:]))
 
     # ---- using a trained model ---------------------------------------------------------------
 
     @torch.no_grad()
     def embed(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
     ) -> Float[Tensor, "B *Z"]:
         """The mean of q(z|x): the same features at every call."""
         return self.encode(x, y).mean
 
     @torch.no_grad()
+    def classify(self, z: Float[Tensor, "..."]) -> Distribution:
+        """p(y|z) for z `[*N, *Z]`, batch `[*N]`; `classify(embed(x))` for images.
+
+        Raises:
+            LatensError: a model without a classifier.
+        """
+        if self.classifier is None:
+            raise LatensError("this model has no classifier: the recipe semi_supervised has one")
+        return self.classifier(z)
+
+    @torch.no_grad()
     def sample(
-        self, n: int, y: Int[Tensor, " B"] | None = None, temperature: float = 1.0
+        self, n: int, y: Int[Tensor, "B *A"] | None = None, temperature: float = 1.0
     ) -> Float[Tensor, "n C H W"]:
         """`n` new images: the mean of p(x|z), clipped to [0, 1], for z ~ p(z).
 
@@ -192,7 +220,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
 
     @torch.no_grad()
     def reconstruct(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
     ) -> Float[Tensor, "B C H W"]:
         """The mean of p(x|z) at the mean z of q(z|x), clipped to [0, 1]."""
         return self._picture(self.embed(x, y), y)
@@ -203,7 +231,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         a: Float[Tensor, "B C H W"],
         b: Float[Tensor, "B C H W"],
         steps: int = 8,
-        y: Int[Tensor, " B"] | None = None,
+        y: Int[Tensor, "B *A"] | None = None,
     ) -> Float[Tensor, "B steps C H W"]:
         """Images decoded along the straight line from a's mean z to b's, both ends included."""
         t = torch.linspace(0, 1, steps, device=a.device)
@@ -212,7 +240,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         return self._picture(path, y).transpose(0, 1)
 
     def log_prob(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None, samples: int = 100
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None, samples: int = 100
     ) -> Float[Tensor, " B"]:
         """Log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q(z|x): an estimate of log p(x) in nats.
 
@@ -222,7 +250,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
 
     @torch.no_grad()
     def log_weights(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None, samples: int = 100
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None, samples: int = 100
     ) -> Float[Tensor, "K B"]:
         """K importance weights for each image, as logarithms.
 
@@ -249,9 +277,8 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         """The mean of p(x|z), clipped to [0, 1], for z `[*N, *Z]`."""
         lead = z.shape[: z.dim() - len(self.latent_shape)]
         rows = z.reshape(-1, *self.latent_shape).split(self._rows_at_once)
-        ys = (
-            (None,) * len(rows) if y is None else y.expand(lead).flatten().split(self._rows_at_once)
-        )
+        y = _for_each(y, lead)
+        ys = (None,) * len(rows) if y is None else y.split(self._rows_at_once)
         parts = [self.decode(part, of).mean.clamp(0, 1) for part, of in zip(rows, ys, strict=True)]
         return torch.cat(parts).reshape(*lead, *self.image_shape)
 
@@ -281,6 +308,13 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         return ModelCard.from_template(
             data, template_str=template, about=self.about, model=self, json=json, **kwargs
         )
+
+
+def _for_each(y: Tensor | None, lead: torch.Size) -> Tensor | None:
+    """The labels of B images `[B, *A]` for each of `[*N, B]` samples, in one row `[N, *A]`."""
+    if y is None:
+        return None
+    return y.expand(*lead, *y.shape[1:]).flatten(0, len(lead) - 1) if len(lead) > 1 else y
 
 
 def _plain(value: Any) -> Any:

@@ -16,8 +16,9 @@ LINE_SECONDS = 1.0  # between printed epochs, however short they are
 class Bar:
     """A bar on a terminal, and a line for each epoch, at most one a second."""
 
-    def __init__(self, epochs: int | None):
-        self.epochs = epochs
+    def __init__(self, config: TrainConfig):
+        self.epochs = config.epochs
+        self.moving = bool(config.beta_warmup or config.beta_step)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -61,11 +62,14 @@ class Bar:
             return
         self.printed = now
         train, validation = row["train"], row["validation"]
+        right = validation.get("accuracy")
         stderr.print(
             f"epoch {row['epoch']:>4}  {row['images']:>11,} images  {row['seconds']:7.1f} s  "
             f"loss {train['loss']:8.2f}  validation −elbo {-validation['elbo']:8.2f} = "
             f"{validation['reconstruction']:.2f} + kl {validation['kl']:.2f} nats  "
             f"active {validation['active_units']}/{len(validation['kl_per_dim'] or [])}"
+            + (f"  β {row['beta']:.2f}" if self.moving else "")
+            + ("" if right is None else f"  accuracy {right:.1%}")
         )
 
 
@@ -78,7 +82,7 @@ def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainCon
             "use. Try --free-bits 0.25, a smaller --beta, or train longer"
         )
     best = best_row(rows)
-    lost = best["validation"]["elbo"] - rows[-1]["validation"]["elbo"]
+    lost = rows[-1]["validation"]["final_loss"] - best["validation"]["final_loss"]
     if lost > 1 and not config.early_stopping:
         warn(
             f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}, "
@@ -91,4 +95,4 @@ def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainCon
 
 def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of metrics.jsonl whose averaged weights are kept: the best on validation images."""
-    return max(rows, key=lambda row: row["validation"]["elbo"])
+    return min(rows, key=lambda row: row["validation"]["final_loss"])

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from latens import LatensError, load_data
-from latens.data.files import find_images, read_files, read_image
+from latens.data.decoding import Target, decode, read_image
+from latens.data.files import find_images
 
 RNG = np.random.default_rng(0)
 
@@ -65,7 +66,7 @@ def test_sub_folders_are_classes_and_names_of_splits_are_splits(tmp_path):
 
 
 def test_images_of_one_small_size_stay_as_they_are(folder):
-    pixels = torch.from_numpy(read_files(find_images(folder)))
+    pixels = torch.from_numpy(decode(find_images(folder), Target())[0])
     assert pixels.shape == (12, 3, 16, 16)
     first = torch.from_numpy(np.asarray(Image.open(folder / "00.png")).copy())
     assert torch.equal(pixels[0].permute(1, 2, 0), first)
@@ -215,7 +216,7 @@ def test_an_animation_is_named(folder):
 def test_the_first_picture_of_a_stereo_camera_is_taken(tmp_path):
     frames = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (200, 10)]
     frames[0].save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=frames[1:])
-    assert read_files([tmp_path / "phone.jpg"]).min() > 190
+    assert decode([tmp_path / "phone.jpg"], Target())[0].min() > 190
 
 
 @pytest.mark.parametrize("side", [9_600, 12_000, 60_000])

@@ -1,130 +1,25 @@
 """The user's own images: a folder of image files, a `.npy` or a `.npz`."""
 
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from latens.data.cache import decoded
+from latens.data.decoding import Target, one_line
 from latens.data.images import SPLITS, Images
 from latens.data.sources import Raw
 from latens.errors import LatensError
-from latens.messages import note, progress
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-DEFAULT_SIDE = 64  # pixels: what a folder of mixed or large images is brought to
-LARGEST_KEPT = 128  # pixels: images of one size up to this are left as they are
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation"} | {
     name: name for name in SPLITS
 }
-
-# ---- image files -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Header:
-    """What an image file says of itself before it is decoded."""
-
-    path: Path
-    size: tuple[int, int]  # (H, W)
-    mode: str
-
-
-def read_header(path: Path) -> Header:
-    """Size and mode of an image file.
-
-    Raises:
-        LatensError: the file is no image, is animated, or would take too much memory.
-    """
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            header = Header(path, (image.height, image.width), image.mode)
-            animated = frames > 1 and image.format != "MPO"  # of a stereo camera: take its first
-    except UnidentifiedImageError:
-        raise LatensError(f"{path} is no image, whatever its name says: remove it") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise LatensError(
-            f"{path} has more pixels than is safe to decode (over {Image.MAX_IMAGE_PIXELS:,}): "
-            "make it smaller or remove it"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise LatensError(f"{path} cannot be read: {_one_line(error)}") from error
-    if animated:
-        raise LatensError(
-            f"{path} is animated ({frames} frames): latens reads still images; save its frames "
-            "as files of their own"
-        )
-    return header
-
-
-def read_image(path: Path, channels: int, size: tuple[int, int]) -> np.ndarray:
-    """One image as uint8 `[C, H, W]`: turned upright, resized to cover `size`, cut at the centre.
-
-    Palette and CMYK images become RGB, 16-bit ones 8-bit; what is transparent is laid on white.
-
-    Raises:
-        LatensError: the file is truncated or broken.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = _plain(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise LatensError(
-            f"{path} is damaged ({_one_line(error)}): replace or remove it"
-        ) from error
-    if image.size != size[::-1]:
-        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(*size, channels).transpose(2, 0, 1)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """The image as 8-bit L or RGB."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values.clip(0, 65_535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("it holds floating-point pixels, whose range is not known")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _note_conversions(headers: list[Header]) -> None:
-    kinds = {
-        "16-bit": lambda mode: mode.startswith("I"),
-        "palette": lambda mode: mode == "P",
-        "CMYK": lambda mode: mode == "CMYK",
-        "with transparency": lambda mode: mode.endswith("A"),
-    }
-    counts = {kind: sum(test(h.mode) for h in headers) for kind, test in kinds.items()}
-    found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-    if found:
-        note(f"images converted to 8-bit grey or RGB: {found} (what is transparent, on white)")
-
-
-def _common_size(headers: list[Header]) -> tuple[int, int]:
-    """The size all images are brought to unless the user names one."""
-    sizes = {header.size for header in headers}
-    if len(sizes) == 1 and max(headers[0].size) <= LARGEST_KEPT:
-        return headers[0].size
-    side = min([DEFAULT_SIDE, *(min(size) for size in sizes)])
-    return side, side
-
 
 # ---- folders ---------------------------------------------------------------------------------
 
@@ -166,39 +61,14 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
-def read_files(
-    paths: list[Path], size: tuple[int, int] | None = None, channels: int | None = None
-) -> np.ndarray:
-    """Image files as one uint8 array `[N, C, H, W]`.
-
-    Args:
-        size: (H, W); None keeps a common size up to 128, else takes 64x64 (less if any image is).
-        channels: 1 for grey, 3 for RGB; None takes 3 as soon as one image has colour.
-
-    Raises:
-        LatensError: a file that cannot be read.
-    """
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool, progress("images") as bar:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        headers = list(bar.track(pool.map(read_header, paths), len(paths), description="scanning"))
-        _note_conversions(headers)
-        size = size or _common_size(headers)
-        channels = channels or (1 if all(h.mode in GREY_MODES for h in headers) else 3)
-        pixels = np.empty((len(paths), channels, *size), np.uint8)
-        decoded = pool.map(lambda path: read_image(path, channels, size), paths)
-        for i, image in enumerate(bar.track(decoded, len(paths), description="decoding")):
-            pixels[i] = image
-    return pixels
-
-
-def read_folder(folder: Path, size: tuple[int, int] | None, grey: bool) -> Raw:
+def read_folder(folder: Path, target: Target) -> Raw:
     """A folder of images. Sub-folders are classes; train/, validation/ and test/ are splits.
 
     Raises:
         LatensError: no images in it, or one that cannot be read.
     """
     paths = find_images(folder)
-    pixels = torch.from_numpy(read_files(paths, size, 1 if grey else None))
+    pixels, bad = decoded(folder, paths, target)
     parts = [path.relative_to(folder).parts[:-1] for path in paths]
     splits = ["train"] * len(paths)
     if any(part and part[0] == "train" for part in parts):
@@ -212,15 +82,29 @@ def read_folder(folder: Path, size: tuple[int, int] | None, grey: bool) -> Raw:
         parts = [part[1:] for part in parts]
     classes = tuple(sorted({part[0] for part in parts if part}))
     labels = torch.tensor([classes.index(part[0]) if part else -1 for part in parts])
-    return _split(Images(pixels, labels if classes else None), splits, classes)
+    images = Images(torch.from_numpy(pixels), labels if classes else None)
+    raw = split_by(images, splits, bad)
+    return replace(raw, classes=classes)
 
 
-def _split(images: Images, splits: list[str], classes: tuple[str, ...]) -> Raw:
-    found = {}
-    for name in SPLITS:
-        index = torch.tensor([i for i, split in enumerate(splits) if split == name])
-        found[name] = images.take(index) if len(index) else None
-    return Raw(**found, classes=classes)
+def split_by(images: Images, splits: list[str], bad: list[int]) -> Raw:
+    """The images in the split that each is named for, without the bad ones.
+
+    Raises:
+        LatensError: no image to train on is left.
+    """
+    left_out = set(bad)
+
+    def of(name: str) -> Images | None:
+        rows = [i for i, split in enumerate(splits) if split == name and i not in left_out]
+        if len(rows) == len(images):
+            return images
+        return images.take(torch.tensor(rows)) if rows else None
+
+    train = of("train")
+    if train is None:
+        raise LatensError("there is no training image among them that can be read")
+    return Raw(train, of("validation"), of("test"))
 
 
 # ---- arrays ----------------------------------------------------------------------------------
@@ -257,7 +141,7 @@ def read_array(path: Path) -> Raw:
                 f"{path} holds pickled Python objects, which latens does not open: save plain "
                 "numbers"
             ) from error
-        raise LatensError(f"{path} is truncated or damaged: {_one_line(error)}") from error
+        raise LatensError(f"{path} is truncated or damaged: {one_line(error)}") from error
     return _read_arrays(arrays, path)
 
 

@@ -30,13 +30,14 @@ class Images:
     Attributes:
         array: `[M, C, H, W]` uint8, in memory or memory-mapped; nothing of it is copied before
             `pixels` asks.
-        labels: `[N]` class indices, −1 where unknown; None where no image has one.
+        labels: class indices `[N]`, or rows of attributes `[N, A]` of 0 and 1; −1 where unknown;
+            None where no image has any.
         draw_bits: the grey levels are probabilities, and each visit draws fresh bits.
         rows: which of the array's images these are, in their order; None is all of them.
     """
 
     array: UInt8[Tensor, "M C H W"]
-    labels: Int64[Tensor, " N"] | None = None
+    labels: Int64[Tensor, "N *A"] | None = None
     draw_bits: bool = False
     rows: Int64[Tensor, " N"] | None = None
 
@@ -81,7 +82,8 @@ class DataSet:
         name: what it is called: the data set's name, or that of its file or folder.
         source: what `load_data` reads it from again: the data set's name, or an absolute path.
         train, validation, test: the splits.
-        classes: the names of the labels 0, 1, 2, …
+        classes: the names of the labels 0, 1, 2, … where an image has one of them.
+        attributes: the names of the labels' columns where an image has or lacks each of them.
         binary: every pixel that a model sees is 0 or 1.
     """
 
@@ -91,6 +93,7 @@ class DataSet:
     validation: Images
     test: Images
     classes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
     binary: bool = False
 
     @property
@@ -143,6 +146,29 @@ def hold_out(images: Images, count: int, seed: int, what: str) -> tuple[Images, 
     return images.take(rest), images.take(held_out)
 
 
+def keep_labels(images: Images, count: int, seed: int) -> Images:
+    """The images with only `count` labels left, drawn by `seed` evenly over the classes.
+
+    Raises:
+        LatensError: fewer labels than that, or none.
+    """
+    labels = images.labels
+    known = torch.zeros(0) if labels is None else (labels >= 0).reshape(len(labels), -1).any(1)
+    if labels is None or count > known.sum():
+        raise LatensError(f"cannot keep {count} labels: {int(known.sum())} images have one")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[known[order]]
+    if labels.dim() == 1:  # the first image of every class, then the second of every class, …
+        of = labels[order]
+        rank = torch.empty_like(of)
+        for label in of.unique():
+            rank[of == label] = torch.arange(int((of == label).sum()))
+        order = order[torch.argsort(rank, stable=True)]
+    kept = torch.full_like(labels, -1)
+    kept[order[:count]] = labels[order[:count]]
+    return replace(images, labels=kept)
+
+
 def binarise(data: DataSet, how: Binarisation | str) -> DataSet:
     """The data set with bits for pixels.
 
@@ -182,9 +208,17 @@ def joined(parts: list[Images]) -> Images:
     parts = [fix_bits(part, "static") if part.draw_bits else part for part in parts]
     if len(parts) == 1:
         return parts[0]
-    labels = [torch.full((len(p),), -1) if p.labels is None else p.labels for p in parts]
-    known = any(part.labels is not None for part in parts)
-    return Images(torch.cat([part.pixels for part in parts]), torch.cat(labels) if known else None)
+    shapes = {part.labels.shape[1:] for part in parts if part.labels is not None}
+    pixels = torch.cat([part.pixels for part in parts])
+    if not shapes:
+        return Images(pixels)
+    shape = shapes.pop()
+    unknown_labels = (torch.full((len(part), *shape), -1) for part in parts)
+    labels = [
+        none if part.labels is None else part.labels
+        for part, none in zip(parts, unknown_labels, strict=True)
+    ]
+    return Images(pixels, torch.cat(labels))
 
 
 def _is_binary(images: Images) -> bool:

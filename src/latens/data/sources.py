@@ -33,6 +33,7 @@ class Raw:
     validation: Images | None = None
     test: Images | None = None
     classes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

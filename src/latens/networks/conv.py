@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latens.errors import LatensError
+from latens.networks.mlp import layers
 from latens.parts import Decoder, Encoder
 
 LEAST_SIDE = 8  # pixels; below it nothing is left to convolve after one halving
@@ -35,13 +36,18 @@ class Geometry:
             raise LatensError(
                 f"images of {height}x{width} pixels are too small for a convolutional network: it "
                 f"needs {LEAST_SIDE}x{LEAST_SIDE}; enlarge them (--size {LEAST_SIDE}) or use the "
-                "recipe mlp"
+                "network mlp"
             )
         self.levels = max(1, round(math.log2(min(height, width) / COARSEST_SIDE)))
         factor = 2**self.levels
         self.padded = tuple(math.ceil(side / factor) * factor for side in (height, width))
         self.coarse = tuple(side // factor for side in self.padded)
         self.channels = [min(channels * 2**level, MOST_CHANNELS) for level in range(self.levels)]
+        self._margins = (0, self.padded[1] - width, 0, self.padded[0] - height)
+
+    def pad(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """Images with their border repeated until they can be halved."""
+        return F.pad(x, self._margins, mode="replicate") if any(self._margins) else x
 
 
 class ResidualBlock(nn.Module):
@@ -88,8 +94,7 @@ class ConvEncoder(Encoder):
         self.blocks = blocks
         self.features = features
         image_channels, height, width = self.image_shape
-        geometry = Geometry(height, width, channels)
-        self._pad = (0, geometry.padded[1] - width, 0, geometry.padded[0] - height)
+        self._geometry = geometry = Geometry(height, width, channels)
         self.levels = nn.ModuleList()
         incoming = image_channels
         for outgoing in geometry.channels:
@@ -104,11 +109,10 @@ class ConvEncoder(Encoder):
         self.output = nn.Linear(incoming * math.prod(geometry.coarse), features)
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
     ) -> Float[Tensor, "B F"]:
         """Features of images in [0, 1]."""
-        h = F.pad(x, self._pad, mode="replicate") if any(self._pad) else x
-        h = h - 0.5  # pixels centred on zero
+        h = self._geometry.pad(x) - 0.5  # pixels centred on zero
         for level in self.levels:
             h = level(h)
         return F.relu(self.output(F.relu(h).flatten(1)))
@@ -149,12 +153,7 @@ class ConvDecoder(Decoder):
         geometry = Geometry(*self.image_shape[1:], channels)
         coarsest = geometry.channels[-1]
         self._coarse = (coarsest, *geometry.coarse)
-        self.input = nn.Sequential(
-            nn.Linear(latent_dim, features),
-            nn.ReLU(),
-            nn.Linear(features, math.prod(self._coarse)),
-            nn.ReLU(),
-        )
+        self.input = layers((latent_dim, features, math.prod(self._coarse)))
         self.levels = nn.ModuleList()
         for incoming, outgoing in zip(
             geometry.channels[::-1], [*geometry.channels[-2::-1], self.planes], strict=True
@@ -168,7 +167,7 @@ class ConvDecoder(Decoder):
             )
 
     def forward(
-        self, z: Float[Tensor, "N D"], y: Int[Tensor, " N"] | None = None
+        self, z: Float[Tensor, "N D"], y: Int[Tensor, "N *A"] | None = None
     ) -> Float[Tensor, "N P H W"]:
         """Planes for the likelihood."""
         h = self.input(z).unflatten(1, self._coarse)

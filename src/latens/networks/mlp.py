@@ -23,7 +23,7 @@ def _he(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _layers(widths: tuple[int, ...]) -> nn.Sequential:
+def layers(widths: tuple[int, ...]) -> nn.Sequential:
     """Linear layers of these widths, each followed by a ReLU."""
     return nn.Sequential(
         *(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU()))
@@ -43,11 +43,11 @@ class MLPEncoder(Encoder):
         self.image_shape = image_shape
         self.hidden = tuple(hidden)
         self.features = self.hidden[-1]
-        self.layers = _layers((math.prod(image_shape), *hidden))
+        self.layers = layers((math.prod(image_shape), *hidden))
         _he(self)
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, " B"] | None = None
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
     ) -> Float[Tensor, "B F"]:
         """Features of images in [0, 1]."""
         return self.layers(x.flatten(1) - 0.5)  # pixels centred on zero
@@ -76,13 +76,13 @@ class MLPDecoder(Decoder):
         self.image_shape = image_shape
         self.hidden = tuple(hidden)
         self.planes = planes or self.image_shape[0]
-        self.layers = _layers((latent_dim, *hidden))
+        self.layers = layers((latent_dim, *hidden))
         self.output = nn.Linear(self.hidden[-1], self.planes * math.prod(self.image_shape[1:]))
         _he(self)
         self.output.weight.data.mul_(OUTPUT_GAIN)
 
     def forward(
-        self, z: Float[Tensor, "N D"], y: Int[Tensor, " N"] | None = None
+        self, z: Float[Tensor, "N D"], y: Int[Tensor, "N *A"] | None = None
     ) -> Float[Tensor, "N P H W"]:
         """Planes for the likelihood."""
         planes = self.output(self.layers(z))
