@@ -28,10 +28,11 @@ from latens.data import (
     load_split,
     source_of,
 )
-from latens.devices import resolve_device, resolve_precision
+from latens.devices import machine, resolve_device, resolve_precision
 from latens.errors import LatensError
 from latens.evaluation import Evaluation
 from latens.evaluation import evaluate as measure
+from latens.latents import label_statistics
 from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from latens.messages import stderr
 from latens.parts import Likelihood
@@ -354,6 +355,7 @@ def _record(command: str, config: TrainConfig, data: DataSet, vae: VAE) -> dict[
             "fingerprint": data.fingerprint(),
         },
         "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+        "machine": machine(config.device),
         "versions": versions(),
     }
 
@@ -378,6 +380,11 @@ def _fit(
     trained = load_vae(run.path)
     figures = measure(trained.to(config.device), data.test).as_dict() | {"split": "test"}
     trained.about |= {"figures": figures}
+    trained.about["training"]["minutes"] = round(run.metrics[-1]["seconds"] / 60, 1)
+    names, exclusive = data.classes or data.attributes, not data.attributes
+    statistics = label_statistics(trained, data.train, names, exclusive)
+    if statistics is not None:
+        trained.about["labels"] = statistics.as_dict()
     run.save_model(trained)
     run.save_figures(figures)
     write_report(run, data)

@@ -1,5 +1,8 @@
 """Where to compute, and in which number format."""
 
+import platform
+from pathlib import Path
+
 import torch
 
 from latens.errors import LatensError
@@ -36,3 +39,14 @@ def resolve_precision(precision: str, device: str) -> str:
     return (
         "bf16" if any(cpu.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
     )
+
+
+def machine(device: str) -> str:
+    """What computes there, in words: a card, or a processor and how many of its cores are used."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")  # Linux's
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} cores"

@@ -74,7 +74,10 @@ class Setting:
         inputs = self.latent_dim * (1 + 2 * octaves) + (embedding.width if embedding else 0)
         planes = self.likelihood.planes(self.image_shape[0])
         network = NETWORKS[self.decoder_network or self.network][1]
-        decoder = network(inputs, self.image_shape, planes=planes, **self._options_of(network))
+        options = self._options_of(network)
+        if "hidden" in options:  # the mirror of the encoder
+            options["hidden"] = options["hidden"][::-1]
+        decoder = network(inputs, self.image_shape, planes=planes, **options)
         decoder = ConditionalDecoder(decoder, embedding) if embedding else decoder
         return FourierDecoder(decoder, octaves) if octaves else decoder
 

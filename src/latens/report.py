@@ -14,6 +14,7 @@ from latens import files, pictures, runs
 from latens.data import DataSet
 from latens.errors import LatensError
 from latens.runs import Run
+from latens.samples import draw
 from latens.watching import best_row
 
 SHOWN = 24  # images in a picture of pairs
@@ -44,10 +45,12 @@ def draw_pictures(run: Run, data: DataSet, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):  # samples, and bits where they are drawn at each visit
         torch.manual_seed(SEED)
         for split in ("train", "validation"):
-            x = data.split(split).take(slice(0, SHOWN)).unit()
+            shown = data.split(split).take(slice(0, SHOWN))
+            x = shown.unit()
             path = folder / f"reconstructions-{split}.png"
-            pictures.save_pairs(path, x, vae.reconstruct(x), f"{split} images · {what}")
-        samples = vae.sample(SAMPLES)
+            again = vae.reconstruct(x, shown.labels)
+            pictures.save_pairs(path, x, again, f"{split} images · {what}")
+        samples = draw(vae, SAMPLES).images
     pictures.save_grid(folder / "samples.png", samples, f"samples, z ~ p(z) · {what}")
     pictures.save_curves(folder / "curves.png", rows, what)
     per_dim = best_row(rows)["validation"]["kl_per_dim"]

@@ -216,14 +216,14 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
             temperature: z is multiplied by it; below 1 gives more typical images.
         """
         z = self.prior(self.encode, y).sample((n,))
-        return self._picture(temperature * z, y)
+        return self.picture(temperature * z, y)
 
     @torch.no_grad()
     def reconstruct(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
     ) -> Float[Tensor, "B C H W"]:
         """The mean of p(x|z) at the mean z of q(z|x), clipped to [0, 1]."""
-        return self._picture(self.embed(x, y), y)
+        return self.picture(self.embed(x, y), y)
 
     @torch.no_grad()
     def interpolate(
@@ -237,7 +237,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         t = torch.linspace(0, 1, steps, device=a.device)
         t = t.reshape(-1, 1, *(1 for _ in self.latent_shape))
         path = torch.lerp(self.embed(a, y)[None], self.embed(b, y)[None], t)  # [steps, B, *Z]
-        return self._picture(path, y).transpose(0, 1)
+        return self.picture(path, y).transpose(0, 1)
 
     def log_prob(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None, samples: int = 100
@@ -273,8 +273,11 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
     def _rows_at_once(self) -> int:
         return max(1, VALUES_AT_ONCE // math.prod(self.image_shape))
 
-    def _picture(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """The mean of p(x|z), clipped to [0, 1], for z `[*N, *Z]`."""
+    @torch.no_grad()
+    def picture(
+        self, z: Float[Tensor, "..."], y: Int[Tensor, "B *A"] | None = None
+    ) -> Float[Tensor, "..."]:
+        """The mean of p(x|z), clipped to [0, 1], for z `[*N, *Z]`: images `[*N, C, H, W]`."""
         lead = z.shape[: z.dim() - len(self.latent_shape)]
         rows = z.reshape(-1, *self.latent_shape).split(self._rows_at_once)
         y = _for_each(y, lead)

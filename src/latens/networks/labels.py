@@ -48,6 +48,11 @@ class LabelEmbedding(Part):
         return ((2 * y - 1) * known) @ self.weight
 
 
+def embedding_of(module: nn.Module) -> LabelEmbedding | None:
+    """The label embedding somewhere in a model; None if it is not conditional."""
+    return next((part for part in module.modules() if isinstance(part, LabelEmbedding)), None)
+
+
 class ConditionalEncoder(Encoder):
     """q(z|x, y): an encoder whose features are mixed with the label.
 

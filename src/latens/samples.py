@@ -1,0 +1,149 @@
+"""New images and edited ones, with labels: what to decode, and what it is called."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from latens.errors import LatensError
+from latens.latents import LabelStatistics
+from latens.networks.labels import embedding_of
+from latens.vae import VAE
+
+
+@dataclass(frozen=True)
+class Samples:
+    """New images.
+
+    Attributes:
+        images: `[N, C, H, W]` in [0, 1].
+        labels: the class of each `[N]`: the one asked for, or the classifier's; None where there
+            is none to tell.
+        confidence: the classifier's probability of it `[N]`; None without a classifier.
+    """
+
+    images: Float[Tensor, "N C H W"]
+    labels: Int64[Tensor, " N"] | None = None
+    confidence: Float[Tensor, " N"] | None = None
+
+
+@torch.no_grad()
+def draw(vae: VAE, number: int, label: str | None = None, temperature: float = 1.0) -> Samples:
+    """`number` new images, of one label or of any.
+
+    A conditional model is given the label: one asked for, else each class in turn, or attributes
+    as common as in training. Other models draw z from p(z), or, with a label, from the Gaussian
+    of its training images in latent space.
+
+    Args:
+        label: a class or an attribute, by name.
+        temperature: z (its deviation from the label's mean) is multiplied by it.
+
+    Raises:
+        LatensError: a label that does not exist, or a model that knows none.
+    """
+    statistics = None
+    if label is not None or embedding_of(vae) is not None:
+        statistics = LabelStatistics.of(vae)
+    index = None if label is None or statistics is None else statistics.index(label)
+    if statistics is not None and embedding_of(vae) is not None:
+        y = _labels_like_training(statistics, number, index)
+        return Samples(vae.sample(number, y, temperature), y if statistics.exclusive else None)
+    if statistics is None or index is None:
+        z = temperature * vae.prior().sample((number,))
+    else:
+        mean = torch.tensor(statistics.mean[index])
+        z = statistics.draw(index, number)
+        z = (mean + temperature * (z - mean)).reshape(number, *vae.latent_shape)
+    images = vae.picture(z)
+    if vae.classifier is not None and LabelStatistics.of(vae).exclusive:
+        confidence, labels = vae.classify(z).probs.max(-1)
+        return Samples(images, labels, confidence)
+    labels = torch.full((number,), index) if index is not None and statistics.exclusive else None
+    return Samples(images, labels)
+
+
+def _labels_like_training(
+    statistics: LabelStatistics, number: int, index: int | None
+) -> Int64[Tensor, "N *A"]:
+    """Labels for a conditional model: of one class, or of all in turn; or rows of attributes."""
+    count = len(statistics.names)
+    if statistics.exclusive:
+        in_turn = torch.arange(number) * count // max(1, number)
+        return in_turn if index is None else torch.full((number,), index)
+    y = torch.bernoulli(torch.tensor(statistics.share).expand(number, count)).long()
+    if index is not None:
+        y[:, index] = 1
+    return y
+
+
+@torch.no_grad()
+def along_attribute(
+    vae: VAE, x: Float[Tensor, "B C H W"], attribute: str, amounts: Float[Tensor, " steps"]
+) -> Float[Tensor, "B steps C H W"]:
+    """Images with more or less of an attribute: z moved along its direction.
+
+    Larsen et al. 2016, "Autoencoding beyond Pixels Using a Learned Similarity Metric", section
+    4.3; the direction here is what the attribute adds with all others equal.
+
+    Args:
+        amounts: 0 is the reconstruction; 1 adds the attribute's mean difference to z.
+
+    Raises:
+        LatensError: an attribute that does not exist, or a model that knows none.
+    """
+    statistics = LabelStatistics.of(vae)
+    if statistics.exclusive:
+        raise LatensError("this model's images have classes and no attributes: use --label")
+    direction = torch.tensor(statistics.direction[statistics.index(attribute)])
+    unknown = torch.full((len(x), len(statistics.names)), -1)
+    y = unknown if embedding_of(vae) is not None else None
+    z = vae.embed(x, y).flatten(1)  # [B, D]
+    moved = z + amounts[:, None, None] * direction  # [steps, B, D]
+    return vae.picture(moved.unflatten(2, vae.latent_shape), y).transpose(0, 1)
+
+
+@torch.no_grad()
+def towards_class(
+    vae: VAE, x: Float[Tensor, "B C H W"], label: str, steps: int
+) -> Float[Tensor, "B steps C H W"]:
+    """Images on the way from what they are to another class, what else they are kept.
+
+    z moves by the difference of the two classes' means; a conditional model, whose z is free of
+    the class, is shown with each label in turn instead: its own, then the other.
+
+    Raises:
+        LatensError: a class that does not exist, or a model that knows none.
+    """
+    statistics = LabelStatistics.of(vae)
+    if not statistics.exclusive:
+        raise LatensError("this model's images have attributes and no classes: use --attribute")
+    index = statistics.index(label)
+    if embedding_of(vae) is not None:
+        own = _likeliest_condition(vae, x, len(statistics.names))
+        z = vae.embed(x, own)
+        ends = [vae.picture(z, own), vae.picture(z, torch.full_like(own, index))]
+        return torch.stack(ends, 1)
+    means = torch.tensor(statistics.mean)
+    z = vae.embed(x).flatten(1)
+    towards = means[index] - means[_own_class(vae, z, statistics)]  # [B, D]
+    t = torch.linspace(0, 1, steps)[:, None, None]
+    return vae.picture((z + t * towards).unflatten(2, vae.latent_shape)).transpose(0, 1)
+
+
+def _own_class(vae: VAE, z: Float[Tensor, "B D"], statistics: LabelStatistics) -> Tensor:
+    """The class of each z `[B]`: the classifier's, or that of the likeliest class Gaussian."""
+    if vae.classifier is not None:
+        return vae.classify(z.unflatten(1, vae.latent_shape)).probs.argmax(-1)
+    of_class = torch.distributions.Normal(
+        torch.tensor(statistics.mean), torch.tensor(statistics.scale)
+    )
+    return of_class.log_prob(z[:, None]).sum(-1).argmax(-1)
+
+
+def _likeliest_condition(vae: VAE, x: Float[Tensor, "B C H W"], count: int) -> Tensor:
+    """The class `[B]` under which each image has the largest ELBO, all classes alike likely."""
+    labels = (torch.full((len(x),), label) for label in range(count))
+    draws = [vae.draw(x, y) for y in labels]
+    return torch.stack([d.log_px_z[0] - d.kl_per_image for d in draws]).argmax(0)
