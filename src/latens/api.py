@@ -21,9 +21,6 @@ from latens.config import (
 from latens.data import (
     DataSet,
     Images,
-    Target,
-    decode,
-    find_images,
     load_data,
     load_split,
     source_of,
@@ -32,11 +29,11 @@ from latens.devices import machine, resolve_device, resolve_precision
 from latens.errors import LatensError
 from latens.evaluation import Evaluation
 from latens.evaluation import evaluate as measure
-from latens.latents import label_statistics
+from latens.latents import label_statistics, neighbour_accuracy
 from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from latens.messages import stderr
 from latens.parts import Likelihood
-from latens.runs import Checkpoint, Run, next_path, refuse_existing, versions
+from latens.runs import Checkpoint, Run, locate, next_path, refuse_existing, versions
 from latens.vae import VAE, load_vae
 from latens.watching import comment
 
@@ -102,7 +99,9 @@ def resume(path: str | Path) -> Run:
 
 
 def load(path: str | Path) -> VAE:
-    """The trained VAE of a run directory, or of any folder that `save_pretrained` wrote.
+    """The trained VAE of a run directory or of a folder that `save_pretrained` wrote, or by name.
+
+    `latens.load("mnist-2d")` is a model that comes with latens; `latens recipes` lists them.
 
     It is in evaluation mode, on the CPU, and its outputs are equal to the bit to those of the
     model that was saved. No pickle is opened.
@@ -110,10 +109,7 @@ def load(path: str | Path) -> VAE:
     Raises:
         LatensError: no such folder, or files that are missing, damaged or foreign.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise LatensError(f"no such run directory: {path}")
-    return load_vae(path)
+    return load_vae(locate(path))
 
 
 def evaluate(
@@ -123,16 +119,20 @@ def evaluate(
     importance_samples: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    neighbours: int | None = None,
 ) -> Evaluation:
     """Measure a model on the data it was trained on, or on others.
 
     Args:
-        model: what `train` returned, the path of a run directory, or a VAE.
+        model: what `train` returned, the path of a run directory, the name of a pretrained model,
+            or a VAE.
         data: as in `train`, or images themselves; None takes the data of the run.
         split: train, validation, test or all. None is the test split; of a user's own images
             that have none, it is all of them.
         importance_samples: K for `nll`; None leaves it out.
         seed: of the samples of z.
+        neighbours: how many training images, nearest in latent space, vote for the class of each
+            image; None leaves it out.
 
     Raises:
         LatensError: model, data or split that cannot be used.
@@ -144,7 +144,14 @@ def evaluate(
         model = load_vae(run.path).to(resolve_device(device))
     if not isinstance(data, Images | Tensor):
         data = _images_for(model, run, data, split)
-    return measure(model, data, importance_samples, seed)
+    figures = measure(model, data, importance_samples, seed)
+    if neighbours is None:
+        return figures
+    if run is None or not isinstance(data, Images):
+        raise LatensError("neighbours are training images: give the run that the model is from")
+    train = data_of(run).train
+    right = neighbour_accuracy(model, train, data, neighbours)
+    return replace(figures, neighbour_accuracy=right)
 
 
 def _images_for(vae: VAE, run: Run | None, data: str | Path | None, split: str | None) -> Images:
@@ -153,11 +160,17 @@ def _images_for(vae: VAE, run: Run | None, data: str | Path | None, split: str |
     if run is not None and (data is None or source_of(data) == run.record["data"]["source"]):
         return data_of(run).split(split or "test")
     binarisation = "none" if run is None else run.config.binarisation
-    return load_split(str(data), split, vae.image_shape, binarisation)
+    known = vae.about.get("training", {}).get("data", {})
+    names = tuple(known.get("classes") or known.get("attributes") or ())
+    return load_split(str(data), split, vae.image_shape, binarisation, names)
 
 
-def report(path: str | Path) -> Path:
+def report(path: str | Path, out: str | Path | None = None) -> Path:
     """Write the pictures and the page of a run anew; returns the page's path.
+
+    Args:
+        out: the folder to write into; None is the run's own, and for a pretrained model one of
+            its name.
 
     Raises:
         LatensError: no run directory, a damaged one, or one without a finished epoch.
@@ -165,63 +178,40 @@ def report(path: str | Path) -> Path:
     from latens.report import write_report
 
     run = Run.open(path)
-    return write_report(run, data_of(run))
+    folder = Path(out or (run.path.name if run.is_pretrained else run.path))
+    if folder.exists() and not folder.is_dir():
+        raise LatensError(
+            f"{folder} is a file, and the report needs a folder: choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_report(run, data_of(run), folder)
 
 
-def sample_picture(
-    path: str | Path, number: int, out: Path, temperature: float = 1.0, seed: int = 0
-) -> Path:
-    """Draw `number` new images from a run's model into the PNG `out`; returns its path.
+def export(path: str | Path, out: str | Path) -> Run:
+    """Write a run's model with 16-bit weights, its card and its figures, ready to be shared.
 
-    Raises:
-        LatensError: a run, a number or a temperature that cannot be used.
-    """
-    from latens.pictures import save_grid
-
-    check_seed(seed)
-    if number < 1:
-        raise LatensError(f"cannot draw {number} images: ask for 1 or more")
-    if not 0 < temperature < math.inf:
-        raise LatensError(f"temperature is {temperature}: it must be a number above 0")
-    run = Run.open(path)
-    _check_png(out)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        images = run.vae.sample(number, temperature=temperature)
-    save_grid(out, images, f"samples · {run.title}")
-    return out
-
-
-def reconstruction_picture(path: str | Path, images: list[Path], number: int, out: Path) -> Path:
-    """Show images above their reconstructions in the PNG `out`; returns its path.
+    The test figures are measured anew, with these weights.
 
     Args:
-        images: image files and folders of them; empty takes the first `number` test images.
+        out: a folder that does not exist yet.
 
     Raises:
-        LatensError: a run or images that cannot be used.
+        LatensError: no run directory, or `out` exists.
     """
-    from latens.pictures import save_pairs
-
-    run = Run.open(path)
-    _check_png(out)
-    if images:
-        channels, height, width = run.vae.image_shape
-        pixels, _ = decode(find_images(*images), Target((height, width), channels))
-        x = Images(torch.from_numpy(pixels)).unit()
-    elif number < 1:
-        raise LatensError(f"cannot show {number} images: ask for 1 or more")
-    else:
-        x = data_of(run).test.take(slice(0, number)).unit()
-    save_pairs(out, x, run.vae.reconstruct(x), f"reconstructions · {run.title}")
-    return out
-
-
-def _check_png(out: Path) -> None:
-    if out.suffix.lower() != ".png":
-        raise LatensError(f"--out {out} must end in .png")
-    if not out.parent.is_dir():
-        raise LatensError(f"there is no folder {out.parent} for --out {out}: create it")
+    run, out = Run.open(path), Path(out)
+    refuse_existing(out)
+    data = data_of(run)
+    record = run.record | {"data": run.record["data"] | {"source": data.name}}
+    exported = Run.create(out, record, run.metrics)
+    vae = load_vae(run.path)
+    exported.save_model(vae, half=True)
+    vae = load_vae(out)  # with the rounded weights
+    figures = measure(vae, data.test).as_dict() | {"split": "test"}
+    vae.about["figures"] = figures
+    exported.save_model(vae, half=True)
+    exported.save_figures(figures)
+    vae.generate_model_card().save(out / "README.md")
+    return exported
 
 
 def data_of(run: Run) -> DataSet:
@@ -352,6 +342,7 @@ def _record(command: str, config: TrainConfig, data: DataSet, vae: VAE) -> dict[
             "classes": list(data.classes),
             "attributes": list(data.attributes),
             "binary": data.binary,
+            "crop": data.crop,
             "fingerprint": data.fingerprint(),
         },
         "parameters": sum(parameter.numel() for parameter in vae.parameters()),

@@ -20,7 +20,11 @@ from latens.config import Device, TrainConfig
 from latens.errors import LatensError
 
 Split = Literal["train", "validation", "test", "all"]
-RunPath = Annotated[Path, Parameter(help="A run directory, as `latens train` prints it.")]
+RunPath = Annotated[
+    Path,
+    Parameter(help="A run directory, as `latens train` prints it, or a pretrained model by name."),
+]
+Number = Parameter(name=["--number", "-n"])
 Seed = Annotated[int, Parameter(help="Decides the noise.")]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 
@@ -121,6 +125,7 @@ def evaluate(
     data: str | None = None,
     split: Split | None = None,
     importance_samples: int | None = None,
+    neighbours: int | None = None,
     seed: Seed = 0,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
@@ -135,12 +140,15 @@ def evaluate(
         Which images; none: the test split, or all of one's own images that have none.
     importance_samples
         K, how many z per image estimate −log p(x) ("nll"); none: it is left out.
+    neighbours
+        How many training images, nearest in latent space, vote for each image's class; none: it
+        is left out.
     as_json
         Print one JSON object.
     """
     from latens import api
 
-    figures = api.evaluate(run, data, split, importance_samples, seed, device).as_dict()
+    figures = api.evaluate(run, data, split, importance_samples, seed, device, neighbours).as_dict()
     figures |= {"run": str(run), "data": data, "split": split or ("test" if data is None else None)}
     print(json.dumps(figures) if as_json else _table(figures))
 
@@ -150,7 +158,9 @@ def sample(
     run: RunPath,
     /,
     *,
-    number: Annotated[int, Parameter(name=["--number", "-n"])] = 64,
+    number: Annotated[int, Number] = 64,
+    label: str | None = None,
+    with_labels: bool = False,
     out: Path = Path("samples.png"),
     temperature: float = 1.0,
     seed: Seed = 0,
@@ -161,14 +171,19 @@ def sample(
     ----------
     number
         How many images.
+    label
+        Only images of this class, or with this attribute: as the model's condition, else from
+        the Gaussian of the label's training images in latent space.
+    with_labels
+        Write below each image its class, and the classifier's confidence in it.
     out
         The PNG file.
     temperature
         Factor on z, above 0; below 1 gives more typical images.
     """
-    from latens import api
+    from latens import outputs
 
-    print(api.sample_picture(run, number, out, temperature, seed))
+    print(outputs.sample_picture(run, number, out, temperature, seed, label, with_labels))
 
 
 @app.command
@@ -177,7 +192,7 @@ def reconstruct(
     images: list[Path] | None = None,
     /,
     *,
-    number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+    number: Annotated[int, Number] = 24,
     out: Path = Path("pairs.png"),
 ) -> None:
     """Show images with their reconstructions below, in one PNG.
@@ -191,38 +206,120 @@ def reconstruct(
     out
         The PNG file.
     """
-    from latens import api
+    from latens import outputs
 
-    print(api.reconstruction_picture(run, images or [], number, out))
+    print(outputs.reconstruction_picture(run, images or [], number, out))
 
 
 @app.command
-def report(run: RunPath, /) -> None:
-    """Write the pictures and report.html of a run anew, and print the page's path."""
+def edit(
+    run: RunPath,
+    images: list[Path],
+    /,
+    *,
+    attribute: str | None = None,
+    least: Annotated[float, Parameter(name="--from")] = -2.0,
+    most: Annotated[float, Parameter(name="--to")] = 2.0,
+    label: str | None = None,
+    steps: int = 9,
+    out: Path = Path("edit.png"),
+) -> None:
+    """Show images with less and more of an attribute, or on the way to another class, in one PNG.
+
+    Parameters
+    ----------
+    images
+        Image files or folders of them; each is a row.
+    attribute
+        What to change, by a name from the training data, such as Bald of CelebA.
+    least
+        The attribute's least amount; 0 leaves an image as it is, 1 adds what sets images with the
+        attribute apart from those without.
+    most
+        Its largest amount.
+    label
+        The class to go to, in place of an attribute.
+    steps
+        How many pictures from one end to the other.
+    out
+        The PNG file.
+    """
+    from latens import outputs
+
+    print(outputs.edit_picture(run, images, out, attribute, label, (least, most), steps))
+
+
+@app.command
+def generate(
+    run: RunPath, /, *, number: Annotated[int, Number] = 1_000, out: Path, seed: Seed = 0
+) -> None:
+    """Write a new data set of PNG files, one folder per class, which `latens train` reads.
+
+    Parameters
+    ----------
+    number
+        How many images.
+    out
+        The folder, which must not exist yet.
+    """
+    from latens import outputs
+
+    print(outputs.generate(run, number, out, seed))
+
+
+@app.command
+def export(run: RunPath, /, *, out: Path) -> None:
+    """Write a run's model with 16-bit weights, its card and its figures, ready to be shared.
+
+    Parameters
+    ----------
+    out
+        The folder, which must not exist yet.
+    """
     from latens import api
 
-    print(api.report(run))
+    print(api.export(run, out).path)
+
+
+@app.command
+def report(run: RunPath, /, *, out: Path | None = None) -> None:
+    """Write the pictures and report.html of a run anew, and print the page's path.
+
+    Parameters
+    ----------
+    out
+        The folder to write into; none: the run's own, or for a pretrained model one of its name.
+    """
+    from latens import api
+
+    print(api.report(run, out))
 
 
 @app.command
 def recipes() -> None:
-    """List the models, each with its source."""
+    """List the models, each with its source, and the pretrained ones with their figures."""
     from latens.recipes import RECIPES
     from latens.recipes import describe as about
+    from latens.runs import Run, pretrained
 
+    runs = [Run.open(name) for name in pretrained()]
     for name in RECIPES:
         summary, source = about(name)
-        print(f"{name:<10} {summary}\n{'':<10} {source}")
+        print(f"{name:<16} {summary}\n{'':<16} {source}")
+        for run in runs:
+            if run.config.recipe == name:
+                print(f"{'':<16} {run.path.name}: {_sentence(run.figures or {})}")
+        print()
 
 
 @app.command
 def data() -> None:
     """List the named data sets, and what else a training takes."""
-    from latens.data import SOURCES
+    from latens.data import NAMES
     from latens.data.sources import data_folder
 
-    for name, source in SOURCES.items():
-        print(f"{name:<16} {source.about}")
+    for name, about in NAMES.items():
+        print(f"{name:<16} {about}")
     print(f"{'PATH':<16} a folder of images (sub-folders are classes), a .npy or a .npz")
     print(f"\nDownloads are kept in {data_folder()} (LATENS_DATA chooses another folder).")
 
@@ -231,11 +328,16 @@ def data() -> None:
 
 
 def _sentence(figures: dict[str, Any]) -> str:
-    return (
-        f"{figures['split']}: −elbo {-figures['elbo']:.2f} = reconstruction "
-        f"{figures['reconstruction']:.2f} + kl {figures['kl']:.2f} nats per image "
-        f"({figures['kind']}), {figures['active_units']} active latent dimensions"
-    )
+    told = [
+        f"−elbo {-figures['elbo']:.2f} = reconstruction {figures['reconstruction']:.2f} + kl "
+        f"{figures['kl']:.2f} nats per image ({figures['kind']})"
+    ]
+    if figures.get("bits_per_dim") is not None:
+        told.append(f"{figures['bits_per_dim']:.3f} bits per dim")
+    told.append(f"{figures['active_units']} active latent dimensions")
+    if figures.get("accuracy") is not None:
+        told.append(f"classifier {figures['accuracy']:.2%} right")
+    return f"{figures['split']}: {', '.join(told)}"
 
 
 def _table(figures: dict[str, Any]) -> str:
@@ -254,9 +356,13 @@ def _table(figures: dict[str, Any]) -> str:
     if figures["bits_per_dim"] is not None:
         rows.append(("bits per dim", f"{figures['bits_per_dim']:.4f}", ""))
     rows.append(("active units", str(figures["active_units"]), "latent dimensions"))
+    for name in ("accuracy", "neighbour_accuracy"):
+        if figures[name] is not None:
+            what = {"accuracy": "of the classifier", "neighbour_accuracy": "of the nearest images"}
+            rows.append((name.replace("_", " "), f"{figures[name]:.2%}", what[name]))
     rows.append(("images", f"{figures['images']:,}", figures["split"] or f"of {figures['data']}"))
     rows.append(("time", f"{figures['seconds']:.1f}", "s"))
-    return "\n".join(f"{name:<15} {value:>10}  {unit}".rstrip() for name, value, unit in rows)
+    return "\n".join(f"{name:<18} {value:>10}  {unit}".rstrip() for name, value, unit in rows)
 
 
 # ---- errors ----------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class Evaluation:
         label: −E_q log p(y|z) of the model's classifier in nats per labelled image; None without a
             classifier or labels.
         accuracy: the share of labels that the classifier tells right from the mean z.
+        neighbour_accuracy: the share of classes that the nearest training images tell right; None
+            where not asked for.
         images: how many images.
         seconds: how long it took.
     """
@@ -67,6 +69,7 @@ class Evaluation:
     accuracy: float | None
     images: int
     seconds: float
+    neighbour_accuracy: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, JSON-ready."""

@@ -52,8 +52,9 @@ class LabelStatistics:
             LatensError: there are none, because its images had no labels.
         """
         try:
-            values = dict(vae.about["labels"])
-            return cls(**values | {"names": tuple(values["names"])})
+            values: dict[str, Any] = dict(vae.about["labels"])
+            values["names"] = tuple(values["names"])
+            return cls(**values)
         except (KeyError, TypeError, ValueError):
             raise LatensError(
                 "this model knows no labels: its training images had none; put them into one "
@@ -74,10 +75,10 @@ class LabelStatistics:
         every = ", ".join(self.names)
         raise LatensError(str(error) if every in str(error) else f"{error} There are: {every}")
 
-    def draw(self, index: int, number: int) -> Float[Tensor, "number D"]:
-        """`number` latents from N(mean, scale² I) of a label."""
+    def draw(self, index: int, number: int, temperature: float = 1.0) -> Float[Tensor, "number D"]:
+        """`number` latents from a label's Gaussian, their deviation times `temperature`."""
         mean, scale = torch.tensor(self.mean[index]), torch.tensor(self.scale[index])
-        return mean + scale * torch.randn(number, len(mean))
+        return mean + temperature * scale * torch.randn(number, len(mean))
 
 
 @torch.no_grad()

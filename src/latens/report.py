@@ -22,8 +22,11 @@ SAMPLES = 64
 SEED = 0  # of what is shown
 
 
-def write_report(run: Run, data: DataSet) -> Path:
-    """Write the pictures of a run, and `report.html`, which holds them all.
+def write_report(run: Run, data: DataSet, out: Path | None = None) -> Path:
+    """Write the pictures of a run, and `report.html`, which holds them all, into a folder.
+
+    Args:
+        out: the folder; None is the run's.
 
     Raises:
         LatensError: the run holds nothing to show yet, or is damaged.
@@ -31,12 +34,13 @@ def write_report(run: Run, data: DataSet) -> Path:
     rows = run.metrics
     if not rows:
         raise LatensError(f"{run.path} has no finished epoch yet: go on with it by --resume")
-    folder = run.path / runs.PICTURES
+    out = out or run.path
+    folder = out / runs.PICTURES
     folder.mkdir(exist_ok=True)
     draw_pictures(run, data, folder)
     page = render(run, rows, folder)
-    files.write_bytes(run.path / runs.REPORT, page.encode())
-    return run.path / runs.REPORT
+    files.write_bytes(out / runs.REPORT, page.encode())
+    return out / runs.REPORT
 
 
 def draw_pictures(run: Run, data: DataSet, folder: Path) -> None:

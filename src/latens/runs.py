@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -27,6 +27,7 @@ CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
+PRETRAINED = Path(__file__).parent / "pretrained"
 PACKAGES = ("latens", "torch", "lightning-fabric", "numpy", "safetensors", "scikit-learn", "pillow")
 
 # What the files must hold for the rest of the package to rely on.
@@ -63,8 +64,13 @@ class Run:
     record: dict[str, Any]
 
     @classmethod
-    def create(cls, path: Path, record: dict[str, Any]) -> "Run":
+    def create(
+        cls, path: Path, record: dict[str, Any], rows: Sequence[dict[str, Any]] = ()
+    ) -> "Run":
         """A new run directory, complete from the start or not there at all.
+
+        Args:
+            rows: of metrics.jsonl, of a training that has been.
 
         Raises:
             LatensError: something of that name exists.
@@ -76,7 +82,8 @@ class Run:
             (partial / CHECKPOINTS).mkdir(parents=True)
             text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
             files.write_bytes(partial / CONFIG, text.encode())
-            files.write_bytes(partial / METRICS, b"")
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            files.write_bytes(partial / METRICS, lines.encode())
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -84,14 +91,12 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """The run directory at `path`.
+        """The run directory at `path`, or the pretrained model of that name.
 
         Raises:
             LatensError: there is none, or its config.yaml is missing or damaged.
         """
-        path = Path(path)
-        if not path.is_dir():
-            raise LatensError(f"no such run directory: {path}")
+        path = locate(path)
         if not (path / CONFIG).is_file():
             raise LatensError(f"{path} is no run directory: there is no {CONFIG} in it")
         record = read_yaml(path / CONFIG)
@@ -105,6 +110,11 @@ class Run:
     def config(self) -> TrainConfig:
         """The options of the training."""
         return TrainConfig.of(self.record["options"])
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it is a model that comes with latens, in whose folder nothing is written."""
+        return self.path.parent == PRETRAINED
 
     @property
     def name(self) -> str:
@@ -178,9 +188,9 @@ class Run:
             raise LatensError(f"{path} is damaged: it lacks epochs before the last checkpoint")
         files.write_bytes(path, "".join(kept).encode())
 
-    def save_model(self, vae: VAE) -> None:
-        """Write config.json and model.safetensors."""
-        storage.write_model(self.path, vae, vae.about)
+    def save_model(self, vae: VAE, half: bool = False) -> None:
+        """Write config.json and model.safetensors, with 16-bit weights where `half`."""
+        storage.write_model(self.path, vae, vae.about, half)
 
     def save_figures(self, figures: dict[str, Any]) -> None:
         """Write the figures on the test set."""
@@ -207,6 +217,26 @@ class Run:
             except (LatensError, KeyError, TypeError, ValueError):
                 continue  # the one before it is the last good state
         raise LatensError(f"{self.path} has no whole checkpoint to go on from: train anew")
+
+
+def pretrained() -> list[str]:
+    """The names of the models that come with latens."""
+    return sorted(folder.name for folder in PRETRAINED.iterdir() if (folder / CONFIG).is_file())
+
+
+def locate(path: str | Path) -> Path:
+    """The folder of a run, or that of the pretrained model of this name.
+
+    Raises:
+        LatensError: there is neither.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if str(path) in pretrained():
+        return PRETRAINED / path
+    raise LatensError(
+        f"no such run directory: {path}. Models that come with latens: {', '.join(pretrained())}"
+    )
 
 
 def refuse_existing(path: Path) -> None:

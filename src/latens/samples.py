@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.distributions import Categorical
 
 from latens.errors import LatensError
+from latens.evaluation import likeliest
 from latens.latents import LabelStatistics
 from latens.networks.labels import embedding_of
 from latens.vae import VAE
@@ -43,25 +45,30 @@ def draw(vae: VAE, number: int, label: str | None = None, temperature: float = 1
     Raises:
         LatensError: a label that does not exist, or a model that knows none.
     """
-    statistics = None
-    if label is not None or embedding_of(vae) is not None:
+    if embedding_of(vae) is not None:
         statistics = LabelStatistics.of(vae)
-    index = None if label is None or statistics is None else statistics.index(label)
-    if statistics is not None and embedding_of(vae) is not None:
+        index = None if label is None else statistics.index(label)
         y = _labels_like_training(statistics, number, index)
         return Samples(vae.sample(number, y, temperature), y if statistics.exclusive else None)
-    if statistics is None or index is None:
-        z = temperature * vae.prior().sample((number,))
-    else:
-        mean = torch.tensor(statistics.mean[index])
-        z = statistics.draw(index, number)
-        z = (mean + temperature * (z - mean)).reshape(number, *vae.latent_shape)
+    if label is None:
+        return _told_by_classifier(vae, temperature * vae.prior().sample((number,)))
+    statistics = LabelStatistics.of(vae)
+    index = statistics.index(label)
+    z = statistics.draw(index, number, temperature).reshape(number, *vae.latent_shape)
+    samples = _told_by_classifier(vae, z)
+    if samples.labels is not None or not statistics.exclusive:
+        return samples
+    return Samples(samples.images, torch.full((number,), index))
+
+
+def _told_by_classifier(vae: VAE, z: Float[Tensor, "N *Z"]) -> Samples:
+    """Images of these latents, with the class that the model's classifier tells if it has one."""
     images = vae.picture(z)
-    if vae.classifier is not None and LabelStatistics.of(vae).exclusive:
-        confidence, labels = vae.classify(z).probs.max(-1)
-        return Samples(images, labels, confidence)
-    labels = torch.full((number,), index) if index is not None and statistics.exclusive else None
-    return Samples(images, labels)
+    p = None if vae.classifier is None else vae.classify(z)
+    if not isinstance(p, Categorical):
+        return Samples(images)
+    labels = likeliest(vae, z)
+    return Samples(images, labels, p.log_prob(labels).exp())
 
 
 def _labels_like_training(
@@ -135,7 +142,7 @@ def towards_class(
 def _own_class(vae: VAE, z: Float[Tensor, "B D"], statistics: LabelStatistics) -> Tensor:
     """The class of each z `[B]`: the classifier's, or that of the likeliest class Gaussian."""
     if vae.classifier is not None:
-        return vae.classify(z.unflatten(1, vae.latent_shape)).probs.argmax(-1)
+        return likeliest(vae, z.unflatten(1, vae.latent_shape))
     of_class = torch.distributions.Normal(
         torch.tensor(statistics.mean), torch.tensor(statistics.scale)
     )

@@ -55,10 +55,20 @@ def _is_pickle(path: Path) -> bool:
 # ---- models ----------------------------------------------------------------------------------
 
 
-def write_model(folder: Path, model: Part, about: dict[str, Any]) -> None:
-    """Write `config.json` (the architecture, and `about`) and `model.safetensors`."""
+def write_model(folder: Path, model: Part, about: dict[str, Any], half: bool = False) -> None:
+    """Write `config.json` (the architecture, and `about`) and `model.safetensors`.
+
+    Args:
+        half: write 16-bit floats, in half the room; they are read into 32-bit ones.
+    """
+    tensors = model.state_dict()
+    if half:
+        tensors = {
+            name: tensor.half() if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
     write_json(folder / CONFIG, {"model": to_config(model)} | about)
-    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
 
 
 def read_model(folder: Path) -> tuple[Part, dict[str, Any]]:

@@ -88,7 +88,16 @@ def load_data(
     if labels is not None:
         train = keep_labels(train, labels, split_seed)
     source = source_of(data)
-    named = DataSet(Path(source).name, source, train, held_out, test, raw.classes, raw.attributes)
+    named = DataSet(
+        Path(source).name,
+        source,
+        train,
+        held_out,
+        test,
+        raw.classes,
+        raw.attributes,
+        crop=raw.crop,
+    )
     return binarise(named, binarisation)
 
 

@@ -53,7 +53,7 @@ def read_celeba(folder: Path, target: Target) -> Raw:
     labels = torch.from_numpy(np.stack([names[name] for name in order]))
     images = Images(torch.from_numpy(pixels), labels)
     raw = split_by(images, [splits[name] for name in order], bad)
-    return replace(raw, attributes=attributes)
+    return replace(raw, attributes=attributes, crop=target.crop)
 
 
 def _find(folder: Path) -> tuple[Path, dict[str, ImageFile]]:

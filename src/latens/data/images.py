@@ -85,6 +85,7 @@ class DataSet:
         classes: the names of the labels 0, 1, 2, … where an image has one of them.
         attributes: the names of the labels' columns where an image has or lacks each of them.
         binary: every pixel that a model sees is 0 or 1.
+        crop: the share of its width that was cut out of the middle of each image; None: all.
     """
 
     name: str
@@ -95,6 +96,7 @@ class DataSet:
     classes: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     binary: bool = False
+    crop: float | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

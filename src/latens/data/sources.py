@@ -34,6 +34,7 @@ class Raw:
     test: Images | None = None
     classes: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    crop: float | None = None
 
 
 @dataclass(frozen=True)
