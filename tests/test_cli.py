@@ -120,9 +120,12 @@ def test_a_config_file_is_followed_and_the_command_line_goes_before_it(run_laten
 
 
 def test_recipes_and_data_are_listed(run_latens):
-    assert "conv" in run_latens("recipes").stdout
+    listing = run_latens("recipes").stdout
+    for name in ("mlp", "conv", "beta", "conditional", "semi_supervised", "unet"):
+        assert f"\n{name} " in f"\n{listing}"
+    assert "mnist-2d: test: −elbo 1" in listing
     listing = run_latens("data").stdout
-    for name in ("digits", "mnist", "fashion-mnist", "kmnist", "binarized-mnist"):
+    for name in ("digits", "mnist", "fashion-mnist", "kmnist", "binarized-mnist", "celeba"):
         assert name in listing
 
 
@@ -191,6 +194,19 @@ def test_the_version_is_that_of_the_package(shell_latens):
         (["sample", "run"], "no such run directory: run"),
         (["reconstruct", "run"], "no such run directory: run"),
         (["report", "run"], "no such run directory: run"),
+        (["generate", "run", "--out", "x"], "no such run directory: run"),
+        (["edit", "run", "x.png", "--label", "1"], "no such run directory: run"),
+        (["export", "run", "--out", "x"], "Models that come with latens: "),
+        (["train", "--network", "cnn"], '"cnn"'),
+        (["train", "--recipe", "mlp", "--network", "conv"], "leave out --network conv"),
+        (["train", "--hidden", "64"], "hidden is no option of the network conv"),
+        (["train", "--recipe", "mlp", "--hidden", "64,x"], "hidden is 64,x: it must be widths"),
+        (["train", "--recipe", "mlp", "--channels", "8"], "channels is no option of"),
+        (["train", "--beta-warmup", "1.5"], "beta_warmup is 1.5: it must be in [0, 1]"),
+        (["train", "--beta-step", "0.3", "--minutes", "1"], "beta_step needs epochs"),
+        (["train", "--labels", "5000"], "cannot keep 5000 labels: 1438 images have one"),
+        (["train", "--recipe", "semi_supervised", "--labels", "0"], "labels is 0"),
+        (["train", "celebA"], "did you mean 'celeba'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -468,3 +484,81 @@ def test_any_name_can_be_shown(run_latens, tmp_path, array, name):
 
 def test_an_image_that_is_none_among_those_to_reconstruct(run_latens, run, tmp_path):
     expect_refusal(run_latens("reconstruct", run, "absent.png"), "no such file or folder", tmp_path)
+
+
+# ---- labels ----------------------------------------------------------------------------------
+
+
+def test_labels_that_are_needed_and_missing(run_latens, tmp_path, array):
+    for recipe in ("conditional", "semi_supervised"):
+        done = run_latens("train", array, "--recipe", recipe)
+        expect_refusal(done, f"the recipe {recipe} needs labels, and these images have none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_label_that_does_not_exist_is_told_with_those_that_do(run_latens, run, tmp_path):
+    every = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    expect_refusal(run_latens("sample", run, "--label", "ten"), every, tmp_path)
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    expect_refusal(run_latens("edit", run, tmp_path / "x.png", "--label", "ten"), every)
+    expect_refusal(run_latens("edit", run, tmp_path / "x.png", "--attribute", "Bald"), "--label")
+    expect_refusal(run_latens("edit", run, tmp_path / "x.png"), "either --attribute or --label")
+    done = run_latens("edit", run, tmp_path / "x.png", "--label", "1", "--steps", "1")
+    expect_refusal(done, "at least 2")
+
+
+def test_a_model_that_cannot_tell_its_samples(run_latens, run, tmp_path):
+    expect_refusal(run_latens("sample", run, "--with-labels"), "cannot tell the class", tmp_path)
+
+
+def test_a_generated_set_is_trained_on(run_latens, run, tmp_path):
+    done = run_latens("generate", run, "-n", "57", "--out", "new")
+    assert done.stdout.strip() == "new", done.stderr
+    counts = [len(list((tmp_path / "new" / str(digit)).iterdir())) for digit in range(10)]
+    assert counts == [6] * 7 + [5] * 3
+    done = run_latens("train", "new", "--recipe", "conditional", *QUICK[2:], "--out", "again")
+    assert done.returncode == 0, done.stderr
+    record = yaml.safe_load((tmp_path / "again/config.yaml").read_text())
+    assert record["data"]["classes"] == [str(digit) for digit in range(10)]
+    assert record["data"]["shape"] == [1, 8, 8]
+    expect_refusal(run_latens("generate", run, "--out", "new"), "exists already")
+    expect_refusal(run_latens("generate", run, "-n", "0", "--out", "x"), "1 or more")
+    assert not (tmp_path / "x").exists()
+
+
+def test_pictures_of_labels(run_latens, run, tmp_path, digits):
+    Image.fromarray(digits.test.pixels[0, 0].numpy()).save(tmp_path / "digit.png")
+    for command in (["sample", run, "--label", "3"], ["edit", run, "digit.png", "--label", "8"]):
+        done = run_latens(*command, "--out", "out.png")
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / "out.png") as image:
+            assert image.width > 100
+
+
+def test_neighbours_and_the_classifier_are_measured(run_latens, tmp_path):
+    done = run_latens("train", "digits", "--recipe", "semi_supervised", *QUICK[2:], "--out", "run")
+    assert "right" in done.stdout
+    figures = json.loads(run_latens("evaluate", "run", "--neighbours", "5", "--json").stdout)
+    assert 0 <= figures["accuracy"] <= 1
+    assert 0 <= figures["neighbour_accuracy"] <= 1
+    assert "of the nearest images" in run_latens("evaluate", "run", "--neighbours", "5").stdout
+    assert run_latens("sample", "run", "--with-labels").returncode == 0
+    done = run_latens("evaluate", "run", "--neighbours", "0")
+    expect_refusal(done, "0 neighbours")
+
+
+def test_an_exported_model_is_half_as_large_and_as_good(run_latens, run, tmp_path):
+    done = run_latens("export", run, "--out", "small")
+    assert done.stdout.strip() == "small", done.stderr
+    small, whole = tmp_path / "small/model.safetensors", run / "model.safetensors"
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+    one, two = (json.loads(run_latens("evaluate", r, "--json").stdout) for r in (run, "small"))
+    assert two["elbo"] == pytest.approx(one["elbo"], abs=0.02)
+    card = (tmp_path / "small/README.md").read_text()
+    assert "latens train digits" in card
+    assert "minutes" in card
+    for name in ("config.yaml", "metrics.jsonl", "figures.json", "config.json"):
+        assert (tmp_path / "small" / name).is_file()
+    expect_refusal(run_latens("export", run, "--out", "small"), "exists already")
+    assert run_latens("report", "small", "--out", "page").returncode == 0
+    assert (tmp_path / "page/report.html").is_file()

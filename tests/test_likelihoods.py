@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from latens import Bernoulli, Gaussian, LatensError
+from latens import Bernoulli, DiscretisedLogistic, Gaussian, LatensError
 
 
 def test_bernoulli_sums_to_one_over_all_binary_images():
@@ -79,3 +79,27 @@ def test_kind_names_what_the_number_is():
     assert Bernoulli().kind(binary_pixels=True) == "binary"
     assert Bernoulli().kind(binary_pixels=False) == "grey cross-entropy"
     assert Gaussian().kind(binary_pixels=False) == "density"
+
+
+def test_the_discretised_logistic_starts_at_the_mean_with_independent_channels():
+    likelihood, mean = DiscretisedLogistic(), torch.rand(3, 4, 5)
+    planes = likelihood.planes_of(mean)
+    assert planes.shape == (likelihood.planes(3), 4, 5) == (9, 4, 5)
+    p = likelihood(planes)
+    torch.testing.assert_close(p.mean, mean)
+    torch.testing.assert_close(p.log_scale.exp(), torch.full((3, 4, 5), 0.1))
+    assert not p.slope.any()
+    assert likelihood.kind(binary_pixels=False) == "8-bit"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_planes_tell_how_many_channels_there_are(channels):
+    likelihood = DiscretisedLogistic()
+    p = likelihood(torch.randn(2, likelihood.planes(channels), 3, 3))
+    assert p.batch_shape == (2,)
+    assert p.event_shape == (channels, 3, 3)
+
+
+def test_the_scale_has_a_floor():
+    p = DiscretisedLogistic()(torch.full((1, 2, 1, 1), -1e4))
+    assert p.log_scale.item() == pytest.approx(-7)

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import Normal
 
-from latens import ELBO, Draw, LatensError
+from latens import ELBO, BetaSchedule, Draw, LatensError
 from latens.distributions import diagonal_normal
 
 
@@ -71,3 +73,40 @@ def test_free_bits_need_a_closed_form(draw):
 def test_a_negative_weight_is_refused(option, value):
     with pytest.raises(LatensError, match=f"{option} is"):
         ELBO(**{option: value})
+
+
+def test_the_label_has_its_own_weight(draw):
+    labelled = replace(draw, extras={"log_py_z": -torch.rand(2, 6)})
+    loss = ELBO(beta=2.0, label_weight=10.0)(labelled)
+    label = -labelled.extras["log_py_z"].mean(0)
+    torch.testing.assert_close(loss.label, label)
+    without = ELBO(beta=2.0)(draw).per_image
+    torch.testing.assert_close(loss.per_image, without + 10 * label)
+
+
+# ---- schedules of β --------------------------------------------------------------------------
+
+
+def test_beta_is_constant_unless_told():
+    assert {BetaSchedule(1.5)(share / 10, share) for share in range(11)} == {1.5}
+
+
+def test_beta_warms_up_linearly_and_stays():
+    schedule = BetaSchedule(4.0, warmup=0.5)
+    found = [schedule(share, 0) for share in (0, 0.125, 0.25, 0.5, 0.75, 1)]
+    assert found == pytest.approx([0, 1, 2, 4, 4, 4])
+
+
+def test_beta_goes_through_cycles():
+    """Fu et al. 2019, figure 1: four cycles, rising over the first half of each."""
+    schedule = BetaSchedule(1.0, warmup=0.5, cycles=4)
+    cycle = [schedule(share, 0) for share in (0, 0.0625, 0.125, 0.2)]
+    assert cycle == pytest.approx([0, 0.5, 1, 1])
+    assert [schedule(0.25 + share, 0) for share in (0, 0.0625, 0.125, 0.2)] == pytest.approx(cycle)
+    assert schedule(1.0, 0) == 1
+
+
+def test_beta_steps_up_after_each_epoch():
+    schedule = BetaSchedule(1.0, step=0.3)
+    assert [schedule(0.5, epoch) for epoch in range(4)] == pytest.approx([1, 1.3, 1.6, 1.9])
+    assert schedule.last(4) == pytest.approx(1.9)

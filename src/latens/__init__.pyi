@@ -19,6 +19,7 @@ from .networks import FourierDecoder as FourierDecoder
 from .networks import LabelEmbedding as LabelEmbedding
 from .networks import MLPDecoder as MLPDecoder
 from .networks import MLPEncoder as MLPEncoder
+from .networks import NoisyEncoder as NoisyEncoder
 from .networks import UNetDecoder as UNetDecoder
 from .networks import UNetEncoder as UNetEncoder
 from .objectives import ELBO as ELBO

@@ -305,6 +305,7 @@ def _build(config: TrainConfig, data: DataSet) -> VAE:
         network=None if config.network == "auto" else config.network,
         decoder_network=None if config.decoder_network == "auto" else config.decoder_network,
         octaves=config.octaves,
+        input_noise=config.input_noise,
         options=config.network_options,
     )
 
@@ -389,7 +390,7 @@ def describe(run: Run) -> str:
     splits = ", ".join(f"{count:,} {name}" for name, count in data["splits"].items())
     length = f"{config.epochs} epochs" if config.epochs else f"{config.minutes:g} minutes"
     return (
-        f"{config.recipe} with {config.latent_dim} latent dimensions, β {config.beta:g}, "
+        f"{config.recipe} with {config.latent_dim} latent dimensions, β {run.beta}, "
         f"{config.likelihood} likelihood, {run.record['parameters']:,} parameters\n"
         f"{data['name']}: {height}x{width}x{channels}, {splits}; {length} on {config.device} "
         f"in {config.precision}"

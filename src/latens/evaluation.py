@@ -41,8 +41,8 @@ class Evaluation:
             bound's own gap is not in it. None for a single sample, which has no spread.
         kind: what −log p(x|z) is on these pixels. A "grey cross-entropy" is no likelihood, so
             compare it only with others of its kind.
-        bits_per_dim: (nll, or −elbo) / (C H W ln 2) for "binary"; None where it would mean
-            nothing: a density over continuous pixels, or a cross-entropy.
+        bits_per_dim: (nll, or −elbo) / (C H W ln 2) for "binary" and "8-bit"; None where it would
+            mean nothing: a density over continuous pixels, or a cross-entropy.
         active_units: latent dimensions whose posterior mean has a variance above 0.01 over the
             images (Burda et al. 2016, section 5.2).
         kl_per_dim: the KL of each latent dimension, averaged over the images.
@@ -193,7 +193,8 @@ def _summary(
     nll = mean("nll") if k is not None else None
     kind = vae.likelihood.kind(binary)
     cost = reconstruction + kl if nll is None else nll
-    bits = cost / (math.prod(vae.image_shape) * math.log(2)) if kind == "binary" else None
+    discrete = kind in ("binary", "8-bit")
+    bits = cost / (math.prod(vae.image_shape) * math.log(2)) if discrete else None
     per_dim = every.get("kl_per_dim")
     variance = every["mean"].double().var(0, correction=0)
     return Evaluation(

@@ -20,6 +20,7 @@ from latens.networks import (
     LabelEmbedding,
     MLPDecoder,
     MLPEncoder,
+    NoisyEncoder,
     UNetDecoder,
     UNetEncoder,
 )
@@ -49,6 +50,7 @@ class Setting:
         decoder_network: the decoder's, where it is another one.
         options: of these networks, such as `channels`; each takes what it knows.
         octaves: of waves of z for the decoder; None: 2 for up to three dims, else none.
+        input_noise: σ of the noise on the encoder's images while it learns.
     """
 
     image_shape: tuple[int, int, int]
@@ -60,11 +62,13 @@ class Setting:
     decoder_network: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     octaves: int | None = None
+    input_noise: float = 0.0
 
     def encoder(self) -> Encoder:
         """Of the network chosen."""
         network = NETWORKS[self.network][0]
-        return network(self.image_shape, **self._options_of(network))
+        encoder = network(self.image_shape, **self._options_of(network))
+        return NoisyEncoder(encoder, self.input_noise) if self.input_noise else encoder
 
     def decoder(self, embedding: LabelEmbedding | None = None) -> Decoder:
         """Of the network chosen; it sees the label too if there is an embedding."""

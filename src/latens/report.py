@@ -70,6 +70,7 @@ def render(run: Run, rows: list[dict[str, Any]], folder: Path) -> str:
     return environment.from_string(template).render(
         run=run,
         title=run.title,
+        beta=run.beta,
         record=run.record,
         options=yaml.safe_dump(run.record["options"], sort_keys=False, allow_unicode=True),
         last=rows[-1],

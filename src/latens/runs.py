@@ -126,7 +126,18 @@ class Run:
         """Data, recipe, dimensions and β: what every picture says of itself."""
         config = self.config
         name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in self.name)
-        return f"{name}, {config.recipe}, {config.latent_dim} dims, β {config.beta:g}"
+        return f"{name}, {config.recipe}, {config.latent_dim} dims, β {self.beta}"
+
+    @property
+    def beta(self) -> str:
+        """β in words, with its schedule."""
+        config = self.config
+        words = f"{config.beta:g}"
+        if config.beta_step:
+            words += f" + {config.beta_step:g} an epoch"
+        if config.beta_warmup:
+            words = f"0 → {words}"
+        return words + (f", {config.beta_cycles} times" if config.beta_cycles > 1 else "")
 
     @cached_property
     def vae(self) -> VAE:

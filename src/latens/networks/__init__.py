@@ -4,6 +4,7 @@ from latens.networks.conv import ConvDecoder, ConvEncoder
 from latens.networks.fourier import FourierDecoder
 from latens.networks.labels import ConditionalDecoder, ConditionalEncoder, LabelEmbedding
 from latens.networks.mlp import MLPDecoder, MLPEncoder
+from latens.networks.noisy import NoisyEncoder
 from latens.networks.unet import UNetDecoder, UNetEncoder
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "LabelEmbedding",
     "MLPDecoder",
     "MLPEncoder",
+    "NoisyEncoder",
     "UNetDecoder",
     "UNetEncoder",
 ]

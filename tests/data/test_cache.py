@@ -1,0 +1,124 @@
+"""Decoded images on disk."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latens import LatensError, load_data
+from latens.data import cache
+from latens.data.decoding import Target
+
+COUNT = 20
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The folder of the cache, used from twenty images on."""
+    monkeypatch.setenv("LATENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "CACHED_FROM", COUNT)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(COUNT):
+        Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def count_decoding(monkeypatch):
+    """How often `decode` was called."""
+    calls = []
+    decode = cache.decode
+
+    def counted(*arguments):
+        calls.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(cache, "decode", counted)
+    return calls
+
+
+def test_a_set_is_decoded_once_and_memory_mapped(place, folder, monkeypatch):
+    calls = count_decoding(monkeypatch)
+    first, second = load_data(folder), load_data(folder)
+    assert len(calls) == 1
+    assert first.fingerprint() == second.fingerprint()
+    pixels, _ = cache.decoded(folder, sorted(folder.iterdir()), Target(None, None))
+    assert isinstance(pixels, np.memmap)
+    assert pixels[:, 0, 0, 0].tolist() == [10 * i for i in range(COUNT)]
+    assert sorted(path.suffix for path in place.iterdir()) == [".json", ".npy"]
+
+
+def test_other_options_are_decoded_anew(place, folder, monkeypatch):
+    calls = count_decoding(monkeypatch)
+    assert load_data(folder).shape == (1, 8, 8)
+    assert load_data(folder, size=(4, 4)).shape == (1, 4, 4)
+    assert len(calls) == 2
+    assert len(list(place.iterdir())) == 4
+
+
+def test_a_source_that_has_changed_is_decoded_again(place, folder, monkeypatch, capsys):
+    calls = count_decoding(monkeypatch)
+    before = load_data(folder).fingerprint()
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(folder / "03.png")
+    capsys.readouterr()
+    after = load_data(folder)
+    assert len(calls) == 2
+    assert after.fingerprint() != before
+    assert "has changed since its images were decoded" in capsys.readouterr().err
+    assert len(list(place.iterdir())) == 2  # the old one is gone
+
+
+def test_a_cut_off_cache_is_decoded_again(place, folder, monkeypatch):
+    before = load_data(folder).fingerprint()
+    path = next(place.glob("*.npy"))
+    path.write_bytes(path.read_bytes()[:200])
+    calls = count_decoding(monkeypatch)
+    assert load_data(folder).fingerprint() == before
+    assert len(calls) == 1
+
+
+def test_nothing_half_decoded_is_left(place, folder):
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:40])
+    with pytest.raises(LatensError, match=r"07\.png"):
+        load_data(folder)
+    assert list(place.iterdir()) == []
+
+
+def test_bad_images_are_left_out_when_told(place, folder, capsys):
+    (folder / "07.png").write_bytes(b"nothing")
+    for _ in range(2):  # decoded, and from the cache
+        data = load_data(folder, skip_bad=True)
+        assert sum(data.sizes().values()) == COUNT - 1
+        levels = {int(v) for split in data.sizes() for v in data.split(split).pixels[:, 0, 0, 0]}
+        assert levels == {10 * i for i in range(COUNT) if i != 7}
+    assert json.loads(next(place.glob("*.json")).read_text())["bad"] == [7]
+
+
+def test_only_bad_images_cannot_be_skipped(place, folder):
+    for path in folder.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(LatensError, match="is no image"):
+        load_data(folder, skip_bad=True)
+
+
+def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LATENS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(LatensError, match="LATENS_CACHE"):
+        load_data(folder)
+
+
+def test_no_room_for_the_cache(folder, monkeypatch, place):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(LatensError, match="No space left on device; make room"):
+        load_data(folder)
+    assert list(place.iterdir()) == []
