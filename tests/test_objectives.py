@@ -88,21 +88,21 @@ def test_the_label_has_its_own_weight(draw):
 
 
 def test_beta_is_constant_unless_told():
-    assert {BetaSchedule(1.5)(share / 10, share) for share in range(11)} == {1.5}
+    assert {BetaSchedule(1.5)(tenth / 10, tenth) for tenth in range(11)} == {1.5}
 
 
 def test_beta_warms_up_linearly_and_stays():
     schedule = BetaSchedule(4.0, warmup=0.5)
-    found = [schedule(share, 0) for share in (0, 0.125, 0.25, 0.5, 0.75, 1)]
+    found = [schedule(share, 0) for share in (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)]
     assert found == pytest.approx([0, 1, 2, 4, 4, 4])
 
 
 def test_beta_goes_through_cycles():
     """Fu et al. 2019, figure 1: four cycles, rising over the first half of each."""
     schedule = BetaSchedule(1.0, warmup=0.5, cycles=4)
-    cycle = [schedule(share, 0) for share in (0, 0.0625, 0.125, 0.2)]
+    cycle = [schedule(share, 0) for share in (0.0, 0.0625, 0.125, 0.2)]
     assert cycle == pytest.approx([0, 0.5, 1, 1])
-    assert [schedule(0.25 + share, 0) for share in (0, 0.0625, 0.125, 0.2)] == pytest.approx(cycle)
+    assert [schedule(0.25 + share, 0) for share in (0.0, 0.0625, 0.125, 0.2)] == pytest.approx(cycle)
     assert schedule(1.0, 0) == 1
 
 

@@ -149,7 +149,7 @@ def test_a_zip_file_that_is_cut_short(folder):
 def test_a_corrupt_image_is_named_and_skipped_only_when_told(folder, capsys):
     path = folder / IMAGES / "000007.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    expect_error(folder, "000007.jpg is damaged")
+    expect_error(folder, r"000007\.jpg (is damaged|cannot be read)")
     data = load_data(folder, skip_bad=True)
     assert data.sizes() == {"train": 11, "validation": 6, "test": 6}
     said = capsys.readouterr().err

@@ -58,7 +58,7 @@ def decoded(
     known = _read(path)
     if known is not None:
         return known
-    stale = [old for old in path.parent.glob(f"{key}-*") if old.suffix in (".npy", ".json")]
+    stale = [old for old in path.parent.glob(f"{key}-*") if old.stem != path.stem]
     if stale:
         note(f"{source} has changed since its images were decoded: decoding them again")
     try:

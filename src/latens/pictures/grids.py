@@ -127,7 +127,7 @@ def _save_sheet(
         figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
         figure.figimage(sheet, left, MARGIN, origin="upper", resize=False)
 
-        def write(x: float, y: float, text: str, **style: Any) -> None:
+        def write(x: float | int, y: float | int, text: str, **style: Any) -> None:
             """Text at screen pixels from the upper left."""
             figure.text(x / total_width, 1 - y / total_height, text, **style)
 
