@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/results.md"]
+DOCS = ["architecture", "recipes", "results"]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]
 
 
 def blocks(page, language):
