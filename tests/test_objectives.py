@@ -102,7 +102,9 @@ def test_beta_goes_through_cycles():
     schedule = BetaSchedule(1.0, warmup=0.5, cycles=4)
     cycle = [schedule(share, 0) for share in (0.0, 0.0625, 0.125, 0.2)]
     assert cycle == pytest.approx([0, 0.5, 1, 1])
-    assert [schedule(0.25 + share, 0) for share in (0.0, 0.0625, 0.125, 0.2)] == pytest.approx(cycle)
+    assert [schedule(0.25 + share, 0) for share in (0.0, 0.0625, 0.125, 0.2)] == pytest.approx(
+        cycle
+    )
     assert schedule(1.0, 0) == 1
 
 
