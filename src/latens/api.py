@@ -33,7 +33,7 @@ from latens.latents import label_statistics, neighbour_accuracy
 from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from latens.messages import stderr
 from latens.parts import Likelihood
-from latens.runs import Checkpoint, Run, locate, next_path, refuse_existing, versions
+from latens.runs import CHECKPOINTS, Checkpoint, Run, locate, next_path, refuse_existing, versions
 from latens.vae import VAE, load_vae
 from latens.watching import comment
 
@@ -211,6 +211,7 @@ def export(path: str | Path, out: str | Path) -> Run:
     exported.save_model(vae, half=True)
     exported.save_figures(figures)
     vae.generate_model_card().save(out / "README.md")
+    (out / CHECKPOINTS).rmdir()  # there is none to go on from
     return exported
 
 

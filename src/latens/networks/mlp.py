@@ -11,14 +11,14 @@ from latens.parts import Decoder, Encoder
 OUTPUT_GAIN = 0.1  # the decoder starts close to the mean image, and does not have to find it
 
 
-def _he(network: nn.Module) -> None:
+def he(network: nn.Module) -> None:
     """Weights for layers that follow a ReLU, biases at zero: He et al. 2015, equation 10.
 
     Torch's default has a third of this variance: signals fade from layer to layer, and a first
     epoch goes by before z is used.
     """
     for module in network.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
 
@@ -44,7 +44,7 @@ class MLPEncoder(Encoder):
         self.hidden = tuple(hidden)
         self.features = self.hidden[-1]
         self.layers = layers((math.prod(image_shape), *hidden))
-        _he(self)
+        he(self)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
@@ -78,7 +78,7 @@ class MLPDecoder(Decoder):
         self.planes = planes or self.image_shape[0]
         self.layers = layers((latent_dim, *hidden))
         self.output = nn.Linear(self.hidden[-1], self.planes * math.prod(self.image_shape[1:]))
-        _he(self)
+        he(self)
         self.output.weight.data.mul_(OUTPUT_GAIN)
 
     def forward(

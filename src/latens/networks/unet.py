@@ -13,23 +13,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latens.networks.conv import Geometry, ResidualBlock
-from latens.networks.mlp import layers
+from latens.networks.mlp import OUTPUT_GAIN, he, layers
 from latens.parts import Decoder, Encoder
-
-GROUPS = 8
 
 
 class ConvBlock(nn.Sequential):
-    """Two 3x3 convolutions, each normalised within the image (Wu & He 2018) and rectified."""
+    """Two 3x3 convolutions, each followed by a ReLU (Ronneberger et al. 2015, section 2)."""
 
     def __init__(self, channels: int):
-        groups = math.gcd(GROUPS, channels)
         super().__init__(
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(groups, channels),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(groups, channels),
             nn.ReLU(),
         )
 
@@ -46,6 +41,14 @@ class Upsample(nn.Sequential):
 
     def __init__(self, incoming: int, outgoing: int):
         super().__init__(nn.Conv2d(incoming, 4 * outgoing, 1), nn.PixelShuffle(2))
+
+
+def _start(network: nn.Module) -> None:
+    """He's weights, as in U-Net (section 3); residual blocks keep their zeros."""
+    he(network)
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.conv2.weight)
 
 
 class UNetEncoder(Encoder):
@@ -86,6 +89,7 @@ class UNetEncoder(Encoder):
         self.path.append(ConvBlock(levels[-1]))
         self.bottleneck = nn.Sequential(*(ResidualBlock(levels[-1]) for _ in range(blocks)))
         self.output = nn.Linear(levels[-1] * math.prod(self._geometry.coarse), features)
+        _start(self)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
@@ -140,6 +144,8 @@ class UNetDecoder(Decoder):
         self.output_projection = nn.Sequential(
             nn.Conv2d(levels[-1], 4 * self.planes, 3, padding=1), nn.PixelShuffle(2)
         )
+        _start(self)
+        self.output_projection[0].weight.data.mul_(OUTPUT_GAIN)
 
     def forward(
         self, z: Float[Tensor, "N D"], y: Int[Tensor, "N *A"] | None = None

@@ -1,0 +1,99 @@
+"""The models that come with latens keep what their cards promise."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import latens
+from latens import LatensError
+from latens.runs import PRETRAINED, Run, pretrained
+
+NAMES = pretrained()
+EXPECTED = {
+    "celeba-unet-64",
+    "mnist-10d",
+    "mnist-2d",
+    "mnist-conditional-2d",
+    "mnist-semi-supervised-2d",
+    "mnist-unet-2d",
+}
+
+
+def test_the_promised_ones_are_there():
+    assert set(NAMES) >= EXPECTED
+
+
+def test_they_are_small():
+    sizes = {name: (PRETRAINED / name / "model.safetensors").stat().st_size for name in NAMES}
+    assert max(sizes.values()) <= 6e6, sizes
+    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*")) <= 25e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_tells_what_it_takes_to_make_the_model_again(name):
+    run, card = Run.open(name), (PRETRAINED / name / "README.md").read_text("utf-8")
+    figures = run.figures
+    assert figures is not None
+    assert f"`{run.record['command']}`" in card
+    assert run.record["data"]["fingerprint"] in card
+    assert f"{latens.load(name).about['training']['minutes']} minutes on" in card
+    assert run.record["machine"] in card
+    assert f"{-figures['elbo']:.2f}" in card
+    for said in (card, (PRETRAINED / name / "config.yaml").read_text("utf-8")):
+        assert "/work" not in said
+        assert "/tmp" not in said
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize("name", NAMES)
+def test_the_figures_on_the_card_are_met_on_the_real_test_set(name):
+    source = Run.open(name).record["data"]["source"]
+    if not (Path(os.environ["LATENS_DATA"]) / source).is_dir():
+        pytest.skip(f"needs {source} in LATENS_DATA")
+    told = Run.open(name).figures
+    assert told is not None
+    found = latens.evaluate(name).as_dict()
+    assert found["images"] == told["images"]
+    assert found["kind"] == told["kind"]
+    for figure in ("elbo", "reconstruction", "kl"):
+        assert found[figure] == pytest.approx(told[figure], rel=2e-4), figure
+    for figure in ("accuracy", "bits_per_dim"):
+        assert found[figure] == pytest.approx(told[figure], abs=1e-3), figure
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_takes_the_name(name, run_latens, tmp_path):
+    run = Run.open(name)
+    channels, height, width = run.vae.image_shape
+    mode = "L" if channels == 1 else "RGB"
+    picture = torch.randint(0, 256, (height, width, channels), dtype=torch.uint8).numpy()
+    Image.fromarray(picture.squeeze()).convert(mode).save(tmp_path / "x.png")
+    done = run_latens("reconstruct", name, tmp_path / "x.png")
+    assert done.returncode == 0, done.stderr
+    label = (run.record["data"]["classes"] or run.record["data"]["attributes"])[3]
+    change = "--label" if run.record["data"]["classes"] else "--attribute"
+    for command in (
+        ["sample", name, "-n", "4"],
+        ["sample", name, "-n", "4", "--label", label],
+        ["edit", name, "x.png", change, label],
+        ["generate", name, "-n", "12", "--out", "made"],
+    ):
+        done = run_latens(*command)
+        assert done.returncode == 0, (command, done.stderr)
+    assert len(list((tmp_path / "made").rglob("*.png"))) == 12
+    kept = {"README.md", "config.json", "config.yaml", "figures.json", "metrics.jsonl"}
+    assert {path.name for path in run.path.iterdir()} == kept | {"model.safetensors"}
+
+
+def test_a_pretrained_model_cannot_be_gone_on_with(run_latens):
+    done = run_latens("train", "--resume", NAMES[0])
+    assert done.returncode == 2
+    assert "no whole checkpoint" in done.stderr
+
+
+def test_an_unknown_name_is_told_with_those_that_are():
+    with pytest.raises(LatensError, match=r"Models that come with latens: .*mnist-2d"):
+        latens.load("mnist-3d")
