@@ -24,7 +24,7 @@ LARGEST = 2**63
 ABOVE_ZERO = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip", "sigma")
 ABOVE_ZERO += ("validation", "channels", "features", "beta_cycles", "labels")
 ZERO_OR_MORE = ("beta", "beta_step", "free_bits", "label_weight", "weight_decay", "blocks")
-ZERO_OR_MORE += ("octaves", "input_noise", "early_stopping", "seed", "split_seed")
+ZERO_OR_MORE += ("octaves", "input_noise", "jitter", "early_stopping", "seed", "split_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,9 @@ class TrainConfig:
 
     input_noise: float = 0.0
     """Sigma of the noise on the images that the encoder learns from; against overfitting."""
+
+    jitter: float = 0.0
+    """Move training images by a random affine map, with this deviation in pixels."""
 
     beta: float | None = None
     """Weight of the KL in the loss; no unit; none: the recipe's, mostly 1."""

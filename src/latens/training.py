@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from latens.config import TrainConfig
-from latens.data import DataSet, Images, unit_pixels
+from latens.data import DataSet, Images, jittered, unit_pixels
 from latens.errors import LatensError
 from latens.evaluation import Evaluation, evaluate
 from latens.objectives import ELBO, BetaSchedule
@@ -83,8 +83,9 @@ class Progressed:
 class TrainingLoss(nn.Module):
     """uint8 pixels in, nats per image out: one module, so that Fabric wraps all of it at once."""
 
-    def __init__(self, vae: VAE, objective: ELBO, draw_bits: bool):
+    def __init__(self, vae: VAE, objective: ELBO, draw_bits: bool, jitter: float = 0.0):
         super().__init__()
+        self.jitter = jitter
         self.vae = vae
         self.objective = objective  # replaced as β moves
         self.draw_bits = draw_bits
@@ -93,7 +94,10 @@ class TrainingLoss(nn.Module):
         self, pixels: UInt8[Tensor, "B C H W"], y: Int64[Tensor, "B *A"] | None
     ) -> Float[Tensor, "T B"]:
         """The terms of each image's loss, in the order of `TERMS`."""
-        x = unit_pixels(pixels, self.draw_bits)
+        x = unit_pixels(pixels, self.draw_bits and not self.jitter)
+        if self.jitter:
+            x = jittered(x, self.jitter)
+            x = torch.bernoulli(x) if self.draw_bits else x
         loss = self.objective(self.vae(x, y))
         return torch.stack((loss.per_image, loss.reconstruction, loss.kl, loss.label))
 
@@ -135,7 +139,7 @@ class Trainer:
         self.schedule = BetaSchedule(
             config.beta or 0.0, config.beta_warmup, config.beta_cycles, config.beta_step
         )
-        self.training_loss = TrainingLoss(vae, ELBO(), data.train.draw_bits)
+        self.training_loss = TrainingLoss(vae, ELBO(), data.train.draw_bits, config.jitter)
         self.vae = vae
         self.loss, self.optimizer = self.fabric.setup(self.training_loss, optimizer)
         self.average = AveragedModel(vae, multi_avg_fn=_average(config.ema))

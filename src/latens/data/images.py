@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
@@ -21,6 +22,23 @@ def unit_pixels(pixels: UInt8[Tensor, "B C H W"], draw_bits: bool) -> Float[Tens
     """uint8 pixels as floats in [0, 1]; with `draw_bits` as bits, 1 with that probability."""
     x = pixels.float() / 255
     return torch.bernoulli(x) if draw_bits else x
+
+
+def jittered(x: Float[Tensor, "B C H W"], pixels: float) -> Float[Tensor, "B C H W"]:
+    """Each image moved, turned, stretched and sheared a little, by a random affine map of its own.
+
+    More images of the same kind, against overfitting (Simard et al. 2003, "Best Practices for
+    Convolutional Neural Networks").
+
+    Args:
+        pixels: the deviation of the shift in x and in y, and at the border of what is linear.
+    """
+    count, _, height, width = x.shape
+    # In units of half the image, in which grid_sample measures
+    scale = 2 * pixels / torch.tensor([width, height], device=x.device).reshape(2, 1)
+    affine = torch.eye(2, 3, device=x.device) + scale * torch.randn(count, 2, 3, device=x.device)
+    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 @dataclass(frozen=True)
