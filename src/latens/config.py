@@ -46,6 +46,8 @@ class TrainConfig:
     """The decoder's; auto: as the encoder's."""
     hidden: str | None = None
     """Widths of the layers of mlp, from the pixels inwards, such as 512,256; none: 512,512."""
+    dropout: float | None = None
+    """Share of each layer's outputs in mlp that is left out at random in training; none: 0."""
     channels: int | None = None
     """Channels of conv and unet at their finest level, doubled at each coarser one; none: 32."""
     blocks: int | None = None
@@ -131,7 +133,7 @@ class TrainConfig:
             object.__setattr__(self, "hidden", ",".join(map(str, _widths(self.hidden))))
         if self.beta_step and self.minutes and not self.epochs:
             raise LatensError("beta_step needs epochs: with minutes alone its last beta is unknown")
-        for name in ("warmup", "ema"):
+        for name in ("warmup", "ema", "dropout"):
             self._check_range(name, lambda value: 0 <= value < 1, "in [0, 1)")
 
     def _check_range(self, name: str, holds: Callable[[float], bool], what: str) -> None:
@@ -142,7 +144,7 @@ class TrainConfig:
     @property
     def network_options(self) -> dict[str, Any]:
         """The options of the network that are not left to its defaults."""
-        names = ("channels", "blocks", "features")
+        names = ("dropout", "channels", "blocks", "features")
         options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return options | ({"hidden": _widths(self.hidden)} if self.hidden else {})
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latens import Images, LatensError, load_data
-from latens.data.images import DataSet, binarise, hold_out
+from latens.data.images import DataSet, binarise, hold_out, jittered, keep_labels
 
 
 def grey(n=30, seed=0):
@@ -152,3 +152,62 @@ def test_validation_can_be_chosen():
     for count in (0, 5000):
         with pytest.raises(LatensError, match=f"cannot hold out {count} of"):
             load_data("digits", validation=count)
+
+
+# ---- jitter and labels kept ------------------------------------------------------------------
+
+
+def test_jitter_moves_by_the_deviation_it_is_told():
+    """The centre of mass of a blob in the middle: its shift has the deviation in pixels."""
+    x = torch.zeros(4000, 1, 33, 33)
+    x[:, :, 15:18, 15:18] = 1
+    moved = jittered(x, 0.5)
+    rows = torch.arange(33.0)
+    mass = moved.sum((1, 2, 3))
+    centre = (moved.sum((1, 2)) * rows).sum(1) / mass - 16
+    assert centre.std().item() == pytest.approx(0.5, rel=0.05)
+    assert centre.mean().item() == pytest.approx(0, abs=0.03)
+
+
+def test_jitter_moves_the_border_linearly_too_and_none_moves_nothing():
+    x = torch.rand(8, 3, 9, 12)
+    torch.testing.assert_close(jittered(x, 0.0), x, atol=1e-5, rtol=0)
+    x = torch.zeros(4000, 1, 33, 33)
+    x[:, :, 15:18, 28:31] = 1  # 13.5 of 16.5 pixels from the middle
+    moved = jittered(x, 0.5)
+    centre = (moved.sum((1, 3)) * torch.arange(33.0)).sum(1) / moved.sum((1, 2, 3)) - 16
+    expected = 0.5 * (1 + (13.5 / 16.5) ** 2) ** 0.5  # shift, and what is linear
+    assert centre.std().item() == pytest.approx(expected, rel=0.07)
+
+
+@pytest.mark.parametrize("count", [1, 7, 30, 100])
+def test_labels_are_kept_evenly_over_the_classes(count):
+    labels = torch.cat([torch.full((n,), i) for i, n in enumerate((100, 50, 20))])
+    labels[::10] = -1
+    images = Images(torch.zeros(170, 1, 2, 2, dtype=torch.uint8), labels)
+    kept = keep_labels(images, count, seed=0).labels
+    assert kept is not None
+    assert (kept >= 0).sum() == count
+    assert ((kept == labels) | (kept == -1)).all()
+    counts = [(kept == i).sum().item() for i in range(3)]
+    there = [(labels == i).sum().item() for i in range(3)]
+    for i in range(3):  # as many as of any other class, unless there are no more
+        assert counts[i] >= min(there[i], max(counts) - 1)
+    assert not torch.equal(
+        keep_labels(images, 30, seed=1).labels, keep_labels(images, 30, 0).labels
+    )
+
+
+def test_labels_of_attributes_are_kept_whole():
+    labels = torch.randint(0, 2, (50, 3))
+    images = Images(torch.zeros(50, 1, 2, 2, dtype=torch.uint8), labels)
+    kept = keep_labels(images, 20, seed=0).labels
+    assert kept is not None
+    assert ((kept >= 0).all(1).sum().item(), (kept < 0).all(1).sum().item()) == (20, 30)
+
+
+@pytest.mark.parametrize("labels", [None, torch.full((9,), -1)])
+def test_labels_that_are_not_there_cannot_be_kept(labels):
+    images = Images(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), labels)
+    with pytest.raises(LatensError, match="cannot keep 3 labels: 0 images have one"):
+        keep_labels(images, 3, seed=0)

@@ -23,10 +23,11 @@ def he(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def layers(widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers of these widths, each followed by a ReLU."""
+def layers(widths: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers of these widths, each followed by a ReLU, and by dropout if there is any."""
+    after = (nn.Dropout(dropout),) if dropout else ()
     return nn.Sequential(
-        *(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU()))
+        *(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(), *after))
     )
 
 
@@ -36,14 +37,22 @@ class MLPEncoder(Encoder):
     Args:
         image_shape: (C, H, W), any.
         hidden: the widths of the layers; the last one is F.
+        dropout: the share of each layer's outputs that is left out at random in training, against
+            overfitting (Srivastava et al. 2014).
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], hidden: tuple[int, ...] = (512, 512)):
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        hidden: tuple[int, ...] = (512, 512),
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.image_shape = image_shape
         self.hidden = tuple(hidden)
+        self.dropout = dropout
         self.features = self.hidden[-1]
-        self.layers = layers((math.prod(image_shape), *hidden))
+        self.layers = layers((math.prod(image_shape), *hidden), dropout)
         he(self)
 
     def forward(
@@ -60,6 +69,7 @@ class MLPDecoder(Decoder):
         latent_dim: D.
         image_shape: (C, H, W), any.
         hidden: the widths of the layers, from the latent side.
+        dropout: as in `MLPEncoder`.
         planes: P, output planes; C unless the likelihood needs more.
     """
 
@@ -68,6 +78,7 @@ class MLPDecoder(Decoder):
         latent_dim: int,
         image_shape: tuple[int, int, int],
         hidden: tuple[int, ...] = (512, 512),
+        dropout: float = 0.0,
         planes: int | None = None,
     ):
         super().__init__()
@@ -75,8 +86,9 @@ class MLPDecoder(Decoder):
         self.latent_shape = (latent_dim,)
         self.image_shape = image_shape
         self.hidden = tuple(hidden)
+        self.dropout = dropout
         self.planes = planes or self.image_shape[0]
-        self.layers = layers((latent_dim, *hidden))
+        self.layers = layers((latent_dim, *hidden), dropout)
         self.output = nn.Linear(self.hidden[-1], self.planes * math.prod(self.image_shape[1:]))
         he(self)
         self.output.weight.data.mul_(OUTPUT_GAIN)

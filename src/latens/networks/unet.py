@@ -141,11 +141,10 @@ class UNetDecoder(Decoder):
         for incoming, outgoing in pairwise(levels):
             self.path.append(Upsample(incoming, outgoing))
             self.path.append(ConvBlock(outgoing))
-        self.output_projection = nn.Sequential(
-            nn.Conv2d(levels[-1], 4 * self.planes, 3, padding=1), nn.PixelShuffle(2)
-        )
+        last = nn.Conv2d(levels[-1], 4 * self.planes, 3, padding=1)
+        self.output_projection = nn.Sequential(last, nn.PixelShuffle(2))
         _start(self)
-        self.output_projection[0].weight.data.mul_(OUTPUT_GAIN)
+        last.weight.data.mul_(OUTPUT_GAIN)
 
     def forward(
         self, z: Float[Tensor, "N D"], y: Int[Tensor, "N *A"] | None = None
