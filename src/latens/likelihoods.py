@@ -103,7 +103,7 @@ class DiscretisedLogistic(Likelihood):
         return 2 * channels + channels * (channels - 1) // 2
 
     def planes_of(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
-        """The mean; a scale of 0.1, whose deviation is about 0.2; each channel with the last one."""
+        """The mean; a scale of 0.1, whose deviation is about 0.2; channels together."""
         channels = mean.shape[0]
         planes = mean.new_zeros(self.planes(channels), *mean.shape[1:])
         planes[:channels] = mean
