@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import random
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import yaml
 import latens
 from latens import LatensError, Run, TrainConfig
 from latens.api import _build, _mean_image, _record, resolve
+from latens.data.images import keep_labels
 from latens.devices import resolve_device, resolve_precision
 from latens.evaluation import evaluate
 from latens.storage import read_tensors, write_tensors
@@ -474,3 +477,76 @@ def test_two_trainings_of_one_seed_are_one(tmp_path):
 def test_metrics_are_json_lines(digits_run):
     for line in (digits_run.path / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)["epoch"] > 0
+
+
+# ---- schedules and labels --------------------------------------------------------------------
+
+
+def test_beta_moves_as_told_and_is_logged(digits, tmp_path):
+    t = trainer(tmp_path, digits, epochs=3, beta=1.0, beta_step=0.5)
+    t.fit()
+    assert [row["beta"] for row in t.run.metrics] == pytest.approx([1.0, 1.5, 2.0])
+    t = trainer(tmp_path / "warm", digits, epochs=4, beta=2.0, beta_warmup=0.5)
+    t.fit()
+    assert [row["beta"] for row in t.run.metrics] == pytest.approx([1.0, 2.0, 2.0, 2.0], abs=0.02)
+
+
+def test_the_weights_kept_have_the_least_loss_at_the_last_beta(digits, tmp_path):
+    """The ELBO is best at first, while β is small; the loss of the last β is not."""
+    t = trainer(tmp_path, digits, epochs=6, beta=0.1, beta_step=4.0, ema=0.0)
+    t.fit()
+    rows = t.run.metrics
+    for row in rows:
+        terms = row["validation"]
+        assert terms["final_loss"] == pytest.approx(terms["reconstruction"] + 20.1 * terms["kl"])
+        expected = terms["reconstruction"] + row["beta"] * terms["kl"]
+        assert terms["loss"] == pytest.approx(expected)
+    best = min(rows, key=lambda row: row["validation"]["final_loss"])
+    kept = evaluate(latens.load(t.run.path), digits.validation)
+    assert kept.elbo == pytest.approx(best["validation"]["elbo"], abs=1e-4)
+
+
+def test_the_label_term_is_a_mean_over_labelled_images(digits, tmp_path):
+    few = replace(digits, train=keep_labels(digits.train, 100, seed=0))
+    t = trainer(tmp_path, few, recipe="semi_supervised", label_weight=3.0, epochs=2)
+    share = 100 / len(digits.train)
+    assert t.labelled == pytest.approx(share)
+    assert t.objective(t.labelled).label_weight == pytest.approx(3 / share)
+    assert t.objective().label_weight == 3
+    t.fit()
+    row = t.run.metrics[-1]
+    assert 0 < row["train"]["label"] < 2 * math.log(10)
+    assert 0 <= row["validation"]["accuracy"] <= 1
+    terms = row["validation"]
+    assert terms["loss"] == pytest.approx(-terms["elbo"] + 3 * terms["label"])
+
+
+def test_images_without_a_label_teach_the_classifier_nothing(digits, tmp_path):
+    unknown = replace(digits.train, labels=torch.full((len(digits.train),), -1))
+    t = trainer(tmp_path, replace(digits, train=unknown), recipe="semi_supervised", epochs=1)
+    before = copy.deepcopy(t.vae.classifier.state_dict())
+    t.fit()
+    for name, value in t.vae.classifier.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_classifier_learns_from_few_labels(digits, tmp_path):
+    few = replace(digits, train=keep_labels(digits.train, 200, seed=0))
+    t = trainer(tmp_path, few, recipe="semi_supervised", latent_dim=8, epochs=60, label_weight=20.0)
+    t.fit()
+    found = evaluate(latens.load(t.run.path), digits.test)
+    assert found.accuracy is not None
+    assert found.accuracy > 0.85
+    right = latens.load(t.run.path)
+    x, y = digits.test.unit(), digits.test.labels
+    by_hand = (right.classify(right.embed(x)).probs.argmax(1) == y).double().mean().item()
+    assert found.accuracy == pytest.approx(by_hand)
+
+
+def test_jitter_reaches_the_images(digits, tmp_path):
+    pixels, seen = digits.train.take(slice(0, 4)).pixels, []
+    t = trainer(tmp_path, digits, jitter=1.0)
+    t.vae.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    t.loss(pixels, None)
+    assert not torch.allclose(seen[0], pixels.float() / 255)
+    assert seen[0].shape == pixels.shape

@@ -243,9 +243,10 @@ class Trainer:
             yield self.images.take(order[start : start + size])
 
     def _end_epoch(self) -> None:
+        objective = self.objective()  # before the schedule moves on
         self.at.epoch += 1
         self.evaluation = evaluate(self.averaged, self.data.validation)
-        row = self._row(self.evaluation)
+        row = self._row(self.evaluation, objective)
         if row["validation"]["final_loss"] < self.at.best_loss:
             self.at.best_loss, self.at.best_epoch = row["validation"]["final_loss"], self.at.epoch
             self._save_model()
@@ -253,13 +254,13 @@ class Trainer:
         self.at.begin_epoch()
         self.bar.epoch(row, last=self._finished())
 
-    def _row(self, validation: Evaluation) -> dict[str, Any]:
+    def _row(self, validation: Evaluation, objective: ELBO) -> dict[str, Any]:
         """One line of metrics.jsonl; losses and KL in nats per image."""
         at = self.at
         means = dict(zip(TERMS, (value / at.in_epoch for value in at.sums), strict=True))
         means["label"] /= self.labelled or 1
         figures = {
-            "loss": _loss_of(self.objective(), validation),
+            "loss": _loss_of(objective, validation),
             "final_loss": _loss_of(self.objective(last=True), validation),
             "elbo": validation.elbo,
             "reconstruction": validation.reconstruction,
@@ -279,7 +280,7 @@ class Trainer:
             "seconds": round(self._seconds(), 3),
             "train": means,
             "validation": figures,
-            "beta": self.objective().beta,
+            "beta": objective.beta,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": at.gradient_norm / at.steps,
             "clipped": at.clipped / at.steps,
