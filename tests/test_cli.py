@@ -204,6 +204,8 @@ def test_the_version_is_that_of_the_package(shell_latens):
         (["train", "--recipe", "mlp", "--channels", "8"], "channels is no option of"),
         (["train", "--beta-warmup", "1.5"], "beta_warmup is 1.5: it must be in [0, 1]"),
         (["train", "--beta-step", "0.3", "--minutes", "1"], "beta_step needs epochs"),
+        (["train", "--beta-cycles", "4"], "beta_cycles needs beta_warmup"),
+        (["train", "--label-weight", "3"], "label_weight is for a model with a classifier"),
         (["train", "--labels", "5000"], "cannot keep 5000 labels: 1438 images have one"),
         (["train", "--recipe", "semi_supervised", "--labels", "0"], "labels is 0"),
         (["train", "celebA"], "did you mean 'celeba'?"),

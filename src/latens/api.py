@@ -75,6 +75,8 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         vae = model or _build(config, images)
+        if config.label_weight and vae.classifier is None:
+            raise LatensError("label_weight is for a model with a classifier: semi_supervised")
         if vae.image_shape != images.shape:
             raise LatensError(
                 f"the model reads images of (C, H, W) {vae.image_shape}, and {data} has "
@@ -326,9 +328,10 @@ def _options_of(model: VAE, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mean_image(data: DataSet) -> torch.Tensor:
-    batches = data.train.batches(10_000)
-    sums = [batch.pixels.sum(0, dtype=torch.float64) for batch in batches]
-    return (torch.stack(sums).sum(0) / (255 * len(data.train))).float()
+    total = torch.zeros(data.shape, dtype=torch.int64)
+    for block in data.train.blocks():
+        total += block.pixels.sum(0)
+    return (total.double() / (255 * len(data.train))).float()
 
 
 def _record(command: str, config: TrainConfig, data: DataSet, vae: VAE) -> dict[str, Any]:

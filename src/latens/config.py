@@ -131,6 +131,10 @@ class TrainConfig:
         self._check_range("beta_warmup", lambda value: 0 <= value <= 1, "in [0, 1]")
         if self.hidden is not None:
             object.__setattr__(self, "hidden", ",".join(map(str, _widths(self.hidden))))
+        if self.beta_cycles > 1 and not self.beta_warmup:
+            raise LatensError(
+                "beta_cycles needs beta_warmup: the share of each cycle that is a rise"
+            )
         if self.beta_step and self.minutes and not self.epochs:
             raise LatensError("beta_step needs epochs: with minutes alone its last beta is unknown")
         for name in ("warmup", "ema", "dropout"):

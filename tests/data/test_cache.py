@@ -1,14 +1,19 @@
 """Decoded images on disk."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from latens import LatensError, load_data
+from latens import Images, LatensError, load_data
+from latens.api import _mean_image
 from latens.data import cache
 from latens.data.decoding import Target
+from latens.data.images import DataSet, hold_out
 
 COUNT = 20
 
@@ -52,6 +57,36 @@ def test_a_set_is_decoded_once_and_memory_mapped(place, folder, monkeypatch):
     assert isinstance(pixels, np.memmap)
     assert pixels[:, 0, 0, 0].tolist() == [10 * i for i in range(COUNT)]
     assert sorted(path.suffix for path in place.iterdir()) == [".json", ".npy"]
+
+
+def test_a_large_set_stays_on_the_disk(place, folder, monkeypatch):
+    """What a training walks through, mean, fingerprint and batches, takes little memory."""
+    monkeypatch.setattr("latens.data.images.BYTES_IN_BLOCK", 2**18)
+    path = cache.cache_folder() / "large.npy"
+    large = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(4000, 3, 64, 64))
+    for start in range(0, 4000, 500):
+        large[start : start + 500] = start // 500
+    large.flush()
+    data = DataSet(*["large"] * 2, *hold_out_two(Images(torch.from_numpy(np.load(path, "c")))))
+    before = anonymous_memory()
+    data.fingerprint()
+    mean = _mean_image(data)
+    for batch in data.train.batches(64):
+        assert batch.pixels.dtype == torch.uint8
+    assert anonymous_memory() - before < 10e6  # of 49 million bytes
+    assert mean.mean().item() == pytest.approx(3.5 / 255, rel=0.05)
+
+
+def hold_out_two(images):
+    rest, test = hold_out(images, 400, 0, "testing")
+    rest, validation = hold_out(rest, 400, 1, "validation")
+    return rest, validation, test
+
+
+def anonymous_memory():
+    """Bytes of this process that no file backs."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
 
 def test_other_options_are_decoded_anew(place, folder, monkeypatch):

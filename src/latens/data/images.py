@@ -1,6 +1,7 @@
 """Images in memory: uint8 in one array until they are in the batch."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -15,7 +16,7 @@ from latens.errors import LatensError, unknown
 
 BINARISATION_SEED = 777  # as in Tomczak & Welling 2018, whose validation and test sets it fixes
 SPLITS = ("train", "validation", "test")
-_AT_ONCE = 65_536  # images handled at a time where a whole set is walked through
+BYTES_IN_BLOCK = 2**23  # of pixels, handled at a time where a whole set is walked through
 
 
 def unit_pixels(pixels: UInt8[Tensor, "B C H W"], draw_bits: bool) -> Float[Tensor, "B C H W"]:
@@ -91,6 +92,10 @@ class Images:
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
 
+    def blocks(self) -> Iterator["Images"]:
+        """Consecutive batches of a size that leaves memory alone, however large the set."""
+        return self.batches(max(1, BYTES_IN_BLOCK // math.prod(self.shape)))
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -139,7 +144,7 @@ class DataSet:
         for name in SPLITS:
             images = self.split(name)
             digest.update(f"{name} {len(images)} {images.shape} {images.draw_bits}".encode())
-            for batch in images.batches(_AT_ONCE):
+            for batch in images.blocks():
                 digest.update(batch.pixels.contiguous().numpy().data)
             if images.labels is not None:
                 digest.update(images.labels.numpy().data)
@@ -214,12 +219,14 @@ def fix_bits(images: Images, how: str, generator: torch.Generator | None = None)
     """The images with bits that stay as they are: by threshold, or drawn once by a fixed seed."""
     generator = generator or torch.Generator().manual_seed(BINARISATION_SEED)
     array = torch.empty(len(images), *images.shape, dtype=torch.uint8)
-    for grey, bits in zip(images.batches(_AT_ONCE), array.split(_AT_ONCE), strict=True):
+    done = 0
+    for grey in images.blocks():
         if how == "threshold":
             drawn = grey.pixels >= 128
         else:
             drawn = torch.bernoulli(grey.pixels / 255, generator=generator)
-        bits.copy_(drawn * 255)
+        array[done : done + len(grey)] = drawn * 255
+        done += len(grey)
     return replace(images, array=array, rows=None, draw_bits=False)
 
 
@@ -242,5 +249,5 @@ def joined(parts: list[Images]) -> Images:
 
 
 def _is_binary(images: Images) -> bool:
-    batches = (batch.pixels for batch in images.batches(_AT_ONCE))
+    batches = (batch.pixels for batch in images.blocks())
     return all(bool(((pixels == 0) | (pixels == 255)).all()) for pixels in batches)
