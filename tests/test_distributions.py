@@ -62,11 +62,10 @@ def test_kl_without_a_closed_form_is_none():
 VALUES = torch.arange(256) / 255
 
 
-def pixel(loc, log_scale, slope=()):
+def pixel(loc, log_scale):
     """A discretised logistic of one pixel with `len(loc)` channels."""
     return DiscretisedLogistic(
-        *(torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (loc, log_scale)),
-        torch.tensor(slope, dtype=torch.float64).reshape(-1, 1, 1),
+        *(torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (loc, log_scale))
     )
 
 
@@ -77,7 +76,7 @@ def test_the_256_values_of_a_pixel_sum_to_one(loc, log_scale):
 
 
 def test_the_values_of_two_channels_sum_to_one_together():
-    p = pixel([0.3, 0.6], [-2.5, -3.0], [0.8])
+    p = pixel([0.3, 0.6], [-2.5, -3.0])
     both = torch.cartesian_prod(VALUES.double(), VALUES.double())[:, :, None, None]
     torch.testing.assert_close(p.log_prob(both).logsumexp(0).item(), 0.0, rtol=0, atol=1e-9)
 
@@ -91,16 +90,8 @@ def test_a_value_has_the_mass_of_scipys_logistic_around_it():
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
-def test_a_channel_follows_the_one_before_it():
-    p, alone = pixel([0.3, 0.5], [-3.0, -4.0], [1.0]), pixel([0.3], [-3.0])
-    surprise = torch.tensor([[0.4], [0.6]], dtype=torch.float64)[:, :, None]  # each 0.1 too much
-    second = p.log_prob(surprise) - alone.log_prob(surprise[:1])
-    moved = pixel([0.6], [-4.0]).log_prob(surprise[1:])  # 0.5 + 1.0 * (0.4 - 0.3)
-    torch.testing.assert_close(second, moved)
-
-
 def test_samples_are_as_common_as_their_probability():
-    p = pixel([0.1, 0.5], [-3.0, -3.0], [-0.7])
+    p = pixel([0.1, 0.5], [-3.0, -3.0])
     drawn = p.sample((40_000,))
     assert drawn.shape == (40_000, 2, 1, 1)
     assert torch.equal((drawn * 255).round() / 255, drawn)
@@ -117,7 +108,7 @@ def test_gradients_stay_finite_far_from_the_value(log_scale):
     loc = torch.tensor([[[5.0]]], requires_grad=True)
     scale = torch.tensor([[[log_scale]]], requires_grad=True)
     for value in (0.0, 0.5, 1.0):
-        p = DiscretisedLogistic(loc, scale, torch.zeros(0, 1, 1))
+        p = DiscretisedLogistic(loc, scale)
         p.log_prob(torch.tensor([[[value]]])).backward()
     assert loc.grad is not None
     assert torch.isfinite(loc.grad).all()

@@ -35,34 +35,26 @@ def kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 class DiscretisedLogistic(Distribution):
-    """A logistic rounded to the 256 values 0, 1/255, … 1 of an 8-bit pixel: they sum to one.
+    """Logistics rounded to the 256 values 0, 1/255, … 1 of 8-bit pixels: these sum to one.
 
     Each value has the logistic's mass within half a step of it; the outermost two have the tails
-    (Salimans et al. 2017, "PixelCNN++", equation 2; Kingma et al. 2016, section C). Several
-    channels are told one after the other: a channel's location moves with how far the channels
-    before it turned out to be from theirs (PixelCNN++, equation 3, with residuals for values).
+    (Salimans et al. 2017, "PixelCNN++", equation 2, with one component). Pixels and channels are
+    independent.
 
     Args:
         loc: `[*N, C, H, W]`, in units of the pixel range.
         log_scale: `[*N, C, H, W]`, the logarithm of the logistic's scale.
-        slope: `[*N, C (C - 1) / 2, H, W]`, for channels (1, 0), (2, 0), (2, 1), …
     """
 
     arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def __init__(
-        self,
-        loc: Float[Tensor, "*N C H W"],
-        log_scale: Float[Tensor, "*N C H W"],
-        slope: Float[Tensor, "*N S H W"],
-    ):
-        self.loc, self.log_scale, self.slope = loc, log_scale, slope
+    def __init__(self, loc: Float[Tensor, "*N C H W"], log_scale: Float[Tensor, "*N C H W"]):
+        self.loc, self.log_scale = loc, log_scale
         super().__init__(loc.shape[:-3], loc.shape[-3:], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log P(x) of images `[*N, C, H, W]` in nats, `[*N]`: summed over pixels and channels."""
-        centred = value - self._conditional_loc(value)
-        inverse = torch.exp(-self.log_scale)
+        centred, inverse = value - self.loc, torch.exp(-self.log_scale)
         upper, lower = (centred + HALF_STEP) * inverse, (centred - HALF_STEP) * inverse
         # log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − exp(a − b)), in any tail
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower)
@@ -72,26 +64,13 @@ class DiscretisedLogistic(Distribution):
         return log_p.sum((-3, -2, -1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Values in 0, 1/255, … 1: channel after channel, rounded and clipped."""
+        """Values in 0, 1/255, … 1."""
         with torch.no_grad():
             u = torch.rand(*sample_shape, *self.loc.shape, device=self.loc.device)
-            values = torch.exp(self.log_scale) * torch.logit(u, eps=1e-7)  # logistic noise
-            for channel in range(self.loc.shape[-3]):
-                here = self._conditional_loc(values)[..., channel, :, :]
-                values[..., channel, :, :] += here
-                values[..., channel, :, :].clamp_(0, 1).mul_(255).round_().div_(255)
-        return values
+            logistic = self.loc + torch.exp(self.log_scale) * torch.logit(u, eps=1e-7)
+            return (logistic.clamp(0, 1) * 255).round() / 255
 
     @property
     def mean(self) -> Tensor:
         """The locations: the mean but for rounding, and for what is clipped at black and white."""
         return self.loc
-
-    def _conditional_loc(self, value: Tensor) -> Tensor:
-        """The location of each channel, given the values of those before it."""
-        surprise = value - self.loc
-        loc = list(self.loc.expand_as(surprise).unbind(-3))
-        pairs = [(later, before) for later in range(len(loc)) for before in range(later)]
-        for (later, before), slope in zip(pairs, self.slope.unbind(-3), strict=True):
-            loc[later] = loc[later] + slope * surprise[..., before, :, :]
-        return torch.stack(loc, -3)

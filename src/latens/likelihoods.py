@@ -18,7 +18,6 @@ from latens.parts import Kind, Likelihood
 # end by resting on the lattice of values, and says nothing about the model.
 LEAST_SCALE = 1 / 255
 FIRST_SCALE = 0.2  # a fifth of the pixel range
-FIRST_SLOPE = 0.9  # the channels of most photographs move together
 # A discretised logistic this narrow puts all its mass on one value (PixelCNN++'s bound too).
 LEAST_LOG_SCALE = -7.0
 
@@ -93,23 +92,17 @@ class Gaussian(Likelihood):
 class DiscretisedLogistic(Likelihood):
     """p(x|z) over the 256 values of each 8-bit pixel: a real likelihood, so bits per dimension.
 
-    The decoder gives each channel of each pixel a location and a scale, and how it follows the
-    channels before it (Salimans et al. 2017, "PixelCNN++", section 2.1 and 2.2, with one
-    component).
+    The decoder gives each channel of each pixel a location and a scale (Salimans et al. 2017,
+    "PixelCNN++", section 2.1, with one component).
     """
 
     def planes(self, channels: int) -> int:
-        """P = 2 C + C (C − 1) / 2: locations, log-scales, slopes."""
-        return 2 * channels + channels * (channels - 1) // 2
+        """P = 2 C: locations, then log-scales."""
+        return 2 * channels
 
     def planes_of(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
-        """The mean; a scale of 0.1, whose deviation is about 0.2; channels together."""
-        channels = mean.shape[0]
-        planes = mean.new_zeros(self.planes(channels), *mean.shape[1:])
-        planes[:channels] = mean
-        for channel in range(1, channels):  # the slope of (channel, channel − 1)
-            planes[2 * channels + channel * (channel + 1) // 2 - 1] = FIRST_SLOPE
-        return planes
+        """The mean, and a scale of 0.1, whose deviation is about 0.2."""
+        return torch.cat((mean, torch.zeros_like(mean)))
 
     def kind(self, binary_pixels: bool) -> Kind:
         """8-bit."""
@@ -117,10 +110,6 @@ class DiscretisedLogistic(Likelihood):
 
     def forward(self, planes: Float[Tensor, "*N P H W"]) -> LogisticOf8Bits:
         """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
-        planes = planes.float()
-        channels = next(c for c in range(1, planes.shape[-3]) if self.planes(c) == planes.shape[-3])
-        loc, log_scale, slope = planes.split(
-            (channels, channels, planes.shape[-3] - 2 * channels), -3
-        )
+        loc, log_scale = planes.float().chunk(2, dim=-3)
         start = math.log(math.expm1(math.log(FIRST_SCALE / 2) - LEAST_LOG_SCALE))
-        return LogisticOf8Bits(loc, LEAST_LOG_SCALE + F.softplus(log_scale + start), slope)
+        return LogisticOf8Bits(loc, LEAST_LOG_SCALE + F.softplus(log_scale + start))
