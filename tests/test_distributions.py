@@ -59,7 +59,7 @@ def test_kl_without_a_closed_form_is_none():
 
 # ---- the discretised logistic ----------------------------------------------------------------
 
-VALUES = torch.arange(256) / 255
+VALUES = torch.arange(256, dtype=torch.float64) / 255
 
 
 def pixel(loc, log_scale):
@@ -71,13 +71,13 @@ def pixel(loc, log_scale):
 
 @given(loc=st.floats(-2, 3), log_scale=st.floats(-7, 3))
 def test_the_256_values_of_a_pixel_sum_to_one(loc, log_scale):
-    log_p = pixel([loc], [log_scale]).log_prob(VALUES.double()[:, None, None, None])
+    log_p = pixel([loc], [log_scale]).log_prob(VALUES[:, None, None, None])
     torch.testing.assert_close(log_p.logsumexp(0).item(), 0.0, rtol=0, atol=1e-9)
 
 
 def test_the_values_of_two_channels_sum_to_one_together():
     p = pixel([0.3, 0.6], [-2.5, -3.0])
-    both = torch.cartesian_prod(VALUES.double(), VALUES.double())[:, :, None, None]
+    both = torch.cartesian_prod(VALUES, VALUES)[:, :, None, None]
     torch.testing.assert_close(p.log_prob(both).logsumexp(0).item(), 0.0, rtol=0, atol=1e-9)
 
 
@@ -86,7 +86,7 @@ def test_a_value_has_the_mass_of_scipys_logistic_around_it():
     edges = (np.arange(257) - 0.5) / 255
     edges[0], edges[-1] = -np.inf, np.inf
     expected = np.log(np.diff(logistic.cdf(edges)))
-    found = p.log_prob(VALUES.double()[:, None, None, None])
+    found = p.log_prob(VALUES[:, None, None, None])
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_samples_are_as_common_as_their_probability():
     drawn = p.sample((40_000,))
     assert drawn.shape == (40_000, 2, 1, 1)
     assert torch.equal((drawn * 255).round() / 255, drawn)
-    both = torch.cartesian_prod(VALUES.double(), VALUES.double())[:, :, None, None]
+    both = torch.cartesian_prod(VALUES, VALUES)[:, :, None, None]
     weight = p.log_prob(both).exp()[:, None]
     expected = (weight * both.flatten(1)).sum(0)
     second = (weight * both.flatten(1) ** 2).sum(0)
