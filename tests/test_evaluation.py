@@ -15,7 +15,7 @@ from torch import nn
 
 from latens import VAE, Decoder, Encoder, Gaussian, Images, LatensError, Posterior, load_data
 from latens.distributions import diagonal_normal
-from latens.evaluation import evaluate
+from latens.evaluation import evaluate, refined
 from latens.likelihoods import Bernoulli
 from latens.recipes import build
 
@@ -228,3 +228,28 @@ def test_active_units_are_those_whose_mean_moves(x):
 def test_what_cannot_be_measured_is_said(images, k, words):
     with pytest.raises(LatensError, match=words):
         evaluate(model(), images, k)
+
+
+# ---- refining --------------------------------------------------------------------------------
+
+
+def test_a_wrong_posterior_is_refined_to_the_exact_one(x):
+    wrong, exact = model(shift=0.3, stretch=1.5), exact_log_prob(model(), x).mean()
+    gap = exact - evaluate(wrong, x).elbo
+    left = exact - evaluate(wrong, x, refine=100).elbo
+    assert gap > 0.5
+    assert abs(left) < 0.03 * gap + 0.01
+    q, truth = refined(wrong, x, steps=100), model().encode(x)
+    assert (q.mean - truth.mean).abs().mean() < 0.03
+    assert (q.stddev / truth.stddev).log().abs().mean() < 0.1
+
+
+def test_refining_leaves_the_model_alone(x):
+    vae = model(shift=0.3)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    evaluate(vae, x[:8], refine=3)
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in vae.parameters())
+    with pytest.raises(LatensError, match="refine is -1"):
+        evaluate(vae, x[:8], refine=-1)

@@ -122,6 +122,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     neighbours: int | None = None,
+    refine: int = 0,
 ) -> Evaluation:
     """Measure a model on the data it was trained on, or on others.
 
@@ -136,6 +137,9 @@ def evaluate(
         neighbours: how many training images, nearest in latent space, vote for the class of each
             image; None leaves it out.
 
+        refine: steps by which q(z|x) of each image is improved after the encoder; the gain is the
+            amortisation gap (see `latens.evaluation.refined`).
+
     Raises:
         LatensError: model, data or split that cannot be used.
     """
@@ -146,7 +150,7 @@ def evaluate(
         model = load_vae(run.path).to(resolve_device(device))
     if not isinstance(data, Images | Tensor):
         data = _images_for(model, run, data, split)
-    figures = measure(model, data, importance_samples, seed)
+    figures = measure(model, data, importance_samples, seed, refine=refine)
     if neighbours is None:
         return figures
     if run is None or not isinstance(data, Images):

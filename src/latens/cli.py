@@ -126,6 +126,7 @@ def evaluate(
     split: Split | None = None,
     importance_samples: int | None = None,
     neighbours: int | None = None,
+    refine: int = 0,
     seed: Seed = 0,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
@@ -143,12 +144,17 @@ def evaluate(
     neighbours
         How many training images, nearest in latent space, vote for each image's class; none: it
         is left out.
+    refine
+        Steps by which q(z|x) of each image is improved after the encoder: the gain is what one
+        encoder for all images loses, the amortisation gap.
     as_json
         Print one JSON object.
     """
     from latens import api
 
-    figures = api.evaluate(run, data, split, importance_samples, seed, device, neighbours).as_dict()
+    figures = api.evaluate(
+        run, data, split, importance_samples, seed, device, neighbours, refine
+    ).as_dict()
     figures |= {"run": str(run), "data": data, "split": split or ("test" if data is None else None)}
     print(json.dumps(figures) if as_json else _table(figures))
 

@@ -141,17 +141,20 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
     # ---- drawing -----------------------------------------------------------------------------
 
     def draw(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None, samples: int = 1
+        self,
+        x: Float[Tensor, "B C H W"],
+        y: Int[Tensor, "B *A"] | None = None,
+        samples: int = 1,
+        posterior: Distribution | None = None,
     ) -> Draw:
         """Z ~ q(z|x), `samples` times for each image, and all that follows from it.
 
         Gradients flow through z by reparametrisation where the posterior offers it.
-        """
-        return self._draw_from(self.encode(x, y), x, y, samples)
 
-    def _draw_from(
-        self, posterior: Distribution, x: Tensor, y: Tensor | None, samples: int
-    ) -> Draw:
+        Args:
+            posterior: a q(z|x) to draw from in place of the encoder's.
+        """
+        posterior = self.encode(x, y) if posterior is None else posterior
         prior = self.prior(self.encode, y)
         z = posterior.rsample(torch.Size((samples,)))  # [K, B, *Z]
         return Draw(
@@ -266,7 +269,7 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         at_once = max(1, rows // max(1, len(x)))
         counts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
         posterior = self.encode(x, y)
-        draws = (self._draw_from(posterior, x, y, count) for count in counts)
+        draws = (self.draw(x, y, count, posterior) for count in counts)
         return torch.cat([draw.log_weights for draw in draws])
 
     @property
