@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
@@ -18,8 +17,7 @@ from latens.parts import Kind, Likelihood
 # end by resting on the lattice of values, and says nothing about the model.
 LEAST_SCALE = 1 / 255
 FIRST_SCALE = 0.2  # a fifth of the pixel range
-# A discretised logistic this narrow puts all its mass on one value (PixelCNN++'s bound too).
-LEAST_LOG_SCALE = -7.0
+LEAST_LOGISTIC = math.exp(-7)  # PixelCNN++'s bound: all the mass is on one value
 
 
 class Bernoulli(Likelihood):
@@ -92,17 +90,22 @@ class Gaussian(Likelihood):
 class DiscretisedLogistic(Likelihood):
     """p(x|z) over the 256 values of each 8-bit pixel: a real likelihood, so bits per dimension.
 
-    The decoder gives each channel of each pixel a location and a scale (Salimans et al. 2017,
-    "PixelCNN++", section 2.1, with one component).
+    Logistics around the decoder's planes, with one scale learned for all pixels (Kingma et al.
+    2016, "Improved Variational Inference with Inverse Autoregressive Flow", section 6.2; there:
+    one for each channel).
     """
 
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE / 2)))
+
     def planes(self, channels: int) -> int:
-        """P = 2 C: locations, then log-scales."""
-        return 2 * channels
+        """P = C."""
+        return channels
 
     def planes_of(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
-        """The mean, and a scale of 0.1, whose deviation is about 0.2."""
-        return torch.cat((mean, torch.zeros_like(mean)))
+        """The mean itself."""
+        return mean
 
     def kind(self, binary_pixels: bool) -> Kind:
         """8-bit."""
@@ -110,6 +113,6 @@ class DiscretisedLogistic(Likelihood):
 
     def forward(self, planes: Float[Tensor, "*N P H W"]) -> LogisticOf8Bits:
         """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
-        loc, log_scale = planes.float().chunk(2, dim=-3)
-        start = math.log(math.expm1(math.log(FIRST_SCALE / 2) - LEAST_LOG_SCALE))
-        return LogisticOf8Bits(loc, LEAST_LOG_SCALE + F.softplus(log_scale + start))
+        loc = planes.float()
+        scale = LEAST_LOGISTIC + self.log_scale.exp()
+        return LogisticOf8Bits(loc, scale.log().expand(loc.shape))
