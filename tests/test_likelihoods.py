@@ -93,7 +93,7 @@ def test_the_discretised_logistic_starts_at_the_mean():
 
 def test_the_learned_scale_finds_that_of_the_data_and_has_a_floor():
     likelihood = DiscretisedLogistic()
-    optimiser = torch.optim.Adam(likelihood.parameters(), lr=0.02)
+    optimiser = torch.optim.Adam(likelihood.parameters(), lr=0.05)
     x = likelihood(torch.full((2000, 1, 2, 2), 0.5)).sample()
     with torch.no_grad():
         likelihood.log_scale.fill_(-6)

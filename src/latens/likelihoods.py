@@ -95,7 +95,7 @@ class DiscretisedLogistic(Likelihood):
     one for each channel).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE / 2)))
 
