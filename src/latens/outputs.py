@@ -128,7 +128,7 @@ def edit_picture(
     if attribute is not None:
         amounts = torch.linspace(*bounds, steps)
         edited = along_attribute(run.vae, x, attribute, amounts)
-        names = [f"{amount:+.2g}".replace("-", "−") for amount in amounts.tolist()]
+        names = [f"{a:+.2g}".replace("-", "−") if a else "0" for a in amounts.tolist()]
     else:
         edited = towards_class(run.vae, x, label or "", steps)
         names = ["output", *[""] * (edited.shape[1] - 2), f"{label}"]

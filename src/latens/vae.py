@@ -1,6 +1,5 @@
 """The variational autoencoder: five parts, and the one place where they are sampled."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -25,6 +24,10 @@ from latens.storage import CONFIG, WEIGHTS, read_model, write_model
 # So many values (images times samples times pixels) leave the decoder at once where many are
 # asked for: memory is bounded whatever their size.
 VALUES_AT_ONCE = 2**22
+# Data whose terms also bind what is learned from them, as a model's card says.
+RESTRICTED = {
+    "celeba": "CelebA is for non-commercial research, and so is what was learned from it."
+}
 
 
 @dataclass(frozen=True)
@@ -309,10 +312,20 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card: the architecture, what it was trained on, and its figures."""
-        data = ModelCardData(library_name="latens", license="mit", tags=["vae", "image-generation"])
+        learned_from = self.about.get("training", {}).get("data", {}).get("name")
+        data = ModelCardData(
+            library_name="latens",
+            license="other" if learned_from in RESTRICTED else "mit",
+            tags=["vae", "image-generation"],
+        )
         template = files("latens").joinpath("templates/card.md.j2").read_text("utf-8")
         return ModelCard.from_template(
-            data, template_str=template, about=self.about, model=self, json=json, **kwargs
+            data,
+            template_str=template,
+            about=self.about,
+            model=self,
+            terms=RESTRICTED.get(learned_from),
+            **kwargs,
         )
 
 
