@@ -36,7 +36,8 @@ def test_ones_own_part_is_rebuilt_with_its_parts():
 
 def test_the_arguments_are_those_of_the_constructor():
     config = to_config(MLPEncoder((1, 4, 4), (7,)))
-    assert config == {"part": "MLPEncoder", "image_shape": (1, 4, 4), "hidden": (7,)}
+    rest = {"image_shape": (1, 4, 4), "hidden": (7,), "dropout": 0.0}
+    assert config == {"part": "MLPEncoder"} | rest
 
 
 @pytest.mark.parametrize(
