@@ -3,6 +3,7 @@ import shlex
 import pytest
 
 from latens import LatensError, TrainConfig
+from latens.api import resolve
 
 
 @pytest.mark.parametrize("size", [64, "64", "64x64", (64, 64), [64, 64], "64X64"])
@@ -50,3 +51,14 @@ def test_the_command_says_what_differs_from_the_defaults():
 def test_a_configuration_survives_its_file():
     config = TrainConfig(latent_dim=7, size="48x64", minutes=0.5)
     assert TrainConfig.of(config.as_dict()) == config
+
+
+def test_what_a_recipe_sets_gives_way_to_what_the_user_says(digits):
+    told = {"beta": 2.0, "beta_warmup": 0.0}
+    assert resolve(TrainConfig(recipe="beta"), digits).beta == 4
+    assert resolve(TrainConfig(recipe="unet"), digits).beta_warmup == 0.1
+    assert resolve(TrainConfig(recipe="conv"), digits).beta_warmup == 0
+    assert resolve(TrainConfig(recipe="semi_supervised"), digits).label_weight == 20
+    for recipe in ("beta", "unet"):
+        config = resolve(TrainConfig(recipe=recipe, **told), digits)
+        assert (config.beta, config.beta_warmup) == (2, 0)

@@ -275,7 +275,7 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     if config.sigma is not None and likelihood != "gaussian":
         raise LatensError(f"sigma is for the gaussian likelihood, and this one is {likelihood}")
     device = resolve_device(config.device)
-    defaults = {"beta": 1.0, "label_weight": 0.0}
+    defaults = {"beta": 1.0, "beta_warmup": 0.0, "label_weight": 0.0}
     if config.recipe in recipes.RECIPES:
         defaults |= recipes.RECIPES[config.recipe].defaults
     chosen = {name: getattr(config, name) for name in defaults}

@@ -65,8 +65,9 @@ class TrainConfig:
 
     beta: float | None = None
     """Weight of the KL in the loss; no unit; none: the recipe's, mostly 1."""
-    beta_warmup: float = 0.0
-    """Share of the training, in [0, 1], over which beta rises from 0, linearly."""
+    beta_warmup: float | None = None
+    """Share of the training, in [0, 1], over which beta rises from 0, linearly; none: the recipe's,
+    mostly 0."""
     beta_cycles: int = 1
     """How often beta rises anew; its warm-up is then a share of each cycle."""
     beta_step: float = 0.0

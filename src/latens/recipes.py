@@ -190,7 +190,8 @@ class Recipe:
 RECIPES = {
     "mlp": Recipe(mlp, "mlp"),
     "conv": Recipe(conv, "conv"),
-    "unet": Recipe(unet, "unet"),
+    # Without it the decoder may learn to do without z in its first steps, and stay so.
+    "unet": Recipe(unet, "unet", {"beta_warmup": 0.1}),
     "beta": Recipe(beta, defaults={"beta": 4.0}),
     "conditional": Recipe(conditional, needs_labels=True),
     "semi_supervised": Recipe(semi_supervised, defaults={"label_weight": 20.0}, needs_labels=True),

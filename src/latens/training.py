@@ -137,7 +137,7 @@ class Trainer:
         )
         self.at = Progressed()
         self.schedule = BetaSchedule(
-            config.beta or 0.0, config.beta_warmup, config.beta_cycles, config.beta_step
+            config.beta or 0.0, config.beta_warmup or 0.0, config.beta_cycles, config.beta_step
         )
         self.training_loss = TrainingLoss(vae, ELBO(), data.train.draw_bits, config.jitter)
         self.vae = vae
