@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.progress import Progress
 
 from latens.errors import LatensError
 from latens.messages import note, progress, warn
@@ -157,43 +158,58 @@ def decode(
     Raises:
         LatensError: a file that cannot be read, unless `target.skip_bad`; or none that can.
     """
-    bad: dict[int, LatensError] = {}
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool, progress("images") as bar:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-        def every(task: Callable[[int], T], what: str) -> list[T | None]:
-            """The task for each file that is not known to be bad."""
-
-            def attempt(i: int) -> T | None:
-                try:
-                    return task(i)
-                except LatensError as error:
-                    if not target.skip_bad:
-                        raise
-                    bad[i] = error
-                    return None
-
-            todo = [i for i in range(len(files)) if i not in bad]
-            return list(bar.track(pool.map(attempt, todo), len(todo), description=what))
-
-        found = every(lambda i: read_header(files[i]), "scanning")
-        headers = [header for header in found if header is not None]
-        if not headers:
-            raise next(iter(bad.values()))
+        work = _Work(len(files), target.skip_bad, pool, bar)
+        headers = work.every(lambda i: read_header(files[i]), "scanning")
         _note_conversions(headers)
         size = target.size or _common_size(headers)
         grey = all(header.mode in GREY_MODES for header in headers)
         channels = target.channels or (1 if grey else 3)
         pixels = allocate((len(files), channels, *size))
 
-        def fill(i: int) -> None:  # a worker writes its row itself, so that no images pile up
+        def fill(i: int) -> bool:  # a worker writes its row itself, so that no images pile up
             pixels[i] = read_image(files[i], channels, size, target.crop)
+            return True
 
-        every(fill, "decoding")
-    if len(bad) == len(files):
-        raise next(iter(bad.values()))
-    _note_left_out([bad[i] for i in sorted(bad)], len(files))
-    return pixels, sorted(bad)
+        work.every(fill, "decoding")
+    _note_left_out([work.bad[i] for i in sorted(work.bad)], len(files))
+    return pixels, sorted(work.bad)
+
+
+class _Work:
+    """Tasks over files, many at a time; bad files drop out where that is asked for.
+
+    Attributes:
+        bad: the error of each file that dropped out.
+    """
+
+    def __init__(self, count: int, skip_bad: bool, pool: ThreadPoolExecutor, bar: Progress):
+        self.count, self.skip_bad, self.pool, self.bar = count, skip_bad, pool, bar
+        self.bad: dict[int, LatensError] = {}
+
+    def every(self, task: Callable[[int], T], what: str) -> list[T]:
+        """What the task gives for each file that has not dropped out.
+
+        Raises:
+            LatensError: of the first bad file, if none may drop out or all have.
+        """
+
+        def attempt(i: int) -> T | None:
+            try:
+                return task(i)
+            except LatensError as error:
+                if not self.skip_bad:
+                    raise
+                self.bad[i] = error
+                return None
+
+        todo = [i for i in range(self.count) if i not in self.bad]
+        done = self.bar.track(self.pool.map(attempt, todo), len(todo), description=what)
+        found = [result for result in done if result is not None]
+        if not found:
+            raise next(iter(self.bad.values()))
+        return found
 
 
 def _note_left_out(errors: Sequence[LatensError], count: int) -> None:
