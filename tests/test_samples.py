@@ -4,7 +4,7 @@ import torch
 import latens
 from latens import LatensError
 from latens.latents import LabelStatistics
-from latens.samples import along_attribute, draw, towards_class
+from latens.samples import along_attribute, draw, likeliest_condition, towards_class
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +148,10 @@ def test_samples_and_edits_follow_an_attribute(with_attributes):
         along_attribute(vae, x, "Tal", torch.zeros(1))
     with pytest.raises(LatensError, match="use --attribute"):
         towards_class(vae, x, "Tall", 3)
+
+
+def test_a_conditional_model_finds_the_class_of_an_image(models, digits):
+    found = likeliest_condition(models["conditional"], digits.test.unit())
+    assert found is not None
+    assert (found == digits.test.labels).double().mean() > 0.85
+    assert likeliest_condition(models["mlp"], digits.test.unit()) is None

@@ -19,7 +19,7 @@ from latens.errors import LatensError
 from latens.latents import LabelStatistics
 from latens.messages import note, progress
 from latens.runs import Run
-from latens.samples import Samples, along_attribute, draw, towards_class
+from latens.samples import Samples, along_attribute, draw, likeliest_condition, towards_class
 
 AT_ONCE = 1_000  # images drawn at a time where thousands are asked for
 
@@ -89,7 +89,8 @@ def reconstruction_picture(path: str | Path, images: list[Path], number: int, ou
         _check_number(number)
         shown = data_of(run).test.take(slice(0, number))
     x = shown.unit()
-    again = run.vae.reconstruct(x, shown.labels)
+    y = likeliest_condition(run.vae, x) if shown.labels is None else shown.labels
+    again = run.vae.reconstruct(x, y)
     pictures.save_pairs(out, x, again, f"reconstructions · {run.title}")
     return out
 

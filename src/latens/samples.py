@@ -104,8 +104,7 @@ def along_attribute(
     if statistics.exclusive:
         raise LatensError("this model's images have classes and no attributes: use --label")
     direction = torch.tensor(statistics.direction[statistics.index(attribute)])
-    unknown = torch.full((len(x), len(statistics.names)), -1)
-    y = unknown if embedding_of(vae) is not None else None
+    y = likeliest_condition(vae, x)
     z = vae.embed(x, y).flatten(1)  # [B, D]
     moved = z + amounts[:, None, None] * direction  # [steps, B, D]
     return vae.picture(moved.unflatten(2, vae.latent_shape), y).transpose(0, 1)
@@ -127,8 +126,8 @@ def towards_class(
     if not statistics.exclusive:
         raise LatensError("this model's images have attributes and no classes: use --attribute")
     index = statistics.index(label)
-    if embedding_of(vae) is not None:
-        own = _likeliest_condition(vae, x, len(statistics.names))
+    own = likeliest_condition(vae, x)
+    if own is not None:
         z = vae.embed(x, own)
         ends = [vae.picture(z, own), vae.picture(z, torch.full_like(own, index))]
         return torch.stack(ends, 1)
@@ -149,8 +148,17 @@ def _own_class(vae: VAE, z: Float[Tensor, "B D"], statistics: LabelStatistics) -
     return of_class.log_prob(z[:, None]).sum(-1).argmax(-1)
 
 
-def _likeliest_condition(vae: VAE, x: Float[Tensor, "B C H W"], count: int) -> Tensor:
-    """The class `[B]` under which each image has the largest ELBO, all classes alike likely."""
-    labels = (torch.full((len(x),), label) for label in range(count))
-    draws = [vae.draw(x, y) for y in labels]
+@torch.no_grad()
+def likeliest_condition(vae: VAE, x: Float[Tensor, "B C H W"]) -> Int64[Tensor, "B *A"] | None:
+    """What a conditional model is told of images whose label is not known; None to any other.
+
+    Of classes that under which the image has the largest ELBO, all alike likely before; attributes
+    stay unknown.
+    """
+    embedding = embedding_of(vae)
+    if embedding is None:
+        return None
+    if not embedding.exclusive:
+        return torch.full((len(x), embedding.count), -1)
+    draws = [vae.draw(x, torch.full((len(x),), label)) for label in range(embedding.count)]
     return torch.stack([d.log_px_z[0] - d.kl_per_image for d in draws]).argmax(0)
