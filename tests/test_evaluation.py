@@ -253,3 +253,11 @@ def test_refining_leaves_the_model_alone(x):
     assert all(parameter.grad is None for parameter in vae.parameters())
     with pytest.raises(LatensError, match="refine is -1"):
         evaluate(vae, x[:8], refine=-1)
+
+
+def test_refining_changes_the_bound_and_not_what_the_latents_tell(digits):
+    vae = build("semi_supervised", (1, 8, 8), 3, Bernoulli(), labels=10)
+    plain, better = evaluate(vae, digits.test), evaluate(vae, digits.test, refine=5)
+    assert better.elbo != plain.elbo
+    for figure in ("accuracy", "label", "active_units"):
+        assert getattr(better, figure) == getattr(plain, figure), figure

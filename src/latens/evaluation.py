@@ -152,17 +152,18 @@ def _measure(
     vae: VAE, x: Float[Tensor, "B C H W"], y: Tensor | None, k: int | None, refine: int
 ) -> dict[str, Tensor]:
     """The terms of each image of a block."""
-    draw = vae.draw(x, y, posterior=refined(vae, x, y, refine) if refine else None)
+    told = vae.draw(x, y)  # by the encoder: what its latents tell must not follow the refining
+    draw = vae.draw(x, y, posterior=refined(vae, x, y, refine)) if refine else told
     terms = {
         "reconstruction": -draw.log_px_z[0],
         "kl": draw.kl_per_image,
-        "mean": draw.posterior.mean,
+        "mean": told.posterior.mean,
         "binary": ((x == 0) | (x == 1)).flatten(1).all(1),
     }
     if draw.kl is not None:
         terms["kl_per_dim"] = draw.kl
     if vae.classifier is not None and y is not None:
-        terms |= _label_terms(vae, draw, y)
+        terms |= _label_terms(vae, told, y)
     if k is not None:
         log_w = vae.log_weights(x, y, samples=k).cpu().double()  # [K, B]
         log_mean = log_w.logsumexp(0) - math.log(k)
