@@ -33,6 +33,7 @@ from latens.latents import label_statistics, neighbour_accuracy
 from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from latens.messages import stderr
 from latens.parts import Likelihood
+from latens.recording import SHORT
 from latens.runs import CHECKPOINTS, Checkpoint, Run, locate, next_path, refuse_existing, versions
 from latens.vae import VAE, load_vae
 from latens.watching import comment
@@ -171,12 +172,19 @@ def _images_for(vae: VAE, run: Run | None, data: str | Path | None, split: str |
     return load_split(str(data), split, vae.image_shape, binarisation, names)
 
 
-def report(path: str | Path, out: str | Path | None = None) -> Path:
+def report(
+    path: str | Path,
+    out: str | Path | None = None,
+    projection: str = "pca",
+    attribute: str | None = None,
+) -> Path:
     """Write the pictures and the page of a run anew; returns the page's path.
 
     Args:
         out: the folder to write into; None is the run's own, and for a pretrained model one of
             its name.
+        projection: of the latent plane of more than two dimensions: pca, tsne or umap.
+        attribute: what the latent plane is coloured by, where images have attributes.
 
     Raises:
         LatensError: no run directory, a damaged one, or one without a finished epoch.
@@ -190,7 +198,7 @@ def report(path: str | Path, out: str | Path | None = None) -> Path:
             f"{folder} is a file, and the report needs a folder: choose another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    return write_report(run, data_of(run), folder)
+    return write_report(run, data_of(run), folder, projection, attribute)
 
 
 def export(path: str | Path, out: str | Path) -> Run:
@@ -286,6 +294,7 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
         epochs=epochs,
         early_stopping=patience or 0,
         likelihood=likelihood,
+        film=(epochs or 0) <= SHORT if config.film is None else config.film,
         device=device,
         precision=resolve_precision(config.precision, device),
     )

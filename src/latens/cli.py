@@ -25,6 +25,8 @@ RunPath = Annotated[
     Parameter(help="A run directory, as `latens train` prints it, or a pretrained model by name."),
 ]
 Number = Parameter(name=["--number", "-n"])
+# What is on by default, or in a file, is taken back by --no-NAME
+Options = Annotated[TrainConfig, Parameter(name="*", negative=None, negative_bool="no-")]
 Seed = Annotated[int, Parameter(help="Decides the noise.")]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 
@@ -77,7 +79,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     config: Path | None = None,
-    options: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008
+    options: Options = TrainConfig(),  # noqa: B008
 ) -> None:
     """Train a VAE, measure it on the test images and write a report.
 
@@ -199,6 +201,7 @@ def reconstruct(
     /,
     *,
     number: Annotated[int, Number] = 24,
+    errors: bool = False,
     out: Path = Path("pairs.png"),
 ) -> None:
     """Show images with their reconstructions below, in one PNG.
@@ -209,12 +212,48 @@ def reconstruct(
         Image files or folders of them; none: the first test images.
     number
         How many test images, where no files are given.
+    errors
+        Add below each pair where the two differ, from black to white.
     out
         The PNG file.
     """
     from latens import outputs
 
-    print(outputs.reconstruction_picture(run, images or [], number, out))
+    print(outputs.reconstruction_picture(run, images or [], number, out, errors))
+
+
+@app.command
+def interpolate(
+    run: RunPath,
+    images: list[Path] | None = None,
+    /,
+    *,
+    number: Annotated[int, Number] = 6,
+    steps: int = 11,
+    spherical: bool = False,
+    out: Path = Path("interpolation.png"),
+    seed: Seed = 0,
+) -> None:
+    """Show the way from one image to another through latent space, in one PNG.
+
+    Each row is A, its reconstruction, the steps between, B's reconstruction, B.
+
+    Parameters
+    ----------
+    images
+        A and B: image files or folders of them, each two a row; none: random test images.
+    number
+        How many rows, where no files are given.
+    steps
+        Images from one reconstruction to the other, both included.
+    spherical
+        Along a great circle of latent space, in place of a straight line.
+    out
+        The PNG file.
+    """
+    from latens import outputs
+
+    print(outputs.interpolation_picture(run, images or [], out, number, steps, spherical, seed))
 
 
 @app.command
@@ -288,17 +327,28 @@ def export(run: RunPath, /, *, out: Path) -> None:
 
 
 @app.command
-def report(run: RunPath, /, *, out: Path | None = None) -> None:
-    """Write the pictures and report.html of a run anew, and print the page's path.
+def report(
+    run: RunPath,
+    /,
+    *,
+    out: Path | None = None,
+    projection: Literal["pca", "tsne", "umap"] = "pca",
+    attribute: str | None = None,
+) -> None:
+    """Write the pictures, films and report.html of a run anew, and print the page's path.
 
     Parameters
     ----------
+    projection
+        How more than two latent dimensions are brought onto a plane; umap needs umap-learn.
+    attribute
+        What colours the latent plane of images that have attributes, such as Male of CelebA.
     out
         The folder to write into; none: the run's own, or for a pretrained model one of its name.
     """
     from latens import api
 
-    print(api.report(run, out))
+    print(api.report(run, out, projection, attribute))
 
 
 @app.command

@@ -112,6 +112,9 @@ class TrainConfig:
     """Epochs without a better validation ELBO after which to stop; 0: never; none: a tenth of the
     epochs, at least 10, where --epochs and --minutes leave their number open."""
 
+    film: bool | None = None
+    """Record the training for films of it; none: up to 250 epochs."""
+
     seed: int = 0
     """Decides initial weights, order of images and noise."""
     device: Device = "auto"
@@ -184,7 +187,8 @@ class TrainConfig:
             value = getattr(self, field.name)
             if value != field.default:
                 flag = "--" + field.name.replace("_", "-")
-                words += [flag] if value is True else [flag, str(value)]
+                words += [f"--no-{flag[2:]}" if value is False else flag]
+                words += [] if isinstance(value, bool) else [str(value)]
         return shlex.join(words)
 
     def as_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from latens.latents import LabelStatistics
 from latens.messages import note, progress
 from latens.runs import Run
 from latens.samples import Samples, along_attribute, draw, likeliest_condition, towards_class
+from latens.sections import STEPS, interpolation
 
 AT_ONCE = 1_000  # images drawn at a time where thousands are asked for
 
@@ -51,10 +52,10 @@ def sample_picture(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         samples = draw(run.vae, number, label, temperature)
-    captions = _captions(run, samples) if with_labels else None
+    captions = _captions(run, samples) if with_labels else ()
     what = "samples" if label is None else f"samples of {label}"
-    pictures.save_grid(out, samples.images, f"{what} · {run.title}", captions=captions)
-    return out
+    image = pictures.grid(samples.images, f"{what} · {run.title}", captions=captions)
+    return _written(image, out)
 
 
 def _captions(run: Run, samples: Samples) -> list[str]:
@@ -72,11 +73,14 @@ def _captions(run: Run, samples: Samples) -> list[str]:
     return [f"{name}  {p:.0%}" for name, p in zip(told, sure, strict=True)]
 
 
-def reconstruction_picture(path: str | Path, images: list[Path], number: int, out: Path) -> Path:
+def reconstruction_picture(
+    path: str | Path, images: list[Path], number: int, out: Path, errors: bool = False
+) -> Path:
     """Show images above their reconstructions in the PNG `out`; returns its path.
 
     Args:
         images: image files and folders of them; empty takes the first `number` test images.
+        errors: add below each pair where the two differ.
 
     Raises:
         LatensError: a run or images that cannot be used.
@@ -91,8 +95,52 @@ def reconstruction_picture(path: str | Path, images: list[Path], number: int, ou
     x = shown.unit()
     y = likeliest_condition(run.vae, x) if shown.labels is None else shown.labels
     again = run.vae.reconstruct(x, y)
-    pictures.save_pairs(out, x, again, f"reconstructions · {run.title}")
-    return out
+    title = f"reconstructions · {run.title}"
+    return _written(pictures.pairs(x, again, title, errors=errors), out)
+
+
+def interpolation_picture(
+    path: str | Path,
+    images: list[Path],
+    out: Path,
+    number: int = 6,
+    steps: int = STEPS,
+    spherical: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Show the way from one image to another through latent space in a PNG; returns its path.
+
+    Args:
+        images: A and B, image files or folders of them; of more, each two in turn are a pair.
+            Empty takes `number` pairs of test images, drawn by `seed`.
+        steps: images from one reconstruction to the other, both included.
+        spherical: along a great circle of latent space, not a straight line.
+
+    Raises:
+        LatensError: a run or images that cannot be used, or an image without its second.
+    """
+    check_seed(seed)
+    if steps < 2:
+        raise LatensError(f"{steps} steps: at least 2 are needed")
+    run = Run.open(path)
+    _check_png(out)
+    if images:
+        shown = _read(run, images)
+        if len(shown) % 2:
+            raise LatensError(f"each row needs two images, A and B, and here are {len(shown)}")
+    else:
+        _check_number(number)
+        test = data_of(run).test
+        if len(test) < 2 * number:
+            raise LatensError(
+                f"{number} pairs need {2 * number} test images, and there are {len(test)}"
+            )
+        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))
+        shown = test.take(order[: 2 * number])
+    a, b = shown.take(slice(0, None, 2)), shown.take(slice(1, None, 2))
+    how = "great circle" if spherical else "straight line"
+    title = f"between images, on a {how} · {run.title}"
+    return _written(interpolation(run.vae, a, b, title, steps, spherical), out)
 
 
 def edit_picture(
@@ -134,7 +182,12 @@ def edit_picture(
         edited = towards_class(run.vae, x, label or "", steps)
         names = ["output", *[""] * (edited.shape[1] - 2), f"{label}"]
     sheet = torch.cat((x[:, None], edited), dim=1)
-    pictures.save_rows(out, sheet, f"{attribute or f'to {label}'} · {run.title}", ["input", *names])
+    title = f"{attribute or f'to {label}'} · {run.title}"
+    return _written(pictures.table(sheet, title, ["input", *names]), out)
+
+
+def _written(image: Image.Image, out: Path) -> Path:
+    pictures.save(out, image)
     return out
 
 

@@ -24,6 +24,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 FIGURES = "figures.json"
 CHECKPOINTS = "checkpoints"
+FILM = "film"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
@@ -173,6 +174,12 @@ class Run:
             _require_row(rows[-1], path)
         return rows
 
+    @property
+    def frames(self) -> dict[int, Path]:
+        """The files of what was recorded for films, by epoch; empty where nothing was."""
+        paths = sorted((self.path / FILM).glob("[0-9]*.safetensors"))
+        return {int(path.stem): path for path in paths if path.stem.isdecimal()}
+
     # ---- writing -----------------------------------------------------------------------------
 
     def add_metrics(self, row: dict[str, Any]) -> None:
@@ -181,7 +188,7 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def forget_metrics_after(self, epoch: int) -> None:
-        """Drop the rows of later epochs, and a last line that was cut short.
+        """Drop the rows and frames of later epochs, and a last line that was cut short.
 
         Raises:
             LatensError: the file is missing, or not a run's.
@@ -198,6 +205,14 @@ class Run:
         if len(kept) < epoch:
             raise LatensError(f"{path} is damaged: it lacks epochs before the last checkpoint")
         files.write_bytes(path, "".join(kept).encode())
+        for frame_epoch, frame in self.frames.items():
+            if frame_epoch > epoch:
+                frame.unlink()
+
+    def save_frame(self, epoch: int, tensors: dict[str, Tensor]) -> None:
+        """Write what was recorded at an epoch."""
+        (self.path / FILM).mkdir(exist_ok=True)
+        storage.write_tensors(self.path / FILM / f"{epoch:06d}.safetensors", tensors, {})
 
     def save_model(self, vae: VAE, half: bool = False) -> None:
         """Write config.json and model.safetensors, with 16-bit weights where `half`."""

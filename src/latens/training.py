@@ -22,6 +22,7 @@ from latens.data import DataSet, Images, jittered, unit_pixels
 from latens.errors import LatensError
 from latens.evaluation import Evaluation, evaluate
 from latens.objectives import ELBO, BetaSchedule
+from latens.recording import Recorder
 from latens.runs import CHECKPOINTS, Checkpoint, Run
 from latens.storage import load_tensors
 from latens.vae import VAE
@@ -151,6 +152,7 @@ class Trainer:
         self.bar = Bar(config)
         if checkpoint is not None:
             self._restore(*checkpoint)
+        self.recorder = Recorder(run, data, max(run.frames, default=-1)) if config.film else None
 
     def _resident(self, images: Images) -> Images:
         if (
@@ -176,6 +178,7 @@ class Trainer:
     def _loop(self, interrupted: threading.Event) -> Evaluation:
         if self.at.images == 0:
             self._save()
+            self._record()
         while not self._finished():
             for batch in self._rest_of_epoch():
                 self._step(batch)
@@ -251,8 +254,13 @@ class Trainer:
             self.at.best_loss, self.at.best_epoch = row["validation"]["final_loss"], self.at.epoch
             self._save_model()
         self.run.add_metrics(row)
+        self._record()
         self.at.begin_epoch()
         self.bar.epoch(row, last=self._finished())
+
+    def _record(self) -> None:
+        if self.recorder is not None:
+            self.recorder.record(self.averaged, self.at.epoch, self._finished())
 
     def _row(self, validation: Evaluation, objective: ELBO) -> dict[str, Any]:
         """One line of metrics.jsonl; losses and KL in nats per image."""

@@ -23,6 +23,8 @@ from latens.storage import CONFIG, WEIGHTS, read_model, write_model
 
 # So many values (images times samples times pixels) leave the decoder at once where many are
 # asked for: memory is bounded whatever their size.
+LEAST_SINE = 1e-4  # below it two latents lie on one line through the origin
+LEAST_SINE = 1e-4  # below it two latents lie on one line through the origin
 VALUES_AT_ONCE = 2**22
 # Data whose terms also bind what is learned from them, as a model's card says.
 RESTRICTED = {
@@ -238,12 +240,25 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         b: Float[Tensor, "B C H W"],
         steps: int = 8,
         y: Int[Tensor, "B *A"] | None = None,
+        y_b: Int[Tensor, "B *A"] | None = None,
+        spherical: bool = False,
     ) -> Float[Tensor, "B steps C H W"]:
-        """Images decoded along the straight line from a's mean z to b's, both ends included."""
-        t = torch.linspace(0, 1, steps, device=a.device)
-        t = t.reshape(-1, 1, *(1 for _ in self.latent_shape))
-        path = torch.lerp(self.embed(a, y)[None], self.embed(b, y)[None], t)  # [steps, B, *Z]
-        return self.picture(path, y).transpose(0, 1)
+        """Images decoded on the way from a's mean z to b's, both ends included.
+
+        Args:
+            y: the labels of a, and of b too where it has none of its own.
+            y_b: the labels of b; from the middle on they are those that are decoded with.
+            spherical: along a great circle, which keeps to the norms that the prior gives z in
+                many dimensions (White 2016, "Sampling Generative Networks", section 2.1), and not
+                along the straight line.
+        """
+        t = torch.linspace(0, 1, steps, device=a.device)[:, None, None]
+        y_b = y if y_b is None else y_b
+        za, zb = self.embed(a, y).flatten(1), self.embed(b, y_b).flatten(1)
+        path = slerp(za, zb, t) if spherical else torch.lerp(za, zb, t)  # [steps, B, D]
+        halves = path.unflatten(2, self.latent_shape).split((steps + 1) // 2)
+        parts = [self.picture(z, of) for z, of in zip(halves, (y, y_b), strict=False)]
+        return torch.cat(parts).transpose(0, 1)
 
     def log_prob(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None, samples: int = 100
@@ -327,6 +342,20 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
             terms=RESTRICTED.get(learned_from),
             **kwargs,
         )
+
+
+def slerp(
+    a: Float[Tensor, "B D"], b: Float[Tensor, "B D"], t: Float[Tensor, "..."]
+) -> Float[Tensor, "... B D"]:
+    """From a (t = 0) to b (t = 1) at a constant angular speed about the origin (Shoemake 1985).
+
+    Where they point the same or the opposite way, and no circle is given, along the line.
+    """
+    cosine = torch.cosine_similarity(a, b, dim=-1)[:, None].clamp(-1, 1)
+    angle = torch.acos(cosine)
+    sine = torch.sin(angle)
+    on_circle = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / sine
+    return torch.where(sine.abs() > LEAST_SINE, on_circle, torch.lerp(a, b, t))
 
 
 def _for_each(y: Tensor | None, lead: torch.Size) -> Tensor | None:

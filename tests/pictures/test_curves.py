@@ -1,41 +1,77 @@
 import numpy as np
 import pytest
-from PIL import Image
 
-from latens.pictures import save_curves, save_kl_per_dim
-from latens.pictures.style import TRAIN, VALIDATION
+from latens.pictures import curves, curves_of, kl_over_training, kl_per_dim, rate_distortion
+from latens.pictures.style import CLASSES, TRAIN, VALIDATION
 
 
 def rows(n, start=100.0):
     def part(epoch, shift):
         value = start / epoch + shift
-        return {"loss": value, "reconstruction": value - 1, "kl": 1 + epoch / n}
+        return {"loss": value, "reconstruction": value - 1, "kl": 1 + epoch / n, "active_units": 3}
 
-    return [{"epoch": e, "train": part(e, 0), "validation": part(e, 5)} for e in range(1, n + 1)]
+    return [
+        {
+            "epoch": e,
+            "images": 100 * e,
+            "train": part(e, 0),
+            "validation": part(e, 5),
+            "beta": 1.0,
+            "learning_rate": 1e-3,
+        }
+        for e in range(1, n + 1)
+    ]
 
 
-def colours(path):
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-        return {"#%02x%02x%02x" % tuple(c) for c in np.unique(pixels, axis=0)}, image.size  # noqa: UP031
+def colours(image):
+    pixels = np.asarray(image).reshape(-1, 3)
+    return {"#%02x%02x%02x" % tuple(c) for c in np.unique(pixels, axis=0)}  # noqa: UP031
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 300])
-def test_both_curves_are_drawn(tmp_path, n):
-    save_curves(tmp_path / "c.png", rows(n), "a title")
-    found, size = colours(tmp_path / "c.png")
-    assert {TRAIN, VALIDATION} <= found
-    assert size[0] > 1000
+def test_both_curves_are_drawn(n):
+    image = curves(rows(n), "a title · a run")
+    assert {TRAIN, VALIDATION} <= colours(image)
+    assert image.width > 1000
 
 
-def test_curves_tell_the_numbers_apart(tmp_path):
-    save_curves(tmp_path / "a.png", rows(10))
-    save_curves(tmp_path / "b.png", rows(10, start=50))
-    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+def test_curves_tell_the_numbers_apart():
+    assert curves(rows(10)).tobytes() != curves(rows(10, start=50)).tobytes()
 
 
 @pytest.mark.parametrize("dims", [1, 20, 300])
-def test_bars_for_any_number_of_dimensions(tmp_path, dims):
-    save_kl_per_dim(tmp_path / "k.png", [1.0 / (d + 1) for d in range(dims)], "a title")
-    _, size = colours(tmp_path / "k.png")
-    assert size[0] <= 1600
+def test_bars_for_any_number_of_dimensions(dims):
+    assert kl_per_dim([1.0 / (d + 1) for d in range(dims)], "a title").width <= 1600
+
+
+@pytest.mark.parametrize("dims", [1, 20, 300])
+@pytest.mark.parametrize("epochs", [[1, 2], list(range(1, 60))])
+def test_a_heat_map_for_any_number_of_dimensions(dims, epochs):
+    values = np.random.default_rng(0).random((len(epochs), dims))
+    image = kl_over_training(epochs, values, "a title")
+    assert image.width <= 1300
+    assert image.height <= 1400
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_each_run_has_its_curve(count):
+    runs = {f"run {i}": rows(5, 50.0 + i) for i in range(count)}
+    assert set(CLASSES[:count]) <= colours(curves_of(runs, "a title"))
+
+
+@pytest.mark.parametrize("count", [1, 4, 10])
+def test_each_model_has_its_point_of_rate_and_distortion(count):
+    points = {f"β {i}": (10.0 - i, 100.0 + 3 * i) for i in range(count)}
+    assert set(CLASSES[:count]) <= colours(rate_distortion(points, "a title"))
+
+
+def test_rate_and_distortion_lie_where_their_numbers_say():
+    """Of three points on one line, the middle one is drawn in the middle."""
+    image = np.asarray(rate_distortion({"a": (0.0, 90.0), "b": (5.0, 80.0), "c": (10.0, 70.0)}))
+    centres = []
+    for colour in CLASSES[:3]:
+        of = (image == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(-1)
+        centres.append([c.mean() for c in np.nonzero(of)])
+    assert np.allclose(np.mean([centres[0], centres[2]], 0), centres[1], atol=2)
+    assert centres[0][1] < centres[2][1], "rate grows to the right"
+    assert centres[0][0] < centres[2][0], "distortion grows upwards"

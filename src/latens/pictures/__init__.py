@@ -1,7 +1,30 @@
-"""Pictures: arrays in, PNG files out."""
+"""Pictures: arrays in, images and films out. Each picture is a PIL image, RGB."""
 
-from latens.pictures.curves import save_curves, save_kl_per_dim
-from latens.pictures.grids import save_grid, save_pairs, save_rows
-from latens.pictures.style import DPI
+from latens.pictures.curves import curves, curves_of, kl_over_training, kl_per_dim, rate_distortion
+from latens.pictures.films import read_frames, save_film
+from latens.pictures.grids import error_map, framed, grid, in_colours, pairs, table, tile
+from latens.pictures.planes import histograms, latent_plane, plane_limits, turning
+from latens.pictures.style import DPI, save
 
-__all__ = ["DPI", "save_curves", "save_grid", "save_kl_per_dim", "save_pairs", "save_rows"]
+__all__ = [
+    "DPI",
+    "curves",
+    "curves_of",
+    "error_map",
+    "framed",
+    "grid",
+    "histograms",
+    "in_colours",
+    "kl_over_training",
+    "kl_per_dim",
+    "latent_plane",
+    "pairs",
+    "plane_limits",
+    "rate_distortion",
+    "read_frames",
+    "save",
+    "save_film",
+    "table",
+    "tile",
+    "turning",
+]

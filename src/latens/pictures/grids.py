@@ -2,152 +2,168 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
+import matplotlib
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from latens.pictures.style import DPI, INK, save, styled
+from latens.pictures.style import HEAT, INK, MARGIN, font, titled
 
 LEAST_SIDE = 56  # screen pixels: smaller images are scaled up by a whole number
 GAP = 4  # screen pixels between images
-MARGIN = 12
-TITLE_HEIGHT = 30
 CAPTION_HEIGHT = 14  # screen pixels below an image, or above a column, for words about it
-TITLE = FontProperties(family="DejaVu Sans", weight="bold", size=9)
+TEXT, SMALL = 12, 10  # heights of letters
 
 
 def tile(
-    images: Float[Tensor, "R C channels H W"], below: int = 0
+    images: Float[Tensor, "R C channels H W"],
+    below: int = 0,
+    least_side: int = LEAST_SIDE,
+    gap: int = GAP,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """R rows of C images in [0, 1] as one RGB array on white, scaled up by a whole number.
 
     Grey images become RGB. The image in row r and column c starts at pixel
-    (r (s H + below + GAP), c (s W + GAP)), where s is the scale.
+    (r (s H + below + gap), c (s W + gap)), where s is the scale.
 
     Args:
         below: white pixels under each row.
+        least_side: images whose longer side has fewer pixels are scaled up to that many or more.
+        gap: white pixels between images.
     """
     rows, columns, channels, height, width = images.shape
     pixels = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
     pixels = np.broadcast_to(pixels, (rows, columns, 3, height, width)) if channels == 1 else pixels
-    scale = max(1, math.ceil(LEAST_SIDE / max(height, width)))
+    scale = max(1, math.ceil(least_side / max(height, width)))
     pixels = pixels.repeat(scale, axis=3).repeat(scale, axis=4)
     height, width = height * scale, width * scale
-    size = rows * (height + below + GAP) - GAP, columns * (width + GAP) - GAP
-    sheet = np.full((*size, 3), 255, dtype=np.uint8)
-    for r in range(rows):
-        for c in range(columns):
-            top, left = r * (height + below + GAP), c * (width + GAP)
-            sheet[top : top + height, left : left + width] = pixels[r, c].transpose(1, 2, 0)
-    return sheet
+    step_y, step_x = height + below + gap, width + gap
+    sheet = np.full((rows * step_y, columns * step_x, 3), 255, dtype=np.uint8)
+    cells = sheet.reshape(rows, step_y, columns, step_x, 3)
+    cells[:, :height, :, :width] = pixels.transpose(0, 3, 1, 4, 2)
+    return sheet[: rows * step_y - gap, : columns * step_x - gap]
 
 
-def save_grid(
-    path: Path,
+def grid(
     images: Float[Tensor, "N C H W"],
     title: str = "",
     columns: int | None = None,
-    captions: Sequence[str] | None = None,
-) -> None:
-    """Write N images in [0, 1] as a PNG, in a grid about as wide as it is high.
+    captions: Sequence[str] = (),
+    least_side: int = LEAST_SIDE,
+) -> Image.Image:
+    """N images in [0, 1], in a grid about as wide as it is high.
 
     Args:
         captions: a few words below each image.
+        least_side: as in `tile`.
     """
     n = len(images)
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     padded = images.new_ones(rows * columns, *images.shape[1:])  # white where there is none
     padded[:n] = images
-    sheet = tile(padded.unflatten(0, (rows, columns)), CAPTION_HEIGHT if captions else 0)
-    _save_sheet(path, sheet, title, captions=captions or (), grid=(rows, columns))
+    padded = padded.unflatten(0, (rows, columns))
+    sheet = tile(padded, CAPTION_HEIGHT if captions else 0, least_side)
+    return framed(sheet, title, captions=captions, shape=(rows, columns))
 
 
-def save_rows(
-    path: Path,
+def table(
     images: Float[Tensor, "R C channels H W"],
-    title: str,
-    columns: Sequence[str],
+    title: str = "",
+    columns: Sequence[str] = (),
     rows: Sequence[str] = (),
-) -> None:
-    """Write R rows of C images in [0, 1] as a PNG, each column under its name.
+    least_side: int = LEAST_SIDE,
+    gap: int = GAP,
+) -> Image.Image:
+    """R rows of C images in [0, 1], each row and column with its name.
 
     Args:
-        columns: C names.
+        columns: C names, or none; an empty one is left out.
         rows: R names, or none.
+        least_side: as in `tile`.
+        gap: as in `tile`.
     """
-    _save_sheet(path, tile(images), title, rows=rows, columns=columns)
+    shape = (images.shape[0], images.shape[1])
+    return framed(tile(images, 0, least_side, gap), title, rows, columns, shape=shape)
 
 
-def save_pairs(
-    path: Path,
+def pairs(
     inputs: Float[Tensor, "N C H W"],
     outputs: Float[Tensor, "N C H W"],
     title: str = "",
     columns: int = 12,
-) -> None:
-    """Write inputs as a PNG with the reconstruction right below each, in labelled rows."""
+    errors: bool = False,
+) -> Image.Image:
+    """Inputs with the reconstruction right below each, in labelled rows.
+
+    Args:
+        columns: at most so many beside each other.
+        errors: add below each pair |input − output|, averaged over the channels; white is 1.
+    """
+    stack = [inputs, outputs] + ([error_map(inputs, outputs)] if errors else [])
+    channels = max(part.shape[1] for part in stack)
+    parts = torch.stack([part.expand(-1, channels, -1, -1) for part in stack])  # [P, N, C, H, W]
     n = len(inputs)
     columns = min(columns, n)
     rows = math.ceil(n / columns)
-    pairs = inputs.new_ones(rows, 2, columns, *inputs.shape[1:])
-    for row in range(rows):
-        part = slice(row * columns, (row + 1) * columns)
-        count = len(inputs[part])
-        pairs[row, 0, :count], pairs[row, 1, :count] = inputs[part], outputs[part]
-    _save_sheet(path, tile(pairs.flatten(0, 1)), title, rows=["input", "output"] * rows)
+    padded = parts.new_ones(len(stack), rows * columns, *parts.shape[2:])
+    padded[:, :n] = parts
+    sheet = padded.unflatten(1, (rows, columns)).transpose(0, 1).flatten(0, 1)
+    return table(sheet, title, rows=["input", "output", "error"][: len(stack)] * rows)
 
 
-def _save_sheet(
-    path: Path,
-    sheet: np.ndarray,
-    title: str,
+def error_map(
+    inputs: Float[Tensor, "N C H W"], outputs: Float[Tensor, "N C H W"]
+) -> Float[Tensor, "N 3 H W"]:
+    """|input − output| in colours from black (0) to white (1), averaged over the channels."""
+    return in_colours((inputs - outputs).abs().mean(1).clamp(0, 1))
+
+
+def in_colours(values: Float[Tensor, "*N H W"]) -> Float[Tensor, "*N 3 H W"]:
+    """Numbers in [0, 1] as colours."""
+    colours = torch.from_numpy(matplotlib.colormaps[HEAT](values.cpu().numpy())[..., :3])
+    return colours.movedim(-1, -3).float()
+
+
+def framed(
+    sheet: UInt8[np.ndarray, "height width 3"],
+    title: str = "",
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
     captions: Sequence[str] = (),
-    grid: tuple[int, int] = (1, 1),
-) -> None:
+    shape: tuple[int, int] = (1, 1),
+) -> Image.Image:
     """The sheet, pixel by pixel, under its title, with the names of its rows and columns.
 
+    `info["box"]` of the image tells where the sheet is: left, top, right and bottom as shares of
+    the image's width and height.
+
     Args:
-        captions: below each image, row after row, in a sheet of `grid` images.
+        title: "what · run", in two lines.
+        captions: below each image, row after row.
+        shape: rows and columns of the sheet.
     """
     height, width = sheet.shape[:2]
-    left = MARGIN + (46 if rows else 0)
-    top = MARGIN + (TITLE_HEIGHT if title else 0) + (CAPTION_HEIGHT if columns else 0)
-    with styled():
-        total_width = max(left + width + MARGIN, _title_width(title) + 2 * MARGIN)
-        total_height = top + height + MARGIN
-        figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
-        figure.figimage(sheet, left, MARGIN, origin="upper", resize=False)
-
-        def write(x: float | int, y: float | int, text: str, **style: Any) -> None:
-            """Text at screen pixels from the upper left."""
-            figure.text(x / total_width, 1 - y / total_height, text, **style)
-
-        if title:
-            write(MARGIN, MARGIN + 6, title, fontproperties=TITLE, va="top", color=INK)
-        for i, name in enumerate(rows):
-            write(MARGIN, top + (i + 0.5) * height / len(rows), name, va="center")
-        for i, name in enumerate(columns):
-            x = left + (i + 0.5) * (width + GAP) / len(columns) - GAP / 2
-            write(x, top - 4, name, ha="center", va="bottom", fontsize=8)
-        for i, caption in enumerate(captions):
-            row, column = divmod(i, grid[1])
-            x = left + (column + 0.5) * (width + GAP) / grid[1] - GAP / 2
-            y = top + (row + 1) * (height + GAP) / grid[0] - GAP - CAPTION_HEIGHT + 2
-            write(x, y, caption, ha="center", va="top", fontsize=7)
-        save(figure, path)
-
-
-def _title_width(title: str) -> int:
-    """How many screen pixels a title is wide."""
-    figure = Figure(dpi=DPI)
-    text = figure.text(0, 0, title, fontproperties=TITLE, parse_math=False)
-    return math.ceil(text.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width)
+    left = MARGIN + (8 + max(round(font(TEXT).getlength(name)) for name in rows) if rows else 0)
+    top = CAPTION_HEIGHT if columns else 0
+    top += 0 if title else MARGIN
+    size = left + width + MARGIN, top + height + MARGIN
+    image = titled(Image.fromarray(sheet), title, (left, top), size)
+    top = round(image.info["box"][1] * image.height)
+    draw = ImageDraw.Draw(image)
+    step_y, step_x = (height + GAP) / shape[0], (width + GAP) / shape[1]
+    for i, name in enumerate(rows):
+        middle = (left - 8, top + (i + 0.5) * height / shape[0])
+        draw.text(middle, name, INK, font(TEXT), anchor="rm")
+    for i, name in enumerate(columns):
+        middle = (left + (i + 0.5) * step_x - GAP / 2, top - 3)
+        draw.text(middle, name, INK, font(SMALL), anchor="ms")
+    for i, caption in enumerate(captions):
+        row, column = divmod(i, shape[1])
+        below = top + (row + 1) * step_y - GAP - CAPTION_HEIGHT + 2
+        middle = (left + (column + 0.5) * step_x - GAP / 2, below)
+        draw.text(middle, caption, INK, font(SMALL), anchor="ma")
+    return image

@@ -1,6 +1,8 @@
-"""One look for all pictures."""
+"""One look for all pictures, and how each becomes a file."""
 
-import warnings
+import functools
+import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,17 +10,29 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from latens import files
 
 INK = "#1f2933"
+SOFT = "#5b6875"
 PAPER = "#ffffff"
 RULE = "#d9dee4"
 # Okabe & Ito's palette: told apart by colour-blind readers too
 TRAIN = "#0072b2"
 VALIDATION = "#d55e00"
 BAR = "#56b4e9"
-DPI = 100  # one array pixel is one screen pixel in grids
+# Tol's "muted" scheme: ten colours for classes, each with a marker of its own besides
+CLASSES = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddaa33")
+CLASSES += ("#882255", "#44aa99", "#999933", "#aa4499", "#666666")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+HEAT = "magma"  # from nothing to much; read alike in grey
+DPI = 100  # one array pixel is one screen pixel
+PLOT_DPI = 150  # of what has lines and text alone
+MARGIN = 12
+TITLE_LINE = 18
+TITLE = 13  # height of the letters
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 _RC: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar in a name is a dollar
@@ -32,6 +46,7 @@ _RC: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "xtick.color": INK,
@@ -46,12 +61,72 @@ _RC: dict[Any, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures made inside have latens's look."""
-    with matplotlib.rc_context(_RC), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script without a font
+    with matplotlib.rc_context(_RC):
         yield
 
 
-def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Write a figure as PNG, at once."""
+@functools.cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font of all pictures, `size` pixels high."""
+    return ImageFont.truetype(FONTS / f"DejaVuSans{'-Bold' * bold}.ttf", size)
+
+
+def heading(title: str) -> tuple[str, str]:
+    """What a picture shows, and of which run: the two lines of a title "what · run"."""
+    what, _, run = title.partition(" · ")
+    return what, run
+
+
+def titled(
+    content: Image.Image,
+    title: str,
+    place: tuple[int, int],
+    size: tuple[int, int],
+    scale: float = 1,
+) -> Image.Image:
+    """Content on white under its title.
+
+    `info["box"]` tells where the content is: left, top, right and bottom as shares of the image's
+    width and height.
+
+    Args:
+        title: "what · run", in two lines.
+        place: of the content below the title: left, and pixels from the title.
+        size: room for the content and what is around it, below the title.
+        scale: of all letters and margins.
+    """
+    margin, line = round(MARGIN * scale), round(TITLE_LINE * scale)
+    lines = [words for words in heading(title) if words]
+    fonts = [font(round(TITLE * scale), bold=i == 0) for i in range(len(lines))]
+    below = margin + line * len(lines) + round(4 * scale) * bool(lines) if lines else 0
+    widths = [margin * 2 + math.ceil(f.getlength(t)) for f, t in zip(fonts, lines, strict=True)]
+    image = Image.new("RGB", (max(size[0], *widths, 1), below + size[1]), PAPER)
+    left, top = place[0], below + place[1]
+    image.paste(content, (left, top))
+    draw = ImageDraw.Draw(image)
+    for i, words in enumerate(lines):
+        draw.text((margin, margin + i * line), words, INK if i == 0 else SOFT, fonts[i])
+    right, bottom = left + content.width, top + content.height
+    width, height = image.size
+    image.info["box"] = (left / width, top / height, right / width, bottom / height)
+    return image
+
+
+def render(figure: Figure, title: str = "", dpi: int = PLOT_DPI) -> Image.Image:
+    """A plot under its title; its `info["dpi"]` tells at which size it is meant to be seen."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format="png")
+    plot = Image.open(buffer).convert("RGB")
+    image = titled(plot, title, (0, 0), plot.size, dpi / DPI)
+    image.info["dpi"] = (dpi, dpi)
+    return image
+
+
+def save(path: Path, image: Image.Image) -> None:
+    """Write a picture as PNG, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with files.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
+        image.save(temporary, format="PNG", dpi=image.info.get("dpi", (DPI, DPI)), optimize=True)

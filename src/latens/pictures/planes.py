@@ -1,0 +1,279 @@
+"""Latents as points: on a plane, turning in space, and as histograms."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+from PIL import Image
+
+from latens.pictures.style import (
+    CLASSES,
+    DPI,
+    INK,
+    MARKERS,
+    SOFT,
+    TRAIN,
+    VALIDATION,
+    render,
+    styled,
+)
+
+SIGMAS = (1, 2, 3)
+OUTSIDE = 0.001  # of the points, at most, beyond each edge of a plane
+MOST_IN_LEGEND = 20
+POINT = 11  # area of a point, in square points
+TURN_FRAMES = 40
+ELEVATION = 18  # degrees above the plane of the first two components
+MOST_HISTOGRAMS = 40
+
+
+def colour_of(label: int) -> str:
+    """The colour of a class; −1 is unknown."""
+    return "#9aa5b1" if label < 0 else CLASSES[label % len(CLASSES)]
+
+
+def marker_of(label: int) -> str:
+    """The marker of a class: another one for each of the same colour's classes too."""
+    return "." if label < 0 else MARKERS[(label + label // len(CLASSES)) % len(MARKERS)]
+
+
+def latent_plane(
+    z: Float[np.ndarray, "N 2"],
+    labels: Int[np.ndarray, " N"] | None = None,
+    names: Sequence[str] = (),
+    title: str = "",
+    axes: tuple[str, str] = ("z[0]", "z[1]"),
+    prior: tuple[float, float] | None = (0.0, 0.0),
+    limits: tuple[float, float, float, float] | None = None,
+    dpi: int = DPI,
+) -> Image.Image:
+    """Latents on a plane in the colour and marker of their class.
+
+    `info["box"]` of the image tells where the axes are (left, top, right and bottom as shares of
+    its width and height), `info["limits"]` the coordinates of their edges.
+
+    Args:
+        labels: the class of each; −1 is unknown, None draws all alike.
+        names: of the classes.
+        axes: what the axes are.
+        prior: around which point to draw the contours of a unit Gaussian at 1, 2 and 3 σ, dashed;
+            None draws none.
+        limits: left, right, bottom, top; None leaves room around all points.
+        dpi: of the image.
+    """
+    with styled():
+        figure = Figure(figsize=(7.4, 6.4), layout="constrained")
+        ax = figure.subplots()
+        _scatter(ax, z, labels)
+        if prior is not None:
+            for sigma in SIGMAS:
+                circle = Circle(prior, sigma, fill=False, ls="--", lw=1.1, ec=INK, zorder=4)
+                ax.add_patch(circle)
+                ax.annotate(
+                    f"{sigma}σ",
+                    (prior[0], prior[1] + sigma),
+                    fontsize=8,
+                    ha="center",
+                    va="bottom",
+                    zorder=5,
+                )
+        left, right, bottom, top = limits or plane_limits(z, prior)
+        ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+        ax.set_xlabel(axes[0] + _outside(z, (left, right, bottom, top)))
+        ax.set_ylabel(axes[1])
+        _label_centres(ax, z, labels, names)
+        _legend(figure, labels, names)
+        image = render(figure, title, dpi)
+        _tell_axes(image, figure, ax)
+        return image
+
+
+def _tell_axes(image: Image.Image, figure: Figure, ax: Axes) -> None:
+    """Narrow `info["box"]` from the whole plot to its axes, and add their limits."""
+    (x0, y0), (x1, y1) = figure.transFigure.inverted().transform(ax.get_window_extent())
+    left, top, right, bottom = image.info["box"]
+    width, height = right - left, bottom - top
+    image.info["box"] = (
+        left + x0 * width,
+        top + (1 - y1) * height,
+        left + x1 * width,
+        top + (1 - y0) * height,
+    )
+    image.info["limits"] = (*ax.get_xlim(), *ax.get_ylim())
+
+
+def plane_limits(
+    z: Float[np.ndarray, "N 2"], prior: tuple[float, float] | None = (0.0, 0.0)
+) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top that show 99.8 % of the points, and 3 σ of the prior.
+
+    The few farthest points would leave the others little room.
+    """
+    low, high = np.quantile(z, (OUTSIDE, 1 - OUTSIDE), axis=0) if len(z) else np.zeros((2, 2))
+    if prior is not None:
+        reach = max(SIGMAS) + 0.5
+        low, high = (
+            np.minimum(low, np.subtract(prior, reach)),
+            np.maximum(high, np.add(prior, reach)),
+        )
+    room = 0.03 * (high - low) + 1e-3
+    (left, bottom), (right, top) = low - room, high + room
+    return float(left), float(right), float(bottom), float(top)
+
+
+def _outside(z: Float[np.ndarray, "N 2"], limits: tuple[float, float, float, float]) -> str:
+    """How many points a plane does not show, in words."""
+    left, right, bottom, top = limits
+    x, y = z.T
+    count = int(((x < left) | (x > right) | (y < bottom) | (y > top)).sum())
+    return f"   ({count} of {len(z)} points are outside)" if count else ""
+
+
+def turning(
+    z: Float[np.ndarray, "N 3"],
+    labels: Int[np.ndarray, " N"] | None = None,
+    names: Sequence[str] = (),
+    title: str = "",
+    frames: int = TURN_FRAMES,
+) -> list[Image.Image]:
+    """Points in space that turn once around the third axis, `frames` pictures.
+
+    Points farther from the eye are drawn first and paler.
+    """
+    reach = float(np.abs(z).max(initial=1e-3)) * 1.05
+    lift = math.radians(ELEVATION)
+    pictures = []
+    with styled():
+        figure = Figure(figsize=(6.6, 5.4), layout="constrained")
+        for frame in range(frames):
+            figure.clear()
+            ax = figure.subplots()
+            angle = 2 * math.pi * frame / frames
+            x, y = z[:, 0], z[:, 1]
+            across = x * math.cos(angle) - y * math.sin(angle)
+            depth = x * math.sin(angle) + y * math.cos(angle)
+            up = z[:, 2] * math.cos(lift) + depth * math.sin(lift)
+            near = np.argsort(-depth, kind="stable")
+            points = np.stack((across, up), 1)[near]
+            _axes_in_space(ax, reach, angle, lift)
+            _scatter(
+                ax, points, None if labels is None else labels[near], depth=depth[near] / reach
+            )
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+            ax.set_axis_off()
+            _legend(figure, labels, names)
+            pictures.append(render(figure, title, DPI))
+    return pictures
+
+
+def _axes_in_space(ax: Axes, reach: float, angle: float, lift: float) -> None:
+    directions = {
+        "PC 1": (math.cos(angle), math.sin(angle) * math.sin(lift)),
+        "PC 2": (-math.sin(angle), math.cos(angle) * math.sin(lift)),
+        "PC 3": (0.0, math.cos(lift)),
+    }
+    for name, (across, up) in directions.items():
+        length = 0.8 * reach
+        ax.plot([0, across * length], [0, up * length], color=SOFT, lw=0.9, zorder=0)
+        ax.annotate(name, (across * length, up * length), fontsize=8, color=SOFT)
+
+
+def _scatter(
+    ax: Axes,
+    z: Float[np.ndarray, "N 2"],
+    labels: Int[np.ndarray, " N"] | None,
+    depth: Float[np.ndarray, " N"] | None = None,
+) -> None:
+    """Points by class; `depth` in [−1, 1] makes far ones paler."""
+    alpha = np.full(len(z), 0.75) if depth is None else 0.55 - 0.4 * depth.clip(-1, 1)
+    size = POINT * (2.2 if depth is not None else 1 if len(z) <= 2000 else 0.55)
+    kinds = [-1] if labels is None else sorted(set(labels.tolist()))
+    for kind in kinds:
+        of = slice(None) if labels is None else labels == kind
+        colour = TRAIN if labels is None else colour_of(kind)
+        marker = "o" if labels is None else marker_of(kind)
+        ax.scatter(*z[of].T, s=size, c=to_rgba_array(colour, alpha[of]), marker=marker, lw=0)
+
+
+def _label_centres(
+    ax: Axes,
+    z: Float[np.ndarray, "N 2"],
+    labels: Int[np.ndarray, " N"] | None,
+    names: Sequence[str],
+) -> None:
+    """The name of each class at the median of its points, so that none depends on its colour."""
+    if labels is None:
+        return
+    largest_first = sorted(set(labels.tolist()) - {-1}, key=lambda k: -(labels == k).sum())
+    for kind in largest_first[:MOST_IN_LEGEND]:
+        x, y = np.median(z[labels == kind], axis=0)
+        box = {"boxstyle": "round,pad=0.2", "fc": "#ffffffd9", "ec": colour_of(kind), "lw": 1}
+        words = ax.annotate(_name(names, kind), (x, y), ha="center", va="center", zorder=6)
+        words.set(fontsize=8, weight="bold", bbox=box)
+
+
+def _name(names: Sequence[str], kind: int) -> str:
+    return str(names[kind]) if kind < len(names) else str(kind)
+
+
+def _legend(figure: Figure, labels: Int[np.ndarray, " N"] | None, names: Sequence[str]) -> None:
+    if labels is None:
+        return
+    kinds = sorted(set(labels.tolist()) - {-1})
+    handles = [
+        Line2D(
+            [],
+            [],
+            ls="none",
+            marker=marker_of(k),
+            color=colour_of(k),
+            ms=6,
+            label=_name(names, k),
+        )
+        for k in kinds[:MOST_IN_LEGEND]
+    ]
+    if len(kinds) > MOST_IN_LEGEND:
+        more = f"and {len(kinds) - MOST_IN_LEGEND} more"
+        handles.append(Line2D([], [], ls="none", label=more))
+    if (labels < 0).any():
+        handles.append(Line2D([], [], ls="none", marker=".", color=colour_of(-1), label="unknown"))
+    if handles:
+        figure.legend(handles=handles, loc="outside right center")
+
+
+def histograms(z: Float[np.ndarray, "N D"], order: Sequence[int], title: str = "") -> Image.Image:
+    """Each latent dimension as a histogram, against the unit Gaussian's density.
+
+    Args:
+        z: samples of q(z|x), one for each image.
+        order: which dimensions to show, first to last; at most 40 are.
+    """
+    shown = list(order)[:MOST_HISTOGRAMS]
+    columns = min(5, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    edges = np.linspace(-4, 4, 41)
+    grid = np.linspace(-4, 4, 161)
+    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+    with styled():
+        figure = Figure(figsize=(max(4.2, 2.1 * columns), 1.55 * rows + 0.9), layout="constrained")
+        every = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+        for ax, d in zip(every, shown, strict=False):
+            ax.hist(z[:, d].clip(-4, 4), edges, density=True, color=TRAIN, alpha=0.75)
+            ax.plot(grid, density, color=VALIDATION, lw=1.4)
+            ax.set_title(f"z[{d}]", fontsize=8)
+            ax.set_yticks([])
+            ax.tick_params(labelsize=7)
+        for ax in every[len(shown) :]:
+            ax.set_axis_off()
+        handles = [
+            Line2D([], [], color=TRAIN, lw=5, alpha=0.75, label="z ~ q(z|x) of the images"),
+            Line2D([], [], color=VALIDATION, label="density of N(0, 1)"),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=8)
+        return render(figure, title)

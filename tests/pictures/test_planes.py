@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from latens.pictures import histograms, latent_plane, plane_limits, turning
+from latens.pictures.planes import TURN_FRAMES, colour_of, marker_of
+from latens.pictures.style import TRAIN
+
+
+def where(image, colour, tolerance=60):
+    """The centre of the pixels of about a colour, as shares of the image's width and height."""
+    pixels = np.asarray(image).astype(int)
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    y, x = np.nonzero(np.abs(pixels - rgb).sum(-1) < tolerance)
+    return x.mean() / pixels.shape[1], y.mean() / pixels.shape[0]
+
+
+@pytest.mark.parametrize("point", [(0.5, 0.5), (-2.5, 1.0), (2.0, -3.0)])
+def test_a_point_is_where_its_coordinates_and_the_box_say(point):
+    """The page finds a point's image by the same box and limits."""
+    z = np.full((400, 2), point)
+    image = latent_plane(z, prior=None, limits=(-4.0, 4.0, -4.0, 4.0))
+    left, right, bottom, top = image.info["limits"]
+    x0, y0, x1, y1 = image.info["box"]
+    x, y = where(image, TRAIN)
+    assert x == pytest.approx(x0 + (point[0] - left) / (right - left) * (x1 - x0), abs=0.004)
+    assert y == pytest.approx(y1 - (point[1] - bottom) / (top - bottom) * (y1 - y0), abs=0.004)
+
+
+def test_classes_have_colours_and_markers_of_their_own():
+    looks = [(colour_of(label), marker_of(label)) for label in range(100)]
+    assert len(set(looks)) == 100
+    assert len({look[0] for look in looks[:10]}) == len({look[1] for look in looks[:10]}) == 10
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 200])
+def test_any_number_of_classes(count):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(-1, count, 500)
+    image = latent_plane(rng.standard_normal((500, 2)), labels, [f"class {i}" for i in range(count)])
+    assert image.width < 1200
+
+
+def test_one_image_is_a_point():
+    assert latent_plane(np.zeros((1, 2)), np.zeros(1, dtype=int), ["a"]).size[0] > 300
+    assert len(turning(np.zeros((1, 3)))) == TURN_FRAMES
+
+
+def test_a_few_far_points_leave_room_for_the_others_and_are_told():
+    z = np.random.default_rng(0).standard_normal((5000, 2))
+    z[0] = 1000.0
+    left, right, bottom, top = plane_limits(z)
+    assert max(-left, right, -bottom, top) < 6
+    assert min(-left, right, -bottom, top) > 3
+    assert latent_plane(z).tobytes() != latent_plane(z, limits=(left, right, bottom, 2000.0)).tobytes()
+
+
+def test_a_turn_comes_back_to_where_it_began():
+    z = np.random.default_rng(0).standard_normal((50, 3))
+    frames = turning(z, frames=8)
+    assert len({frame.tobytes() for frame in frames}) == 8
+    half = np.asarray(frames[4])
+    assert not np.array_equal(half, np.asarray(frames[0]))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 7, 300])
+def test_histograms_of_any_number_of_dimensions(dims):
+    z = np.random.default_rng(0).standard_normal((200, dims))
+    image = histograms(z, range(dims), "a title")
+    assert image.width < 1700
+    assert image.height < 2400
+
+
+def test_a_histogram_shows_the_numbers():
+    rng = np.random.default_rng(0)
+    narrow, wide = 0.1 * rng.standard_normal((1000, 1)), rng.standard_normal((1000, 1))
+    assert histograms(narrow, [0]).tobytes() != histograms(wide, [0]).tobytes()
+    left = np.concatenate((narrow - 3, narrow), 1)
+    assert histograms(left, [0, 1]).tobytes() != histograms(left, [1, 0]).tobytes()
