@@ -1,8 +1,11 @@
+from . import pictures as pictures
+from . import views as views
 from .api import evaluate as evaluate
 from .api import load as load
 from .api import resume as resume
 from .api import train as train
 from .classifiers import MLPClassifier as MLPClassifier
+from .comparing import compare as compare
 from .config import TrainConfig as TrainConfig
 from .data import Images as Images
 from .data import load_data as load_data
@@ -34,6 +37,7 @@ from .parts import Prior as Prior
 from .posteriors import DiagonalGaussian as DiagonalGaussian
 from .priors import StandardNormal as StandardNormal
 from .runs import Run as Run
+from .sweeping import sweep as sweep
 from .vae import VAE as VAE
 from .vae import Draw as Draw
 

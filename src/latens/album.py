@@ -37,9 +37,8 @@ class Picture:
         seconds: each frame of a film is shown.
         endless: a film whose last frame leads to its first, so that it need not stop there.
         detail: one of many of its kind, which a page may fold away.
-        plane: it shows the subject's latent plane, so that a page can show the image of a point.
-        lattice: of images decoded from a plane: what its axes are, and the coordinates of columns
-            (x) and rows (y).
+        hover: what a page's script shows of the place under the pointer (see report.js): points
+            of a plane with their images, or the coordinates of the columns and rows of a grid.
     """
 
     name: str
@@ -49,8 +48,7 @@ class Picture:
     seconds: float = 0.5
     endless: bool = False
     detail: bool = False
-    plane: bool = False
-    lattice: Mapping[str, Any] | None = None
+    hover: Mapping[str, Any] | None = None
 
     @property
     def is_film(self) -> bool:
@@ -73,12 +71,12 @@ class Section:
     Attributes:
         name: its heading.
         advice: what to look for, and what a bad one looks like.
-        draw: the pictures, of a run's `Subject`.
+        draw: the pictures, of whatever all sections of a page are about.
     """
 
     name: str
     advice: str
-    draw: Callable[["Subject"], Iterator[Picture]]
+    draw: Callable[[Any], Iterator[Picture]]
 
     @property
     def anchor(self) -> str:
@@ -127,6 +125,11 @@ class Subject:
         """The latent dimensions, that with the largest KL on validation images first."""
         per_dim = best_row(self.rows)["validation"]["kl_per_dim"] or [0.0] * self.dims
         return sorted(range(self.dims), key=lambda d: -per_dim[d])
+
+    @property
+    def dims_shown(self) -> tuple[int, int]:
+        """The two latent dimensions that a plane of decoded images lies along."""
+        return (self.by_kl[0], self.by_kl[1]) if self.dims > 2 else (0, 1)
 
     @cached_property
     def test(self) -> Images:

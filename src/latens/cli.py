@@ -352,6 +352,91 @@ def report(
 
 
 @app.command
+def sweep(
+    data: str = "digits",
+    /,
+    *options: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    out: Path | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Train a model for each value of one or two options, and show them over the values.
+
+    latens sweep mnist --recipe conditional --latent-dim 2 --beta 1 5 8 20 --epochs 3
+
+    Films of the latent space and of what it decodes to, a plot of rate and distortion, a table.
+    The same command again keeps what has ended and goes on with the rest.
+
+    Parameters
+    ----------
+    data
+        As in `latens train`.
+    options
+        Those of `latens train`; one or two with several values.
+    out
+        The folder; none: sweeps/DATA-OPTION.
+    jobs
+        Trainings at a time; none: one for every four processor cores.
+    """
+    from latens import sweeping
+
+    path = sweeping.sweep(data, out=out, jobs=jobs, **_swept(options))
+    print((path.parent / "table.md").read_text("utf-8"))
+    print(path)
+
+
+def _swept(words: tuple[str, ...]) -> dict[str, Any]:
+    """Options with their values as a training's own command line reads them; lists of several."""
+    given: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            given.setdefault(name, []).extend([value] if equals else [])
+        elif given:
+            given[list(given)[-1]].append(word)
+        else:
+            raise LatensError(f"{word} belongs to no option: latens sweep DATA --beta 1 5 8")
+    parse = App(config=_before_parsing, default_parameter=app.default_parameter)
+
+    @parse.default
+    def options(*, options: Options = TrainConfig()) -> TrainConfig:  # noqa: B008
+        return options
+
+    def read(name: str, *value: str) -> Any:
+        config = parse(
+            [name, *value], exit_on_error=False, print_error=False, result_action="return_value"
+        )
+        return getattr(config, name.removeprefix("--no-").removeprefix("--").replace("-", "_"))
+
+    found = {}
+    for name, values in given.items():
+        option = name.removeprefix("--no-").removeprefix("--").replace("-", "_")
+        TrainConfig.check_names([option])
+        several = [read(name, value) for value in values]
+        found[option] = several if len(several) > 1 else (several or [read(name)])[0]
+    return found
+
+
+@app.command
+def compare(runs: list[Path], /, *, out: Path = Path("comparison")) -> None:
+    """Put runs side by side: figures, curves, the same images and the same noise.
+
+    Prints a table, ranked where the figures are of one kind, and the path of a page.
+
+    Parameters
+    ----------
+    runs
+        Two or more run directories, or pretrained models by name.
+    out
+        The folder for the page, its pictures and the table.
+    """
+    from latens import comparing
+
+    path = comparing.compare(runs, out)
+    print((path.parent / "table.md").read_text("utf-8"))
+    print(path)
+
+
+@app.command
 def recipes() -> None:
     """List the models, each with its source, and the pretrained ones with their figures."""
     from latens.recipes import RECIPES

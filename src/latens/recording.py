@@ -19,7 +19,7 @@ from latens.views import feature_maps
 
 SHORT = 250  # epochs: trainings up to so long are recorded unless told otherwise
 EVERY = 20  # epochs that are all recorded; then each is so much later than the one before:
-LATER = 1.08
+LATER = 1.2
 PAIRS, SAMPLES, POINTS = 16, 36, 1_000
 FEATURES = "features."  # before the name of a layer
 

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from latens import pictures
 from latens.album import Picture, Section, Subject
 from latens.data import Images
 from latens.latents import LabelStatistics
-from latens.pictures.planes import MOST_HISTOGRAMS
+from latens.pictures.planes import MOST_HISTOGRAMS, colour_of
 from latens.samples import along_attribute, draw, likeliest_condition
 from latens.vae import VAE
 from latens.views import Plane, lattice, manifold, through_classes, traversals
@@ -21,6 +23,8 @@ from latens.watching import best_row
 SHOWN = 24  # images in a picture of pairs
 SAMPLES = 64
 TURNING_POINTS = 800
+HOVER_PIXELS = 1_600_000  # of all images that hovering shows
+HOVER_POINTS = 1_500
 MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
 PER_ROW = 10
 STEPS = 11  # of an interpolation
@@ -30,8 +34,8 @@ CLASS_STEPS = 8  # from one class to the next
 MOST_CLASS_FRAMES = 400
 MANIFOLD_SIDES = (9, 17, 25, 33)  # images from −4 to 4, so that each whole number has one
 MANIFOLD_WIDTH = 1090  # screen pixels
-SMALL_MANIFOLD_WIDTH = 480
-FEATURE_SHEET = 480  # screen pixels, about
+SMALL_MANIFOLD_WIDTH, LEAST_MANIFOLD_WIDTH = 480, 560
+FEATURE_SHEET = 360  # screen pixels, about
 PAIRS_IN_ROW = 8  # of a film
 
 
@@ -149,7 +153,7 @@ def _class_to_class(subject: Subject) -> Iterator[Picture]:
         )
         yield Picture(
             "transitions",
-            _of_one_size(frames),
+            of_one_size(frames),
             "A film of an image that turns from class to class",
             f"From class to class and back: {what}, with straight lines between.",
             seconds=0.6 if subject.conditional else 0.12,
@@ -157,7 +161,7 @@ def _class_to_class(subject: Subject) -> Iterator[Picture]:
         )
 
 
-def _of_one_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
+def of_one_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
     """Frames on white of the size of the largest: their titles differ in width."""
     size = max(f.width for f in frames), max(f.height for f in frames)
     if all(frame.size == size for frame in frames):
@@ -187,22 +191,23 @@ def _attributes(subject: Subject, statistics: LabelStatistics) -> Picture:
 
 
 def _latent_space(subject: Subject) -> Iterator[Picture]:
-    points, axes, prior = subject.plane
-    labels, names, by = subject.colours
+    _, _, prior = subject.plane
+    by = subject.colours[2]
     coloured = f", by {by}" if by else ""
-    title = subject.title(f"{len(points):,} test images in latent space{coloured}")
     how = f", by {subject.projection}" if subject.dims > 2 else ""
     circles = "" if prior is None else "; dashed: the prior at 1, 2 and 3 σ"
+    title = subject.title(f"{len(subject.test):,} test images in latent space{coloured}")
     yield Picture(
         "latent-space",
-        [pictures.latent_plane(points, labels, names, title, axes, prior)],
+        [plane_image(subject, title)],
         "Test images as points in latent space, coloured by class, with circles of the prior",
         f"The mean z of test images{how}{circles}.",
-        plane=True,
+        hover=_points(subject),
     )
     if subject.dims > 2:
         mean = subject.latents.mean[:TURNING_POINTS]
         in_space = Plane(mean, 3).of(mean)
+        labels, names, _ = subject.colours
         some = None if labels is None else labels[:TURNING_POINTS]
         frames = pictures.turning(
             in_space, some, names, subject.title(f"latent space turning{coloured}")
@@ -230,72 +235,109 @@ def _latent_space(subject: Subject) -> Iterator[Picture]:
     )
 
 
+def plane_image(
+    subject: Subject, title: str, limits: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """The test images on the subject's latent plane."""
+    points, axes, prior = subject.plane
+    labels, names, _ = subject.colours
+    return pictures.latent_plane(points, labels, names, title, axes, prior, limits)
+
+
+def _points(subject: Subject) -> dict[str, Any]:
+    """Points of the latent plane with their images, for hovering."""
+    points, axes, _ = subject.plane
+    labels, names, _ = subject.colours
+    height, width = subject.vae.image_shape[1:]
+    count = min(len(points), HOVER_POINTS, max(1, HOVER_PIXELS // (height * width)))
+    images = subject.test.take(slice(0, count))
+    columns = math.ceil(math.sqrt(count))
+    x = images.unit()
+    padded = x.new_ones(math.ceil(count / columns) * columns, *x.shape[1:])
+    padded[:count] = x
+    sheet = pictures.tile(padded.unflatten(0, (-1, columns)), least_side=1, gap=0)
+    told = [-1] * count if labels is None else labels[:count].tolist()
+    return {
+        "points": np.round(points[:count], 3).tolist(),
+        "labels": told,
+        "names": list(names),
+        "colours": {label: colour_of(label) for label in sorted(set(told))},
+        "axes": [axis.partition(" (")[0] for axis in axes],
+        "sprite": Image.fromarray(sheet),
+        "columns": columns,
+        "side": [width, height],
+    }
+
+
 def _manifolds(subject: Subject) -> Iterator[Picture]:
-    dims = subject.by_kl[:2] if subject.dims > 2 else [0, 1]
-    along = "" if subject.dims <= 2 else f" along z[{dims[0]}] and z[{dims[1]}], all others 0"
-    names = subject.classes if subject.conditional else ()
-    if not names:
-        yield _manifold(
-            subject, "manifold", lattice(_side(subject)), dims, None, f"latent plane{along}"
-        )
-        quantiles = lattice(_side(subject), quantiles=True)
-        title = f"latent plane{along}, at quantiles of the prior"
-        yield _manifold(subject, "manifold-quantiles", quantiles, dims, None, title)
-        return
-    side = _side(subject, SMALL_MANIFOLD_WIDTH)
-    for label, name in enumerate(names[:MOST_ROWS]):
-        file = f"manifold-{_plain(name)}"
-        yield _manifold(subject, file, lattice(side), dims, label, f"latent plane of {name}{along}")
+    for name, label, what in manifolds_of(subject):
+        yield _manifold(subject, name, lattice(side_of(subject)), label, what)
+        if label is None:
+            points = lattice(side_of(subject), quantiles=True)
+            title = f"{what}, at quantiles of the prior"
+            yield _manifold(subject, f"{name}-quantiles", points, label, title)
+
+
+def manifolds_of(subject: Subject) -> list[tuple[str, int | None, str]]:
+    """The latent planes to decode, as names of files, labels and words: one, or one per class."""
+    x, y = subject.dims_shown
+    along = "" if subject.dims <= 2 else f" along z[{x}] and z[{y}], all others 0"
+    if not subject.conditional or not subject.classes:
+        return [("manifold", None, f"latent plane{along}")]
+    return [
+        (f"manifold-{_plain(name)}", label, f"latent plane of {name}{along}")
+        for label, name in enumerate(subject.classes[:MOST_ROWS])
+    ]
 
 
 def _plain(name: str) -> str:
-    """A class's name without what cannot stand in a file's."""
+    """A name without what cannot stand in a file's."""
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in name)
 
 
-def _side(subject: Subject, width: int = MANIFOLD_WIDTH) -> int:
-    """Images along the side of a square about `width` pixels wide; whole z are among its steps."""
+def side_of(subject: Subject) -> int:
+    """Images along the side of a square of them; whole z are among its steps."""
+    one_of_many = subject.conditional and subject.classes
+    width = SMALL_MANIFOLD_WIDTH if one_of_many else MANIFOLD_WIDTH
     image = max(subject.vae.image_shape[1:])
-    return max(
-        (side for side in MANIFOLD_SIDES if side * image <= width), default=min(MANIFOLD_SIDES)
-    )
+    fitting = (side for side in MANIFOLD_SIDES if side * image <= width)
+    return max(fitting, default=min(MANIFOLD_SIDES))
 
 
-def _manifold(
-    subject: Subject, name: str, points: Tensor, dims: Sequence[int], label: int | None, what: str
-) -> Picture:
-    image = manifold_picture(
-        manifold(subject.vae, points, dims, label), points, subject.title(what)
-    )
+def _manifold(subject: Subject, name: str, points: Tensor, label: int | None, what: str) -> Picture:
     return Picture(
         name,
-        [image],
-        f"Images decoded from a regular grid of the {what}",
-        f"What points of the {what} decode to.",
+        [manifold_image(subject, points, label, subject.title(what))],
+        f"Images decoded from a grid of places on the {what}",
+        f"What places on the {what} decode to.",
         detail=label is not None,
-        lattice={
+        hover={
             "x": points[0, :, 0].tolist(),
             "y": points[:, 0, 1].tolist(),
-            "axes": [f"z[{d}]" for d in dims],
+            "axes": [f"z[{d}]" for d in subject.dims_shown],
         },
     )
 
 
-def manifold_picture(images: Tensor, points: Tensor, title: str) -> Image.Image:
+def manifold_image(
+    subject: Subject, points: Float[Tensor, "R C 2"], label: int | None, title: str
+) -> Image.Image:
     """Images without gaps over the plane that they were decoded from, with its coordinates.
 
     Args:
-        images: `[rows, columns, C, H, W]`.
-        points: `[rows, columns, 2]`, of a `lattice`.
+        points: of a `lattice`.
+        label: the class a conditional model is told.
     """
+    images = manifold(subject.vae, points, subject.dims_shown, label)
     every = max(1, (len(points) - 1) // 8)
 
     def names(values: Tensor) -> list[str]:
         return [_signed(v) if i % every == 0 else "" for i, v in enumerate(values.tolist())]
 
-    return pictures.table(
-        images, title, names(points[0, :, 0]), names(points[:, 0, 1]), least_side=1, gap=0
-    )
+    image = max(images.shape[-2:])
+    least_side = image * max(1, LEAST_MANIFOLD_WIDTH // (len(points) * image))
+    columns, rows = names(points[0, :, 0]), names(points[:, 0, 1])
+    return pictures.table(images, title, columns, rows, least_side, gap=0)
 
 
 def _traversals(subject: Subject) -> Iterator[Picture]:
@@ -328,7 +370,7 @@ def _traversals(subject: Subject) -> Iterator[Picture]:
     ]
     yield Picture(
         "traversals-film",
-        _of_one_size(frames),
+        of_one_size(frames),
         "A film of images, in each of which one latent dimension moves from −3 to 3 and back",
         "The same as a film: each image moves along one latent dimension, from −3 to 3 and back.",
         seconds=0.1,
@@ -337,11 +379,15 @@ def _traversals(subject: Subject) -> Iterator[Picture]:
 
 
 def _curves(subject: Subject) -> Iterator[Picture]:
+    bits = subject.run.config.free_bits
+    free = f" and {bits:g} nats free per dimension" if bits else ""
     yield Picture(
         "curves",
         [pictures.curves(subject.rows, subject.title("training"))],
         "Loss, reconstruction, KL, β, learning rate and active units over the epochs",
-        "Losses in nats per image, blue of training and orange of validation images.",
+        f"Loss = reconstruction + β · KL, with β {subject.run.beta}{free}, in nats per image: blue "
+        "on training images as they are learned from, orange on validation images with averaged "
+        "weights.",
     )
     per_dim = best_row(subject.rows)["validation"]["kl_per_dim"]
     if not per_dim:
@@ -373,7 +419,7 @@ def _films(subject: Subject) -> Iterator[Picture]:
         again = recording.images(split)
         x = subject.data.split(split).take(slice(0, again.shape[1])).unit()
         what = f"{_adjective(split)} images"
-        yield _film(
+        yield film(
             f"film-reconstructions-{split}",
             [
                 pictures.pairs(x, frame, subject.title(f"{what}, epoch {epoch}"), PAIRS_IN_ROW)
@@ -382,7 +428,7 @@ def _films(subject: Subject) -> Iterator[Picture]:
             f"reconstructions of {what} from epoch to epoch",
         )
     samples = recording.images("samples")
-    yield _film(
+    yield film(
         "film-samples",
         [
             pictures.grid(frame, subject.title(f"samples, epoch {epoch}"))
@@ -390,13 +436,14 @@ def _films(subject: Subject) -> Iterator[Picture]:
         ],
         "images decoded from the same noise, from epoch to epoch",
     )
-    yield _film("film-latent-space", _latent_frames(subject), "latent space from epoch to epoch")
+    yield film("film-latent-space", _latent_frames(subject), "latent space from epoch to epoch")
 
 
-def _film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = False) -> Picture:
+def film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = False) -> Picture:
+    """A film of `what`, its frames brought to one size."""
     return Picture(
         name,
-        _of_one_size(frames),
+        of_one_size(frames),
         f"A film of {what}",
         what[0].upper() + what[1:] + ".",
         detail=detail,
@@ -437,7 +484,7 @@ def _feature_films(subject: Subject) -> Iterator[Picture]:
         coloured = pictures.in_colours(torch.from_numpy((maps - low) / span))
         side = max(1, FEATURE_SHEET // math.ceil(math.sqrt(channels)))
         what = f"{layer}: {channels} channels of {height}×{width}"
-        yield _film(
+        yield film(
             f"film-{_plain(layer)}",
             [
                 pictures.grid(frame, subject.title(f"{what}, epoch {epoch}"), least_side=side)

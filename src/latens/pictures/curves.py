@@ -157,7 +157,9 @@ def kl_over_training(
         return render(figure, title)
 
 
-def rate_distortion(points: Mapping[str, tuple[float, float]], title: str = "") -> Image.Image:
+def rate_distortion(
+    points: Mapping[str, tuple[float, float]], title: str = "", joined: bool = False
+) -> Image.Image:
     """Reconstruction over KL for several models, with the lines of equal −ELBO.
 
     Alemi et al. 2018, "Fixing a Broken ELBO", figure 1: rate R = KL(q ‖ p), distortion
@@ -165,12 +167,14 @@ def rate_distortion(points: Mapping[str, tuple[float, float]], title: str = "") 
 
     Args:
         points: (rate, distortion) in nats per image, under each model's name.
+        joined: by a dotted line from each to the next.
     """
     rates, distortions = np.array(list(points.values())).T
     with styled():
         figure = Figure(figsize=(6.4, 5.0), layout="constrained")
         ax = figure.subplots()
-        ax.plot(rates, distortions, color=INK, lw=0.8, ls=":", zorder=1)
+        if joined:
+            ax.plot(rates, distortions, color=INK, lw=0.8, ls=":", zorder=1)
         for i, (name, (rate, distortion)) in enumerate(points.items()):
             colour, marker = CLASSES[i % len(CLASSES)], MARKERS[i % len(MARKERS)]
             ax.plot(rate, distortion, ms=8, ls="none", color=colour, marker=marker)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from latens import files
@@ -14,6 +15,7 @@ LARGEST = 3_000_000  # bytes of a GIF
 WEBP_QUALITY = 80
 COLOURS = (256, 64, 16)  # of a GIF: fewer where it would be too large
 SHRINK = 0.75
+NEARLY_WHITE = 247
 
 
 def save_film(
@@ -76,12 +78,11 @@ def _with_few_colours(frames: Sequence[Image.Image], count: int, scale: float) -
 
 
 def _keeping_white(palette: Image.Image) -> Image.Image:
-    """The palette with its entry nearest to white made white: paper is no shade of grey."""
-    nearest = Image.new("RGB", (1, 1), "white").quantize(palette=palette).tobytes()[0]
-    entries = palette.getpalette() or []
-    entries[3 * nearest : 3 * nearest + 3] = (255, 255, 255)
+    """The palette with what is nearly white made white: paper is no shade of grey."""
+    entries = np.array(palette.getpalette()).reshape(-1, 3)
+    entries[(entries >= NEARLY_WHITE).all(1)] = 255
     kept = Image.new("P", (1, 1))
-    kept.putpalette(entries)
+    kept.putpalette(entries.flatten().tolist())
     return kept
 
 

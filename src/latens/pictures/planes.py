@@ -26,11 +26,18 @@ from latens.pictures.style import (
 
 SIGMAS = (1, 2, 3)
 OUTSIDE = 0.001  # of the points, at most, beyond each edge of a plane
-MOST_IN_LEGEND = 20
-POINT = 11  # area of a point, in square points
+MOST_IN_LEGEND, LEGEND_LETTERS, LEGEND_LEFT = 20, 16, 0.83
+PLANE_SIZE, TURNING_SIZE = (7.6, 6.2), (6.8, 5.2)  # inches
+POINT = 11  # area of a point, in square points; more for few of them, less for many
+FEW, MANY = 400, 2000
 TURN_FRAMES = 40
 ELEVATION = 18  # degrees above the plane of the first two components
 MOST_HISTOGRAMS = 40
+
+
+def _place(labels: Int[np.ndarray, " N"] | None) -> tuple[float, float, float, float]:
+    """Where the axes go. A layout that measures all text would take most of a film's time."""
+    return 0.1, 0.09, (0.96 if labels is None else LEGEND_LEFT) - 0.12, 0.89
 
 
 def colour_of(label: int) -> str:
@@ -68,8 +75,8 @@ def latent_plane(
         dpi: of the image.
     """
     with styled():
-        figure = Figure(figsize=(7.4, 6.4), layout="constrained")
-        ax = figure.subplots()
+        figure = Figure(figsize=PLANE_SIZE)
+        ax = figure.add_axes(_place(labels))
         _scatter(ax, z, labels)
         if prior is not None:
             for sigma in SIGMAS:
@@ -150,10 +157,10 @@ def turning(
     lift = math.radians(ELEVATION)
     pictures = []
     with styled():
-        figure = Figure(figsize=(6.6, 5.4), layout="constrained")
+        figure = Figure(figsize=TURNING_SIZE)
         for frame in range(frames):
             figure.clear()
-            ax = figure.subplots()
+            ax = figure.add_axes(_place(labels))
             angle = 2 * math.pi * frame / frames
             x, y = z[:, 0], z[:, 1]
             across = x * math.cos(angle) - y * math.sin(angle)
@@ -192,7 +199,7 @@ def _scatter(
 ) -> None:
     """Points by class; `depth` in [−1, 1] makes far ones paler."""
     alpha = np.full(len(z), 0.75) if depth is None else 0.55 - 0.4 * depth.clip(-1, 1)
-    size = POINT * (2.2 if depth is not None else 1 if len(z) <= 2000 else 0.55)
+    size = POINT * (2.2 if depth is not None or len(z) <= FEW else 1 if len(z) <= MANY else 0.55)
     kinds = [-1] if labels is None else sorted(set(labels.tolist()))
     for kind in kinds:
         of = slice(None) if labels is None else labels == kind
@@ -234,7 +241,7 @@ def _legend(figure: Figure, labels: Int[np.ndarray, " N"] | None, names: Sequenc
             marker=marker_of(k),
             color=colour_of(k),
             ms=6,
-            label=_name(names, k),
+            label=_name(names, k)[:LEGEND_LETTERS],
         )
         for k in kinds[:MOST_IN_LEGEND]
     ]
@@ -244,7 +251,7 @@ def _legend(figure: Figure, labels: Int[np.ndarray, " N"] | None, names: Sequenc
     if (labels < 0).any():
         handles.append(Line2D([], [], ls="none", marker=".", color=colour_of(-1), label="unknown"))
     if handles:
-        figure.legend(handles=handles, loc="outside right center")
+        figure.legend(handles=handles, loc="center left", bbox_to_anchor=(LEGEND_LEFT, 0.5))
 
 
 def histograms(z: Float[np.ndarray, "N D"], order: Sequence[int], title: str = "") -> Image.Image:
