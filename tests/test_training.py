@@ -57,6 +57,7 @@ def test_the_loss_falls_and_the_run_is_complete(digits_run):
         "config.json",
         "config.yaml",
         "figures.json",
+        "film",
         "metrics.jsonl",
         "model.safetensors",
         "pictures",

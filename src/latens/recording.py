@@ -104,7 +104,7 @@ class Recording:
 
     epochs: Sequence[int]
     train: UInt8[np.ndarray, "E N C H W"]
-    validation: UInt8[np.ndarray, "E N C H W"]
+    validation: UInt8[np.ndarray, "E V C H W"]
     samples: UInt8[np.ndarray, "E M C H W"]
     latents: Float[np.ndarray, "E P D"]
     features: dict[str, Float[np.ndarray, "E channels h w"]]

@@ -249,12 +249,12 @@ class Trainer:
         objective = self.objective()  # before the schedule moves on
         self.at.epoch += 1
         self.evaluation = evaluate(self.averaged, self.data.validation)
+        self._record()
         row = self._row(self.evaluation, objective)
         if row["validation"]["final_loss"] < self.at.best_loss:
             self.at.best_loss, self.at.best_epoch = row["validation"]["final_loss"], self.at.epoch
             self._save_model()
         self.run.add_metrics(row)
-        self._record()
         self.at.begin_epoch()
         self.bar.epoch(row, last=self._finished())
 
