@@ -64,28 +64,47 @@ def train(
     if model is not None:
         options = _options_of(model, options)
     config = TrainConfig.of(options)
-    if model is None:
-        recipes.find(config.recipe)
     path = Path(out) if out else next_path(RUNS, str(data), config.recipe)
     refuse_existing(path)
-    images = load_data(data, **data_options(config))
     command = (
         config.command(str(data)) if model is None else f"latens.train({str(data)!r}, model=…)"
     )
-    config = resolve(config, images)
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        vae = model or _build(config, images)
-        if config.label_weight and vae.classifier is None:
-            raise LatensError("label_weight is for a model with a classifier: semi_supervised")
-        if vae.image_shape != images.shape:
-            raise LatensError(
-                f"the model reads images of (C, H, W) {vae.image_shape}, and {data} has "
-                f"{images.shape}"
-            )
+        images, config, vae = prepare(data, config, model)
         vae.start_from(_mean_image(images))
         run = Run.create(path, _record(command, config, images, vae))
         return _fit(run, vae, images, config)
+
+
+def prepare(
+    data: str | Path, config: TrainConfig, model: VAE | None = None
+) -> tuple[DataSet, TrainConfig, VAE]:
+    """All that a training needs, and every check that can be made before it; writes nothing.
+
+    Draws the first weights from torch's global generator, set to the configuration's seed.
+
+    Args:
+        model: in place of the recipe's.
+
+    Returns:
+        The images, the configuration with every `auto` decided, and the model.
+
+    Raises:
+        LatensError: data or options that cannot be used, or that do not fit together.
+    """
+    if model is None:
+        recipes.find(config.recipe)
+    images = load_data(data, **data_options(config))
+    config = resolve(config, images)
+    torch.manual_seed(config.seed)
+    vae = model or _build(config, images)
+    if config.label_weight and vae.classifier is None:
+        raise LatensError("label_weight is for a model with a classifier: semi_supervised")
+    if vae.image_shape != images.shape:
+        raise LatensError(
+            f"the model reads images of (C, H, W) {vae.image_shape}, and {data} has {images.shape}"
+        )
+    return images, config, vae
 
 
 def resume(path: str | Path) -> Run:
@@ -137,7 +156,6 @@ def evaluate(
         seed: of the samples of z.
         neighbours: how many training images, nearest in latent space, vote for the class of each
             image; None leaves it out.
-
         refine: steps by which q(z|x) of each image is improved after the encoder; the gain is the
             amortisation gap (see `latens.evaluation.refined`).
 

@@ -143,6 +143,10 @@ class TrainConfig:
             raise LatensError("beta_step needs epochs: with minutes alone its last beta is unknown")
         for name in ("warmup", "ema", "dropout"):
             self._check_range(name, lambda value: 0 <= value < 1, "in [0, 1)")
+        for field in fields(self):  # 1 is 1.0 in every record
+            value = getattr(self, field.name)
+            if isinstance(value, int) and float in (field.type, *get_args(field.type)):
+                object.__setattr__(self, field.name, float(value))
 
     def _check_range(self, name: str, holds: Callable[[float], bool], what: str) -> None:
         value = getattr(self, name)

@@ -72,8 +72,8 @@ class LabelStatistics:
             return lower.index(name.lower())
         what = "label" if self.exclusive else "attribute"
         error = unknown(what, name, self.names)
-        every = ", ".join(self.names)
-        raise LatensError(str(error) if every in str(error) else f"{error} There are: {every}")
+        told = "there are:" in str(error)
+        raise error if told else LatensError(f"{error} There are: {', '.join(self.names)}")
 
     def draw(self, index: int, number: int, temperature: float = 1.0) -> Float[Tensor, "number D"]:
         """`number` latents from a label's Gaussian, their deviation times `temperature`."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from latens import pictures
 from latens.album import Picture, Section, Subject
-from latens.api import data_of, data_options, resolve
+from latens.api import data_of, prepare
 from latens.comparing import ranking, rate_distortion, rows_of, write_tables
 from latens.config import TrainConfig
-from latens.data import load_data
 from latens.errors import LatensError
 from latens.messages import note
 from latens.pages import draw_pictures
@@ -59,8 +59,9 @@ def sweep(
     paths = {name: out / name.replace("/", "-") for name in configs}
     for name, path in paths.items():
         _check_same(path, configs[name], str(data))
-    for config in configs.values():  # before the first training, not after an hour
-        resolve(config, load_data(data, **data_options(config)))
+    with torch.random.fork_rng():
+        for config in configs.values():  # what cannot be trained is told now, not after an hour
+            prepare(data, config)
     _train_all(str(data), configs, paths, jobs or max(1, (os.cpu_count() or 1) // CORES_EACH))
     runs = {name: Run.open(path) for name, path in paths.items()}
     subjects = {name: Subject(run, data_of(run)) for name, run in runs.items()}

@@ -24,7 +24,6 @@ from latens.storage import CONFIG, WEIGHTS, read_model, write_model
 # So many values (images times samples times pixels) leave the decoder at once where many are
 # asked for: memory is bounded whatever their size.
 LEAST_SINE = 1e-4  # below it two latents lie on one line through the origin
-LEAST_SINE = 1e-4  # below it two latents lie on one line through the origin
 VALUES_AT_ONCE = 2**22
 # Data whose terms also bind what is learned from them, as a model's card says.
 RESTRICTED = {
@@ -349,13 +348,14 @@ def slerp(
 ) -> Float[Tensor, "... B D"]:
     """From a (t = 0) to b (t = 1) at a constant angular speed about the origin (Shoemake 1985).
 
-    Where they point the same or the opposite way, and no circle is given, along the line.
+    Where no circle is given (they point the same or the opposite way, or one is 0), along the line.
     """
     cosine = torch.cosine_similarity(a, b, dim=-1)[:, None].clamp(-1, 1)
     angle = torch.acos(cosine)
     sine = torch.sin(angle)
     on_circle = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / sine
-    return torch.where(sine.abs() > LEAST_SINE, on_circle, torch.lerp(a, b, t))
+    no_circle = (sine.abs() < LEAST_SINE) | (a.norm(dim=-1) * b.norm(dim=-1) == 0)[:, None]
+    return torch.where(no_circle, torch.lerp(a, b, t), on_circle)
 
 
 def _for_each(y: Tensor | None, lead: torch.Size) -> Tensor | None:

@@ -68,14 +68,15 @@ class Plane:
         self.pca = None
         if z.shape[1] > dims:
             components = min(dims, *z.shape)
-            self.pca = PCA(components, svd_solver="full").fit(z.double().numpy())
+            with np.errstate(invalid="ignore"):  # a single point has no variance
+                self.pca = PCA(components, svd_solver="full").fit(z.double().numpy())
         if self.pca is None:
             self.axes = tuple(f"z[{d}]" for d in range(z.shape[1]))
             self.axes += ("spread at random",) * (dims - z.shape[1])
         else:
             self.axes = tuple(
                 f"principal component {i + 1} ({share:.0%} of the variance)"
-                for i, share in enumerate(self.pca.explained_variance_ratio_)
+                for i, share in enumerate(np.nan_to_num(self.pca.explained_variance_ratio_))
             )
             self.axes += ("nothing",) * (dims - len(self.axes))
 

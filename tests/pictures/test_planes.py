@@ -36,7 +36,9 @@ def test_classes_have_colours_and_markers_of_their_own():
 def test_any_number_of_classes(count):
     rng = np.random.default_rng(0)
     labels = rng.integers(-1, count, 500)
-    image = latent_plane(rng.standard_normal((500, 2)), labels, [f"class {i}" for i in range(count)])
+    image = latent_plane(
+        rng.standard_normal((500, 2)), labels, [f"class {i}" for i in range(count)]
+    )
     assert image.width < 1200
 
 
@@ -51,7 +53,9 @@ def test_a_few_far_points_leave_room_for_the_others_and_are_told():
     left, right, bottom, top = plane_limits(z)
     assert max(-left, right, -bottom, top) < 6
     assert min(-left, right, -bottom, top) > 3
-    assert latent_plane(z).tobytes() != latent_plane(z, limits=(left, right, bottom, 2000.0)).tobytes()
+    assert (
+        latent_plane(z).tobytes() != latent_plane(z, limits=(left, right, bottom, 2000.0)).tobytes()
+    )
 
 
 def test_a_turn_comes_back_to_where_it_began():

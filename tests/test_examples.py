@@ -1,0 +1,92 @@
+"""The examples run as they stand, and show what they promise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+import latens
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PICTURES = 10  # in the tour
+
+
+@pytest.fixture
+def tour():
+    return nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(cell, kind):
+    return [output for output in cell.outputs if output.output_type == kind]
+
+
+def test_the_tour_is_stored_without_outputs(tour):
+    assert set(tour.metadata) == {"kernelspec", "language_info"}
+    assert all(not cell.metadata for cell in tour.cells)
+    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(tour))
+
+
+@pytest.mark.mnist
+def test_the_tour_shows_its_pictures(tour, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(tour, timeout=300, kernel_name="python3", resources=where).execute()
+    cells = code_cells(tour)
+    assert not [cell.id for cell in cells if outputs(cell, "error") or outputs(cell, "stream")]
+    drawing = [cell.id for cell in cells if "latens.pictures." in cell.source]
+    shown = [
+        cell.id
+        for cell in cells
+        if any("image/png" in output.data for output in outputs(cell, "execute_result"))
+    ]
+    assert shown == drawing
+    assert len(shown) == PICTURES
+
+
+def own_images(folder, cwd, *options):
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / "own_images.py"), str(folder), *options],
+        cwd=cwd,
+        env=os.environ | {"LATENS_CACHE": str(cwd / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_own_images_are_embedded_scored_and_sampled(colour_folder, tmp_path):
+    done = own_images(colour_folder, tmp_path, "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    *scores, features, samples, report = done.stdout.splitlines()
+    run = (tmp_path / features).parent
+    found = np.load(tmp_path / features)
+    assert found.shape == (60, *latens.load(run).latent_shape)
+    assert np.isfinite(found).all()
+    with Image.open(tmp_path / samples) as image:
+        image.load()
+    assert (tmp_path / report).is_file()
+    values = [float(line.split(" nats per image  ")[0]) for line in scores]
+    assert len(values) == 5
+    assert values == sorted(values, reverse=True)
+    assert all(Path(line.split(" nats per image  ")[1]).is_file() for line in scores)
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty"])
+def test_own_images_that_are_not_there(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = own_images(folder, tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert folder in done.stderr
