@@ -97,3 +97,9 @@ def test_a_pretrained_model_cannot_be_gone_on_with(run_latens):
 def test_an_unknown_name_is_told_with_those_that_are():
     with pytest.raises(LatensError, match=r"Models that come with latens: .*mnist-2d"):
         latens.load("mnist-3d")
+
+
+def test_a_report_under_its_own_name_does_not_hide_a_model(run_latens, tmp_path):
+    (tmp_path / "mnist-2d" / "pictures").mkdir(parents=True)
+    done = run_latens("sample", "mnist-2d", "-n", "4")
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,11 @@ def test_every_picture_has_its_name(digits_run):
     names = {path.name for path in (digits_run.path / "pictures").iterdir()}
     films = {f"{name}.{suffix}" for name in FILMS for suffix in ("gif", "webp")}
     assert names == {f"{name}.png" for name in STILLS} | films
+
+
+def test_every_name_is_documented():
+    text = (Path(__file__).parent.parent / "docs" / "pictures.md").read_text("utf-8")
+    assert set(STILLS + FILMS) <= set(re.findall(r"`([a-z0-9-]+)`", text))
 
 
 def test_every_picture_is_inside_whole_and_described(page):

@@ -68,7 +68,7 @@ def test_two_options_at_a_time_and_two_processes(run_latens, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     runs = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} - {"pictures"}
-    assert runs == {f"latent_dim={d}, beta={b}" for d in (1, 3) for b in (1, 4)}
+    assert runs == {f"latent_dim={d},beta={b}" for d in (1, 3) for b in (1, 4)}
     assert len(read_frames(tmp_path / "out" / "pictures" / "manifold.gif")) == 4
     assert done.stdout.splitlines()[-1] == "out/report.html"
 

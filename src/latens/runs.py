@@ -256,9 +256,10 @@ def locate(path: str | Path) -> Path:
     Raises:
         LatensError: there is neither.
     """
-    if Path(path).is_dir():
-        return Path(path)
-    if str(path) in pretrained():
+    known = str(path) in pretrained()
+    if Path(path).is_dir() and not (known and not (Path(path) / CONFIG).exists()):
+        return Path(path)  # and no report that a pretrained model has left under its own name
+    if known:
         return PRETRAINED / path
     raise LatensError(
         f"no such run directory: {path}. Models that come with latens: {', '.join(pretrained())}"

@@ -87,7 +87,7 @@ def combinations(
     configs = {}
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
-        name = ", ".join(f"{option}={_short(value)}" for option, value in chosen.items())
+        name = ",".join(f"{option}={_short(value)}" for option, value in chosen.items())
         if name in configs:
             raise LatensError(f"{name} is given twice")
         configs[name] = TrainConfig.of({**options, **chosen})
