@@ -1,7 +1,6 @@
 """One look for all pictures, and how each becomes a file."""
 
 import functools
-import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -114,9 +115,10 @@ def titled(
 
 def render(figure: Figure, title: str = "", dpi: int = PLOT_DPI) -> Image.Image:
     """A plot under its title; its `info["dpi"]` tells at which size it is meant to be seen."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format="png")
-    plot = Image.open(buffer).convert("RGB")
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    plot = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     image = titled(plot, title, (0, 0), plot.size, dpi / DPI)
     image.info["dpi"] = (dpi, dpi)
     return image
