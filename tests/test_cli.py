@@ -564,3 +564,52 @@ def test_an_exported_model_is_half_as_large_and_as_good(run_latens, run, tmp_pat
     expect_refusal(run_latens("export", run, "--out", "small"), "exists already")
     assert run_latens("report", "small", "--out", "page").returncode == 0
     assert (tmp_path / "page/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--projection umap", "umap-learn: install it, or take tsne"),
+        ("--projection tsn", "tsn"),
+        ("--attribute 11", "unknown label '11'"),
+        ("--plane 1 4", "give two of 0 to 3"),
+        ("--plane 1 1", "give two of 0 to 3"),
+        ("--plane 1", "requires 2"),
+    ],
+)
+def test_reports_that_cannot_be(run_latens, run, tmp_path, words, told):
+    finished = run_latens("report", run, *words.split(), "--out", tmp_path / "out")
+    expect_refusal(finished, told)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_along_chosen_dimensions(run_latens, run, tmp_path):
+    finished = run_latens("report", run, "--plane", "3", "1", "--out", tmp_path / "out")
+    assert finished.returncode == 0, finished.stderr
+    assert "along z[3] and z[1], all others 0" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_interpolations(run_latens, run, tmp_path, digits):
+    for i in range(3):
+        Image.fromarray(digits.test.pixels[i, 0].numpy()).save(tmp_path / f"{i}.png")
+    both = [tmp_path / "0.png", tmp_path / "1.png"]
+    for options in ([], ["--spherical"], ["--steps", "3"]):
+        finished = run_latens("interpolate", run, *both, *options)
+        assert finished.returncode == 0, finished.stderr
+        with Image.open(tmp_path / "interpolation.png") as image:
+            assert image.width > 5 * 56
+    assert run_latens("interpolate", run, "-n", "4", "--out", "tests.png").returncode == 0
+    expect_refusal(
+        run_latens("interpolate", run, *both, tmp_path / "2.png"), "A and B, and here are 3"
+    )
+    expect_refusal(run_latens("interpolate", run, *both, "--steps", "1"), "at least 2")
+    expect_refusal(run_latens("interpolate", run, "-n", "90"), "90 pairs need 180 test images")
+
+
+def test_errors_are_shown_on_request(run_latens, run, tmp_path):
+    heights = []
+    for options in ([], ["--errors"]):
+        assert run_latens("reconstruct", run, "-n", "4", *options).returncode == 0
+        with Image.open(tmp_path / "pairs.png") as image:
+            heights.append(image.height)
+    assert heights[1] > 1.3 * heights[0]

@@ -13,12 +13,13 @@ from PIL import Image
 
 from latens import pictures
 from latens.data import DataSet, Images
+from latens.errors import LatensError
 from latens.latents import LabelStatistics
 from latens.networks.labels import embedding_of
 from latens.pictures.films import HOLD
 from latens.recording import Recording, read_recording
 from latens.runs import Run
-from latens.views import Embedded, Plane, embedded, projected
+from latens.views import Embedded, Plane, embedded, projected, projection_of
 from latens.watching import best_row
 
 SEED = 0  # of what is shown
@@ -92,10 +93,19 @@ class Subject:
         data: what it was trained on.
         projection: of the latent plane of more than two dimensions: pca, tsne or umap.
         attribute: what the latent plane is coloured by, where images have attributes.
+        plane: the two latent dimensions along which a plane is decoded; None: of the largest KL.
+
+    Raises:
+        LatensError: a projection, attribute or latent dimensions that there are not.
     """
 
     def __init__(
-        self, run: Run, data: DataSet, projection: str = "pca", attribute: str | None = None
+        self,
+        run: Run,
+        data: DataSet,
+        projection: str = "pca",
+        attribute: str | None = None,
+        plane: tuple[int, int] | None = None,
     ):
         self.run, self.data = run, data
         self.vae = run.vae.cpu()
@@ -105,6 +115,16 @@ class Subject:
         self.attribute = attribute
         self.dims = math.prod(self.vae.latent_shape)
         self.conditional = embedding_of(self.vae) is not None
+        if projection != "pca":
+            projection_of(projection)
+        if attribute is not None:
+            LabelStatistics.of(self.vae).index(attribute)
+        if plane is not None and not (plane[0] != plane[1] and {*plane} <= {*range(self.dims)}):
+            raise LatensError(
+                f"no plane lies along the dimensions {plane[0]} and {plane[1]}: give two of 0 to "
+                f"{self.dims - 1}"
+            )
+        self._decoded = plane
 
     def title(self, what: str) -> str:
         """Of a picture: what it shows, and of which run."""
@@ -129,6 +149,8 @@ class Subject:
     @property
     def dims_shown(self) -> tuple[int, int]:
         """The two latent dimensions that a plane of decoded images lies along."""
+        if self._decoded is not None:
+            return self._decoded
         return (self.by_kl[0], self.by_kl[1]) if self.dims > 2 else (0, 1)
 
     @cached_property

@@ -195,6 +195,7 @@ def report(
     out: str | Path | None = None,
     projection: str = "pca",
     attribute: str | None = None,
+    plane: tuple[int, int] | None = None,
 ) -> Path:
     """Write the pictures and the page of a run anew; returns the page's path.
 
@@ -203,6 +204,7 @@ def report(
             its name.
         projection: of the latent plane of more than two dimensions: pca, tsne or umap.
         attribute: what the latent plane is coloured by, where images have attributes.
+        plane: the two latent dimensions along which a plane is decoded; None: of the largest KL.
 
     Raises:
         LatensError: no run directory, a damaged one, or one without a finished epoch.
@@ -215,8 +217,7 @@ def report(
         raise LatensError(
             f"{folder} is a file, and the report needs a folder: choose another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_report(run, data_of(run), folder, projection, attribute)
+    return write_report(run, data_of(run), folder, projection, attribute, plane)
 
 
 def export(path: str | Path, out: str | Path) -> Run:

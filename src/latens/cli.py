@@ -334,6 +334,7 @@ def report(
     out: Path | None = None,
     projection: Literal["pca", "tsne", "umap"] = "pca",
     attribute: str | None = None,
+    plane: tuple[int, int] | None = None,
 ) -> None:
     """Write the pictures, films and report.html of a run anew, and print the page's path.
 
@@ -343,12 +344,15 @@ def report(
         How more than two latent dimensions are brought onto a plane; umap needs umap-learn.
     attribute
         What colours the latent plane of images that have attributes, such as Male of CelebA.
+    plane
+        The two latent dimensions along which a plane is decoded, such as 3 7; none: those of the
+        largest KL.
     out
         The folder to write into; none: the run's own, or for a pretrained model one of its name.
     """
     from latens import api
 
-    print(api.report(run, out, projection, attribute))
+    print(api.report(run, out, projection, attribute, plane))
 
 
 @app.command

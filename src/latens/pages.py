@@ -33,6 +33,7 @@ class Shown:
         width: screen pixels at which it is shown.
         written: the paths of its files.
         hover: what the page's script needs where hovering shows more; None where nothing.
+        sharp: it is made of pixels, which a screen must not blur.
         url: the file itself; empty where the page would become too large.
     """
 
@@ -40,6 +41,7 @@ class Shown:
     width: int
     written: Future[list[Path]]
     hover: dict[str, Any] | None
+    sharp: bool
     url: str = ""
 
     @property
@@ -87,7 +89,8 @@ def _shown(picture: Picture, written: Future[list[Path]]) -> Shown:
             for name, value in picture.hover.items()
         }
     bare = Picture(picture.name, (), picture.alt, picture.caption, detail=picture.detail)
-    return Shown(bare, width, written, hover)
+    plot = "limits" in first.info or "dpi" in first.info
+    return Shown(bare, width, written, hover, sharp=not plot)
 
 
 def page(template: str, chapters: Sequence[Chapter], **content: Any) -> str:

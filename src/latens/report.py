@@ -21,6 +21,7 @@ def write_report(
     out: Path | None = None,
     projection: str = "pca",
     attribute: str | None = None,
+    plane: tuple[int, int] | None = None,
 ) -> Path:
     """Write the pictures of a run, and `report.html`, which holds them all, into a folder.
 
@@ -28,6 +29,7 @@ def write_report(
         out: the folder; None is the run's.
         projection: of the latent plane of more than two dimensions: pca, tsne or umap.
         attribute: what the latent plane is coloured by, where images have attributes.
+        plane: the two latent dimensions along which a plane is decoded; None: of the largest KL.
 
     Raises:
         LatensError: the run holds nothing to show yet, or is damaged.
@@ -36,8 +38,8 @@ def write_report(
         raise LatensError(f"{run.path} has no finished epoch yet: go on with it by --resume")
     out = out or run.path
     folder = out / runs.PICTURES
-    folder.mkdir(exist_ok=True)
-    subject = Subject(run, data, projection, attribute)
+    subject = Subject(run, data, projection, attribute, plane)
+    folder.mkdir(parents=True, exist_ok=True)
     page = render(run, draw_pictures(SECTIONS, subject, folder))
     files.write_bytes(out / runs.REPORT, page.encode())
     return out / runs.REPORT

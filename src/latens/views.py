@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from latens.vae import VAE
 
 REACH = 4.0  # σ of the prior, from the middle of a latent plane to its edge
 PROJECTIONS = ("pca", "tsne", "umap")
+LEAST_PROJECTED = 4
 
 
 @dataclass(frozen=True)
@@ -109,26 +111,34 @@ def projected(z: Float[Tensor, "N D"], how: str) -> Float[np.ndarray, "N 2"]:
     Raises:
         LatensError: another name, a package that is missing, or fewer than four latents.
     """
-    if how not in PROJECTIONS[1:]:
-        raise unknown("projection", how, PROJECTIONS)
-    if len(z) < 4:
-        raise LatensError(f"{how} needs at least 4 images, and here are {len(z)}")
+    method = projection_of(how)
+    if len(z) < LEAST_PROJECTED:
+        raise LatensError(f"{how} needs at least {LEAST_PROJECTED} images, and here are {len(z)}")
+    options = {}
+    if how == "tsne":
+        options["perplexity"] = min(30.0, (len(z) - 1) / 3)
+    return np.asarray(method(random_state=0, **options).fit_transform(z.numpy()), dtype=np.float64)
+
+
+def projection_of(how: str) -> Callable[..., Any]:
+    """The estimator that `projected` fits, by its name.
+
+    Raises:
+        LatensError: another name, or a package that is missing.
+    """
     if how == "tsne":
         from sklearn.manifold import TSNE
 
-        perplexity = min(30.0, (len(z) - 1) / 3)
-        method = TSNE(
-            2, perplexity=perplexity, init="pca" if z.shape[1] > 1 else "random", random_state=0
-        )
-    else:
-        try:
-            from umap import UMAP  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise LatensError(
-                "the projection umap needs the package umap-learn: install it, or take tsne"
-            ) from None
-        method = UMAP(random_state=0)
-    return np.asarray(method.fit_transform(z.numpy()), dtype=np.float64)
+        return TSNE
+    if how != "umap":
+        raise unknown("projection", how, PROJECTIONS)
+    try:
+        from umap import UMAP  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise LatensError(
+            "the projection umap needs the package umap-learn: install it, or take tsne"
+        ) from None
+    return UMAP
 
 
 # ---- over latent space -----------------------------------------------------------------------
