@@ -205,33 +205,31 @@ def _latent_space(subject: Subject) -> Iterator[Picture]:
         hover=_points(subject),
     )
     if subject.dims > 2:
-        mean = subject.latents.mean[:TURNING_POINTS]
-        in_space = Plane(mean, 3).of(mean)
-        labels, names, _ = subject.colours
-        some = None if labels is None else labels[:TURNING_POINTS]
-        frames = pictures.turning(
-            in_space, some, names, subject.title(f"latent space turning{coloured}")
-        )
-        yield Picture(
-            "latent-space-3d",
-            frames,
-            "A film of test images as points that turn around an axis in latent space",
-            "The first three principal components of the mean z.",
-            seconds=0.1,
-            endless=True,
-        )
+        yield _turning(subject, coloured)
     sample = subject.latents.sample.numpy()
     of = _of(min(subject.dims, MOST_HISTOGRAMS), subject.dims, "dimensions, largest KL first")
+    title = subject.title(f"z of {len(sample):,} test images{of}")
     yield Picture(
         "histograms",
-        [
-            pictures.histograms(
-                sample, subject.by_kl, subject.title(f"z of {len(sample):,} test images{of}")
-            )
-        ],
+        [pictures.histograms(sample, subject.by_kl, title)],
         "A histogram of each latent dimension beside the density of the unit Gaussian",
         "Each latent dimension over the test images (blue) against the prior's density (orange)"
         f"{of}.",
+    )
+
+
+def _turning(subject: Subject, coloured: str) -> Picture:
+    mean = subject.latents.mean[:TURNING_POINTS]
+    labels, names, _ = subject.colours
+    title = subject.title(f"latent space turning{coloured}")
+    some = None if labels is None else labels[:TURNING_POINTS]
+    return Picture(
+        "latent-space-3d",
+        pictures.turning(Plane(mean, 3).of(mean), some, names, title),
+        "A film of test images as points that turn around an axis in latent space",
+        "The first three principal components of the mean z.",
+        seconds=0.1,
+        endless=True,
     )
 
 

@@ -1,6 +1,7 @@
 """Pictures in turn, as an animated GIF and as an animated WebP."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,27 +42,23 @@ def save_film(
     durations = [round(1000 * seconds)] * (len(frames) - 1) + [round(1000 * hold)]
     options = {"save_all": True, "duration": durations, "loop": 0}
     webp, gif = path.with_name(f"{path.name}.webp"), path.with_name(f"{path.name}.gif")
+    rest = {"append_images": frames[1:], "quality": WEBP_QUALITY, "method": 2}
     with files.replacing(webp) as temporary:
-        frames[0].save(
-            temporary,
-            format="WEBP",
-            append_images=frames[1:],
-            quality=WEBP_QUALITY,
-            method=2,
-            **options,
-        )
+        frames[0].save(temporary, format="WEBP", **rest, **options)
     with files.replacing(gif) as temporary:
-        size = LARGEST + 1
-        scale, colours = 1.0, iter(COLOURS)
-        while size > LARGEST:
-            count = next(colours, None)
-            if count is None:
-                scale, colours = scale * SHRINK, iter(COLOURS[1:])
-                continue
-            few = _with_few_colours(frames, count, scale)
+        for colours, scale in _ever_smaller():
+            few = _with_few_colours(frames, colours, scale)
             few[0].save(temporary, format="GIF", append_images=few[1:], optimize=False, **options)
-            size = temporary.stat().st_size
+            if temporary.stat().st_size <= LARGEST:
+                break
     return [gif, webp]
+
+
+def _ever_smaller() -> Iterator[tuple[int, float]]:
+    """Numbers of colours and scales of a GIF, each smaller in bytes than the one before."""
+    for step in itertools.count():
+        for colours in COLOURS:
+            yield colours, SHRINK**step
 
 
 def _with_few_colours(frames: Sequence[Image.Image], count: int, scale: float) -> list[Image.Image]:

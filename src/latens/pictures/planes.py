@@ -79,17 +79,7 @@ def latent_plane(
         ax = figure.add_axes(_place(labels))
         _scatter(ax, z, labels)
         if prior is not None:
-            for sigma in SIGMAS:
-                circle = Circle(prior, sigma, fill=False, ls="--", lw=1.1, ec=INK, zorder=4)
-                ax.add_patch(circle)
-                ax.annotate(
-                    f"{sigma}σ",
-                    (prior[0], prior[1] + sigma),
-                    fontsize=8,
-                    ha="center",
-                    va="bottom",
-                    zorder=5,
-                )
+            _contours(ax, prior)
         left, right, bottom, top = limits or plane_limits(z, prior)
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
         ax.set_xlabel(axes[0] + _outside(z, (left, right, bottom, top)))
@@ -99,6 +89,14 @@ def latent_plane(
         image = render(figure, title, dpi)
         _tell_axes(image, figure, ax)
         return image
+
+
+def _contours(ax: Axes, centre: tuple[float, float]) -> None:
+    """Dashed circles at 1, 2 and 3 σ of a unit Gaussian."""
+    for sigma in SIGMAS:
+        ax.add_patch(Circle(centre, sigma, fill=False, ls="--", lw=1.1, ec=INK, zorder=4))
+        top = centre[0], centre[1] + sigma
+        ax.annotate(f"{sigma}σ", top, fontsize=8, ha="center", va="bottom", zorder=5)
 
 
 def _tell_axes(image: Image.Image, figure: Figure, ax: Axes) -> None:
