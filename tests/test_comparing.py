@@ -45,6 +45,42 @@ def test_figures_of_different_kinds_are_not_ranked(runs, other):
         assert "different kinds" in words
 
 
+def test_other_test_images_are_not_ranked_and_the_same_of_another_split_are(tmp_path):
+    small = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    first, other = (
+        latens.train("digits", binarisation=how, out=tmp_path / how, **small)
+        for how in ("threshold", "static")
+    )
+    order, words = ranking({"threshold": first, "static": other})
+    assert "of different test images" in words
+    assert order == ["threshold", "static"]
+    fewer = latens.train("digits", binarisation="threshold", labels=50, out=tmp_path / "f", **small)
+    assert fewer.record["data"]["fingerprint"] != first.record["data"]["fingerprint"]
+    assert ranking({"a": first, "b": fewer})[1].startswith("Ranked")
+
+
+def test_a_folder_with_other_files_is_left_alone(runs, tmp_path):
+    both = [runs["first"].path, runs["told"].path]
+    with pytest.raises(LatensError, match=r"holds .*: choose another --out"):
+        compare(both, runs["second"].path)
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(LatensError, match="holds cats, and would be mixed"):
+        compare(both, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cats"]
+
+
+def test_labels_of_other_classes_are_not_given_to_a_model(tmp_path):
+    small = {"hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "three.npz", images=images, labels=np.arange(40) % 3)
+    told = {"recipe": "conditional", "network": "mlp"}
+    three = latens.train(tmp_path / "three.npz", out=tmp_path / "a", **small | told)
+    ten = latens.train("digits", out=tmp_path / "b", **small | told)
+    for pair in ((three, ten), (ten, three)):
+        page = compare([run.path for run in pair], tmp_path / "out")
+        assert f"The first test images of {pair[0].name}" in page.read_text()
+
+
 def test_what_must_agree(runs):
     assert kind_of("", runs["told"])[0] == "grey cross-entropy, given the label"
     assert kind_of("", runs["bits"])[0] == "binary"
@@ -102,7 +138,7 @@ def test_the_command_prints_the_table_and_the_page(run_latens, runs, tmp_path):
     done = run_latens("compare", runs["first"].path, runs["second"].path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "comparison/report.html"
-    assert "| run | data | recipe |" in done.stdout
+    assert "| run | kind | −elbo |" in done.stdout
     assert "Ranked by −elbo" in done.stdout
 
 

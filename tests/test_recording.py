@@ -4,6 +4,7 @@ import torch
 
 import latens
 from latens import LatensError
+from latens.pictures import read_frames
 from latens.recording import EVERY, Recorder, read_recording
 from latens.storage import read_tensors
 
@@ -25,14 +26,14 @@ def test_the_last_frame_is_what_the_model_makes(digits_run, digits):
 def test_every_frame_is_drawn_from_the_same_noise(digits, digits_run, tmp_path):
     run = latens.Run.create(tmp_path / "run", digits_run.record)
     recorder = Recorder(run, digits)
-    before = torch.get_rng_state()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
     recorder.record(digits_run.vae, 0)
     torch.manual_seed(5)
     recorder.record(digits_run.vae, 1)
+    assert torch.equal(torch.rand(3), expected), "the user's noise is left alone"
     first, second = (read_tensors(path)[0] for path in run.frames.values())
     assert all(torch.equal(first[name], second[name]) for name in first)
-    torch.set_rng_state(before)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_recording_leaves_the_training_alone(digits_run, tmp_path):
@@ -74,8 +75,13 @@ def test_conditional_models_are_recorded_with_labels(tmp_path):
     assert set(recording.features) == {
         name for name, part in run.vae.named_modules() if isinstance(part, torch.nn.Conv2d)
     }
-    names = {path.name for path in (run.path / "pictures").glob("film-*coder*.gif")}
-    assert len(names) == len(recording.features)
+    layers = [name for name, part in run.vae.named_modules() if isinstance(part, torch.nn.Conv2d)]
+    assert list(recording.features) == layers, "from x to x̂"
+    for layer, maps in recording.features.items():
+        film = run.path / "pictures" / f"film-{layer.replace('.', '-')}.gif"
+        frames = read_frames(film)
+        assert len({frame.tobytes() for frame in frames}) == len(recording.epochs), layer
+        assert maps.shape[0] == len(recording.epochs)
 
 
 def test_without_a_recording_it_is_said_how_to_get_one(digits_run, tmp_path):

@@ -93,6 +93,17 @@ def test_the_command_is_that_of_the_sweep():
     )
 
 
+def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, tmp_path):
+    words = ["--hidden", "16", "--latent-dim", "3", "--epochs", "1", "--no-film", "--out", "out"]
+    done = run_latens("sweep", "--network", "mlp", "--recipe", "conditional", "beta", *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "pictures" / "manifold.gif").is_file()
+    assert "The least −elbo" not in done.stdout, "p(x) and p(x | label)"
+    done = run_latens("sweep", "--beta", "1", "2", "--out", tmp_path / "out" / "recipe=beta")
+    assert done.returncode == 2
+    assert "would be mixed with other files" in done.stderr
+
+
 def test_names_are_short():
     configs = combinations({"beta": [1.0, 0.25]}, {"beta": [1.0, 0.25]})
     assert list(configs) == ["beta=1", "beta=0.25"]
@@ -111,6 +122,7 @@ def test_names_are_short():
         ("5 --beta 1 2", "5 belongs to no option"),
         ("--beta 1 -2", "beta is -2.0: it must be 0 or more"),
         ("--recipe mlp cnv", "cnv"),
+        ("--beta 1 2 --jobs 0", "jobs is 0: it must be 1 or more"),
         ("--batch-size 10 100000", "larger than the 1438 training images"),
     ],
 )

@@ -117,7 +117,11 @@ class Subject:
         self.conditional = embedding_of(self.vae) is not None
         if projection != "pca":
             projection_of(projection)
+            if self.dims <= 2:
+                raise LatensError(f"{projection} is for more than two latent dimensions")
         if attribute is not None:
+            if not data.attributes:
+                raise LatensError(f"the images of {data.name} have no attributes to colour by")
             LabelStatistics.of(self.vae).index(attribute)
         if plane is not None and not (plane[0] != plane[1] and {*plane} <= {*range(self.dims)}):
             raise LatensError(
@@ -183,14 +187,15 @@ class Subject:
             names = f"{self.projection} 1", f"{self.projection} 2"
             return projected(mean, self.projection), names, None
         plane = Plane(mean)
-        return plane.of(mean), (plane.axes[0], plane.axes[1]), plane.prior
+        prior = plane.prior if self.dims > 1 else None
+        return plane.of(mean), (plane.axes[0], plane.axes[1]), prior
 
     @cached_property
     def recording(self) -> Recording:
         """What the training recorded of itself.
 
         Raises:
-            LatensError: nothing.
+            LatensError: nothing was recorded, or it is damaged.
         """
         return read_recording(self.run)
 

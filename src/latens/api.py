@@ -34,7 +34,16 @@ from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from latens.messages import stderr
 from latens.parts import Likelihood
 from latens.recording import SHORT
-from latens.runs import CHECKPOINTS, Checkpoint, Run, locate, next_path, refuse_existing, versions
+from latens.runs import (
+    CHECKPOINTS,
+    Checkpoint,
+    Run,
+    check_out,
+    locate,
+    next_path,
+    refuse_existing,
+    versions,
+)
 from latens.vae import VAE, load_vae
 from latens.watching import comment
 
@@ -213,10 +222,8 @@ def report(
 
     run = Run.open(path)
     folder = Path(out or (run.path.name if run.is_pretrained else run.path))
-    if folder.exists() and not folder.is_dir():
-        raise LatensError(
-            f"{folder} is a file, and the report needs a folder: choose another --out"
-        )
+    if folder.resolve() != run.path.resolve():
+        check_out(folder)
     return write_report(run, data_of(run), folder, projection, attribute, plane)
 
 

@@ -357,9 +357,7 @@ def report(
 
 @app.command
 def sweep(
-    data: str = "digits",
-    /,
-    *options: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *words: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: Path | None = None,
     jobs: int | None = None,
 ) -> None:
@@ -372,10 +370,9 @@ def sweep(
 
     Parameters
     ----------
-    data
-        As in `latens train`.
-    options
-        Those of `latens train`; one or two with several values.
+    words
+        The data as in `latens train`, then its options (see `latens train --help`), one or two of
+        them with several values.
     out
         The folder; none: sweeps/DATA-OPTION.
     jobs
@@ -383,7 +380,9 @@ def sweep(
     """
     from latens import sweeping
 
-    path = sweeping.sweep(data, out=out, jobs=jobs, **_swept(options))
+    data = () if not words or words[0].startswith("--") else words[:1]
+    options = _swept(words[len(data) :])
+    path = sweeping.sweep(*data, out=out, jobs=jobs, **options)
     print((path.parent / "table.md").read_text("utf-8"))
     print(path)
 

@@ -1,5 +1,6 @@
 """Runs side by side: their figures, curves, and the same images and noise through each."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from latens.api import data_of
 from latens.errors import LatensError
 from latens.networks.labels import embedding_of
 from latens.pages import Chapter, draw_pictures, page
-from latens.runs import PICTURES, REPORT, Run
+from latens.runs import PICTURES, REPORT, Run, check_out
+from latens.samples import likeliest_condition
 
 TABLE = "table.md"
+NAMED = ("classes", "attributes")
 IMAGES = 12
-COLUMNS = ("run", "data", "recipe", "dims", "β", "−elbo", "reconstruction", "kl")
-COLUMNS += ("bits per dim", "active", "accuracy", "parameters", "minutes", "kind")
+COLUMNS = ("run", "kind", "−elbo", "reconstruction", "kl", "bits per dim", "active", "accuracy")
+COLUMNS += ("data", "recipe", "dims", "β", "parameters", "minutes")
 
 
 def compare(paths: Sequence[str | Path], out: str | Path = "comparison") -> Path:
@@ -36,8 +39,7 @@ def compare(paths: Sequence[str | Path], out: str | Path = "comparison") -> Path
     runs = named([Run.open(path) for path in paths])
     order, comment = ranking(runs)  # fails before anything is written
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise LatensError(f"{out} is a file, and a comparison needs a folder: choose another --out")
+    check_out(out, TABLE)
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     chapters = draw_pictures(SECTIONS, runs, out / PICTURES)
     title = f"Comparison of {', '.join(runs)}"
@@ -103,12 +105,25 @@ def figures_of(name: str, run: Run) -> dict[str, Any]:
     return run.figures
 
 
-def kind_of(name: str, run: Run) -> tuple[str, ...]:
-    """What must agree before −elbo may be compared: what it is of, and on which test images."""
+def kind_of(name: str, run: Run) -> tuple[str, str]:
+    """What must agree before −elbo may be compared: what it is of, and of which test images."""
     figures, data = figures_of(name, run), run.record["data"]
     given = ", given the label" if embedding_of(run.vae) is not None else ""
     size = "×".join(map(str, data["shape"]))
     return figures["kind"] + given, f"{figures['images']:,} images of {data['name']}, {size}"
+
+
+def _same_test_images(runs: Iterable[Run]) -> bool:
+    """Whether all runs are measured on the same pixels, whatever else was split how.
+
+    Raises:
+        LatensError: their data are not there to be looked at.
+    """
+    by_data = {run.record["data"]["fingerprint"]: run for run in runs}
+    if len(by_data) == 1:
+        return True
+    tests = (data_of(run).test for run in by_data.values())
+    return len({hashlib.sha256(test.pixels.numpy().tobytes()).digest() for test in tests}) == 1
 
 
 def ranking(runs: Mapping[str, Run]) -> tuple[list[str], str]:
@@ -117,11 +132,14 @@ def ranking(runs: Mapping[str, Run]) -> tuple[list[str], str]:
     Figures of different kinds are not ranked: the names stay in their order.
     """
     kinds = {name: kind_of(name, run) for name, run in runs.items()}
+    refusal = "Not ranked: {}, and no order of them means anything."
     for part in range(2):
         different = sorted({kind[part] for kind in kinds.values()})
         if len(different) > 1:
             reason = f"their figures are of different kinds ({'; '.join(different)})"
-            return list(runs), f"Not ranked: {reason}, and no order of them means anything."
+            return list(runs), refusal.format(reason)
+    if not _same_test_images(runs.values()):
+        return list(runs), refusal.format("their figures are of different test images")
     order = sorted(runs, key=lambda name: -figures_of(name, runs[name])["elbo"])
     return order, f"Ranked by −elbo ({kinds[order[0]][0]}), the least first: {order[0]}."
 
@@ -136,19 +154,19 @@ def _row(name: str, run: Run) -> dict[str, str]:
     bits, accuracy = figures.get("bits_per_dim"), figures.get("accuracy")
     values = (
         name,
-        run.name,
-        config.recipe,
-        str(config.latent_dim),
-        run.beta,
+        kind_of(name, run)[0],
         f"{-figures['elbo']:.2f}",
         f"{figures['reconstruction']:.2f}",
         f"{figures['kl']:.2f}",
         "" if bits is None else f"{bits:.3f}",
         f"{figures['active_units']} of {config.latent_dim}",
         "" if accuracy is None else f"{accuracy:.2%}",
+        run.name,
+        config.recipe,
+        str(config.latent_dim),
+        run.beta,
         f"{run.record['parameters']:,}",
         f"{run.metrics[-1]['seconds'] / 60:.1f}" if run.metrics else "",
-        kind_of(name, run)[0],
     )
     row = dict(zip(COLUMNS, values, strict=True))
     return row | {name: row[name].replace("-", "−") for name in ("−elbo", "reconstruction")}
@@ -193,14 +211,23 @@ def rate_distortion(runs: Mapping[str, Run], joined: bool = False) -> Picture:
 
 def _same_images(runs: Mapping[str, Run]) -> Iterator[Picture]:
     _check_same_shape(runs)
-    shown = data_of(next(iter(runs.values()))).test.take(slice(0, IMAGES))
+    first = next(iter(runs.values()))
+    shown = data_of(first).test.take(slice(0, IMAGES))
     x = shown.unit()
-    again = [run.vae.reconstruct(x, shown.labels) for run in runs.values()]
+    again = []
+    for run in runs.values():
+        same = all(run.record["data"][key] == first.record["data"][key] for key in NAMED)
+        y = shown.labels if same else likeliest_condition(run.vae, x)  # its labels are others
+        again.append(run.vae.reconstruct(x, y))
     yield Picture(
         "same-images",
-        [pictures.table(torch.stack([x, *again]), "test images", rows=["input", *runs])],
+        [
+            pictures.table(
+                torch.stack([x, *again]), f"test images of {first.name}", rows=["input", *runs]
+            )
+        ],
         "Test images in the first row, and the reconstructions of each run below",
-        "The first test images, and what each model makes of them.",
+        f"The first test images of {first.name}, and what each model makes of them.",
     )
 
 
@@ -231,7 +258,12 @@ def _check_same_shape(runs: Mapping[str, Run]) -> None:
 
 
 SECTIONS = (
-    Section("Curves", "The lower curve learns more; one that turns up overfits.", _curves),
+    Section(
+        "Curves",
+        "A curve that turns up overfits. Heights may be compared only where the figures are of one "
+        "kind, and those of the loss only for one β.",
+        _curves,
+    ),
     Section(
         "The same images",
         "Look for what one model keeps and another blurs.",

@@ -113,7 +113,7 @@ class TrainConfig:
     epochs, at least 10, where --epochs and --minutes leave their number open."""
 
     film: bool | None = None
-    """Record the training for films of it; none: up to 250 epochs."""
+    """Record the training for films of it; none: unless --epochs is above 250."""
 
     seed: int = 0
     """Decides initial weights, order of images and noise."""

@@ -21,7 +21,8 @@ SHORT = 250  # epochs: trainings up to so long are recorded unless told otherwis
 EVERY = 20  # epochs that are all recorded; then each is so much later than the one before:
 LATER = 1.2
 PAIRS, SAMPLES, POINTS = 16, 36, 1_000
-FEATURES = "features."  # before the name of a layer
+FEATURES = "features."  # before the number and the name of a layer
+LARGEST_HALF = 65504.0
 
 
 class Recorder:
@@ -62,10 +63,14 @@ class Recorder:
             x, y = _on(vae, images)
             frame[name] = _bytes(vae.reconstruct(x, y))
         frame["samples"] = _bytes(vae.sample(SAMPLES, self._conditions(vae)))
-        frame["latents"] = embed_all(vae, self.points)[0].half()
+        frame["latents"] = _half(embed_all(vae, self.points)[0])
         x, y = _on(vae, self.shown["validation"].take(slice(0, 1)))
         maps = feature_maps(vae, x, y)
-        return frame | {FEATURES + name: values.half() for name, values in maps.items()}
+        # safetensors sorts by name; the numbers keep the order from x to x̂
+        features = {
+            f"{FEATURES}{i:03d}.{name}": _half(m) for i, (name, m) in enumerate(maps.items())
+        }
+        return frame | features
 
     def _conditions(self, vae: VAE) -> Int64[Tensor, "N *A"] | None:
         """Labels for new images of a conditional model: those of validation images, in turn."""
@@ -81,6 +86,11 @@ SHOWN = ("train", "validation")
 def _on(vae: VAE, images: Images) -> tuple[Tensor, Tensor | None]:
     y = None if images.labels is None else images.labels.to(vae.device)
     return images.unit().to(vae.device), y
+
+
+def _half(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """In 16 bits, the largest of which is 65504."""
+    return values.clamp(-LARGEST_HALF, LARGEST_HALF).half()
 
 
 def _bytes(images: Float[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
@@ -134,8 +144,8 @@ def read_recording(run: Run) -> Recording:
     return Recording(
         epochs=list(frames),
         features={
-            name.removeprefix(FEATURES): values.astype(np.float32)
-            for name, values in every.items()
+            name.removeprefix(FEATURES).partition(".")[2]: values.astype(np.float32)
+            for name, values in sorted(every.items())
             if name.startswith(FEATURES)
         },
         latents=every["latents"].astype(np.float32),

@@ -266,6 +266,22 @@ def locate(path: str | Path) -> Path:
     )
 
 
+def check_out(out: Path, *names: str) -> None:
+    """Raise a LatensError where `out` is no folder for a page, or holds what is not a page's.
+
+    Args:
+        names: of what else may lie there beside a page and its pictures.
+    """
+    if out.exists() and not out.is_dir():
+        raise LatensError(f"{out} is a file, and a folder is needed: choose another --out")
+    foreign = [p.name for p in out.iterdir()] if out.is_dir() else []
+    foreign = sorted(set(foreign) - {REPORT, PICTURES, *names})
+    if foreign:
+        raise LatensError(
+            f"{out} holds {foreign[0]}, and would be mixed with other files: choose another --out"
+        )
+
+
 def refuse_existing(path: Path) -> None:
     """Raise a LatensError if something is at `path`."""
     if path.exists():

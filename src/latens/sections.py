@@ -14,10 +14,10 @@ from latens import pictures
 from latens.album import Picture, Section, Subject
 from latens.data import Images
 from latens.latents import LabelStatistics
-from latens.pictures.planes import MOST_HISTOGRAMS, colour_of
+from latens.pictures.planes import MOST_HISTOGRAMS
 from latens.samples import along_attribute, draw, likeliest_condition
 from latens.vae import VAE
-from latens.views import Plane, lattice, manifold, through_classes, traversals
+from latens.views import SPREAD, Plane, lattice, manifold, through_classes, traversals
 from latens.watching import best_row
 
 SHOWN = 24  # images in a picture of pairs
@@ -32,8 +32,8 @@ TRAVERSAL_STEPS = 13
 FILM_STEPS = 24
 CLASS_STEPS = 8  # from one class to the next
 MOST_CLASS_FRAMES = 400
-MANIFOLD_SIDES = (9, 17, 25, 33)  # images from −4 to 4, so that each whole number has one
-MANIFOLD_WIDTH = 1090  # screen pixels
+MANIFOLD_SIDES = (9, 13, 17, 25, 33)  # images from −4 to 4, one of them at each even number
+MANIFOLD_WIDTH = 930  # screen pixels, which the page shows as they are
 SMALL_MANIFOLD_WIDTH, LEAST_MANIFOLD_WIDTH = 480, 560
 FEATURE_SHEET = 360  # screen pixels, about
 PAIRS_IN_ROW = 8  # of a film
@@ -144,18 +144,20 @@ def _class_to_class(subject: Subject) -> Iterator[Picture]:
         yield _attributes(subject, statistics)
     elif len(statistics.names) > 1:
         images, words = through_classes(subject.vae, CLASS_STEPS)
+        count = MOST_CLASS_FRAMES // (1 if subject.conditional else CLASS_STEPS)
+        more = _of(min(count, len(statistics.names)), len(statistics.names), "classes")
+        more = more or " and back"
         frames = [
             pictures.grid(image[None], subject.title(word), least_side=280)
             for image, word in zip(images[:MOST_CLASS_FRAMES], words, strict=False)
         ]
-        what = (
-            "z = 0 with each label in turn" if subject.conditional else "the mean z of each class"
-        )
+        what = "straight lines between the mean z of each"
+        what = "z = 0 with each label in turn" if subject.conditional else what
         yield Picture(
             "transitions",
             of_one_size(frames),
             "A film of an image that turns from class to class",
-            f"From class to class and back: {what}, with straight lines between.",
+            f"From class to class{more}: {what}.",
             seconds=0.6 if subject.conditional else 0.12,
             endless=True,
         )
@@ -200,7 +202,7 @@ def _latent_space(subject: Subject) -> Iterator[Picture]:
     yield Picture(
         "latent-space",
         [plane_image(subject, title)],
-        "Test images as points in latent space, coloured by class, with circles of the prior",
+        f"Test images as points in latent space{coloured}",
         f"The mean z of test images{how}{circles}.",
         hover=_points(subject),
     )
@@ -214,7 +216,7 @@ def _latent_space(subject: Subject) -> Iterator[Picture]:
         [pictures.histograms(sample, subject.by_kl, title)],
         "A histogram of each latent dimension beside the density of the unit Gaussian",
         "Each latent dimension over the test images (blue) against the prior's density (orange)"
-        f"{of}.",
+        f"{of}; what lies beyond ±4 is counted at the edges, and each has a height of its own.",
     )
 
 
@@ -259,8 +261,7 @@ def _points(subject: Subject) -> dict[str, Any]:
         "points": np.round(points[:count], 3).tolist(),
         "labels": told,
         "names": list(names),
-        "colours": {label: colour_of(label) for label in sorted(set(told))},
-        "axes": [axis.partition(" (")[0] for axis in axes],
+        "axes": [axis.partition(" (")[0] for axis in axes if axis != SPREAD],
         "sprite": Image.fromarray(sheet),
         "columns": columns,
         "side": [width, height],
@@ -269,9 +270,9 @@ def _points(subject: Subject) -> dict[str, Any]:
 
 def _manifolds(subject: Subject) -> Iterator[Picture]:
     for name, label, what in manifolds_of(subject):
-        yield _manifold(subject, name, lattice(side_of(subject)), label, what)
+        yield _manifold(subject, name, places_of(subject), label, what)
         if label is None:
-            points = lattice(side_of(subject), quantiles=True)
+            points = places_of(subject, quantiles=True)
             title = f"{what}, at quantiles of the prior"
             yield _manifold(subject, f"{name}-quantiles", points, label, title)
 
@@ -282,8 +283,10 @@ def manifolds_of(subject: Subject) -> list[tuple[str, int | None, str]]:
     along = "" if subject.dims <= 2 else f" along z[{x}] and z[{y}], all others 0"
     if not subject.conditional or not subject.classes:
         return [("manifold", None, f"latent plane{along}")]
+    names = [_plain(name) for name in subject.classes]
+    unique = [f"{n}-{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
     return [
-        (f"manifold-{_plain(name)}", label, f"latent plane of {name}{along}")
+        (f"manifold-{unique[label]}", label, f"latent plane of {name}{along}")
         for label, name in enumerate(subject.classes[:MOST_ROWS])
     ]
 
@@ -302,6 +305,12 @@ def side_of(subject: Subject) -> int:
     return max(fitting, default=min(MANIFOLD_SIDES))
 
 
+def places_of(subject: Subject, quantiles: bool = False) -> Float[Tensor, "R C 2"]:
+    """The places on the latent plane that are decoded: a lattice, of one dimension a row of it."""
+    points = lattice(side_of(subject), quantiles)
+    return points[len(points) // 2][None] if subject.dims == 1 else points
+
+
 def _manifold(subject: Subject, name: str, points: Tensor, label: int | None, what: str) -> Picture:
     return Picture(
         name,
@@ -312,7 +321,7 @@ def _manifold(subject: Subject, name: str, points: Tensor, label: int | None, wh
         hover={
             "x": points[0, :, 0].tolist(),
             "y": points[:, 0, 1].tolist(),
-            "axes": [f"z[{d}]" for d in subject.dims_shown],
+            "axes": [f"z[{d}]" for d in subject.dims_shown][: subject.dims],
         },
     )
 
@@ -327,15 +336,16 @@ def manifold_image(
         label: the class a conditional model is told.
     """
     images = manifold(subject.vae, points, subject.dims_shown, label)
-    every = max(1, (len(points) - 1) // 8)
+    columns = points.shape[1]
+    every = max(1, (columns - 1) // (8 if columns % 8 == 1 else 4))
 
     def names(values: Tensor) -> list[str]:
         return [_signed(v) if i % every == 0 else "" for i, v in enumerate(values.tolist())]
 
     image = max(images.shape[-2:])
-    least_side = image * max(1, LEAST_MANIFOLD_WIDTH // (len(points) * image))
-    columns, rows = names(points[0, :, 0]), names(points[:, 0, 1])
-    return pictures.table(images, title, columns, rows, least_side, gap=0)
+    least_side = image * max(1, LEAST_MANIFOLD_WIDTH // (columns * image))
+    rows = names(points[:, 0, 1]) if len(points) > 1 else ()
+    return pictures.table(images, title, names(points[0, :, 0]), rows, least_side, gap=0)
 
 
 def _traversals(subject: Subject) -> Iterator[Picture]:
@@ -509,10 +519,11 @@ SECTIONS = (
     ),
     Section(
         "Latent space",
-        "Classes should form clouds that fill the circles of the prior; points far outside are "
-        "regions that samples never reach, and holes inside are samples that look like nothing. "
-        "A histogram narrower than the curve, at zero, is a dimension in which nothing is "
-        "stored.",
+        "Points should fill the circles of the prior, each class as a cloud of its own (of a "
+        "conditional model all classes alike); points far outside are places that samples never "
+        "reach, and holes inside are samples that look like nothing. "
+        "Histograms should follow the curve: elsewhere the prior draws what no image is. One that "
+        "follows it perfectly may hold nothing at all; the bars of the KL tell.",
         _latent_space,
     ),
     Section(

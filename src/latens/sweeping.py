@@ -17,14 +17,13 @@ import torch
 from latens import pictures
 from latens.album import Picture, Section, Subject
 from latens.api import data_of, prepare
-from latens.comparing import ranking, rate_distortion, rows_of, write_tables
+from latens.comparing import TABLE, ranking, rate_distortion, rows_of, write_tables
 from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.messages import note
 from latens.pages import draw_pictures
-from latens.runs import FIGURES, PICTURES, Run
-from latens.sections import film, manifold_image, manifolds_of, plane_image, side_of
-from latens.views import lattice
+from latens.runs import FIGURES, PICTURES, Run, check_out
+from latens.sections import film, manifold_image, manifolds_of, places_of, plane_image
 
 SWEEPS = Path("sweeps")
 MOST_SWEPT = 2
@@ -57,19 +56,29 @@ def sweep(
     configs = combinations(options, swept)
     out = Path(out) if out else SWEEPS / f"{Path(data).stem or 'data'}-{'-'.join(swept)}"
     paths = {name: out / name.replace("/", "-") for name in configs}
+    if jobs is not None and jobs < 1:
+        raise LatensError(f"jobs is {jobs}: it must be 1 or more")
+    check_out(out, TABLE, *(run.name for run in out.glob("*=*")), *(p.name for p in paths.values()))
     for name, path in paths.items():
         _check_same(path, configs[name], str(data))
     with torch.random.fork_rng():
         for config in configs.values():  # what cannot be trained is told now, not after an hour
             prepare(data, config)
-    _train_all(str(data), configs, paths, jobs or max(1, (os.cpu_count() or 1) // CORES_EACH))
+    try:
+        _train_all(str(data), configs, paths, jobs or max(1, (os.cpu_count() or 1) // CORES_EACH))
+    except KeyboardInterrupt:
+        note("the sweep is stopped; the same command goes on with it")
+        raise
     runs = {name: Run.open(path) for name, path in paths.items()}
     subjects = {name: Subject(run, data_of(run)) for name, run in runs.items()}
     (out / PICTURES).mkdir(exist_ok=True)
     chapters = draw_pictures(SECTIONS, subjects, out / PICTURES)
     title = f"Sweep of {' and '.join(swept)} on {Path(data).name}"
+    order, comment = ranking(runs)
+    if not comment.startswith("Not"):
+        comment = f"The least −elbo is that of {order[0]}."
     words = command(str(data), options, swept)
-    return write_tables(out, title, rows_of(runs, runs), ranking(runs)[1], chapters, words)
+    return write_tables(out, title, rows_of(runs, runs), comment, chapters, words)
 
 
 def combinations(
@@ -95,7 +104,8 @@ def combinations(
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as short as tells it from all others."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def command(data: str, options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]]) -> str:
@@ -166,7 +176,7 @@ def _train(data: str, name: str, config: TrainConfig, path: Path, jobs: int) -> 
 
 def _rates(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
     runs = {name: subject.run for name, subject in subjects.items()}
-    yield rate_distortion(runs, joined=True)
+    yield rate_distortion(runs, joined=all("," not in name for name in runs))
     rows = {name: subject.rows for name, subject in subjects.items()}
     yield Picture(
         "curves",
@@ -189,11 +199,17 @@ def _latent_spaces(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
 
 
 def _manifolds(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
-    first = next(iter(subjects.values()))
-    for file, label, what in manifolds_of(first):
+    every = {name: manifolds_of(subject) for name, subject in subjects.items()}
+    files = {tuple(file for file, _, _ in shown) for shown in every.values()}
+    if len(files) > 1:  # some are told a class and some are not
+        every = {name: [("manifold", None, "latent plane")] for name in subjects}
+    for i, (file, label, what) in enumerate(next(iter(every.values()))):
         frames = [
             manifold_image(
-                subject, lattice(side_of(subject)), label, subject.title(f"{what}, {name}")
+                subject,
+                places_of(subject),
+                label,
+                subject.title(f"{every[name][i][2]}, {name}"),
             )
             for name, subject in subjects.items()
         ]
@@ -210,8 +226,8 @@ SECTIONS = (
     ),
     Section(
         "Latent space",
-        "With a larger β the clouds should draw together towards the prior, until nothing tells "
-        "them apart.",
+        "With a larger β the clouds should draw together in the middle, until nothing tells them "
+        "apart.",
         _latent_spaces,
     ),
     Section(

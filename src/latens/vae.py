@@ -21,9 +21,9 @@ from latens.posteriors import DiagonalGaussian
 from latens.priors import StandardNormal
 from latens.storage import CONFIG, WEIGHTS, read_model, write_model
 
+LEAST_SINE = 1e-4  # below it two latents lie on one line through the origin
 # So many values (images times samples times pixels) leave the decoder at once where many are
 # asked for: memory is bounded whatever their size.
-LEAST_SINE = 1e-4  # below it two latents lie on one line through the origin
 VALUES_AT_ONCE = 2**22
 # Data whose terms also bind what is learned from them, as a model's card says.
 RESTRICTED = {

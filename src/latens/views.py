@@ -19,6 +19,7 @@ from latens.networks.labels import embedding_of
 from latens.samples import likeliest_condition
 from latens.vae import VAE
 
+SPREAD = "spread at random"
 REACH = 4.0  # σ of the prior, from the middle of a latent plane to its edge
 PROJECTIONS = ("pca", "tsne", "umap")
 LEAST_PROJECTED = 4
@@ -74,7 +75,7 @@ class Plane:
                 self.pca = PCA(components, svd_solver="full").fit(z.double().numpy())
         if self.pca is None:
             self.axes = tuple(f"z[{d}]" for d in range(z.shape[1]))
-            self.axes += ("spread at random",) * (dims - z.shape[1])
+            self.axes += (SPREAD,) * (dims - z.shape[1])
         else:
             self.axes = tuple(
                 f"principal component {i + 1} ({share:.0%} of the variance)"
@@ -144,19 +145,16 @@ def projection_of(how: str) -> Callable[..., Any]:
 # ---- over latent space -----------------------------------------------------------------------
 
 
-def lattice(
-    side: int, quantiles: bool = False, reach: float = REACH
-) -> Float[Tensor, "side side 2"]:
+def lattice(side: int, quantiles: bool = False) -> Float[Tensor, "side side 2"]:
     """Points on a square of the latent plane: the first row is the top, the first column the left.
 
     Args:
         quantiles: at equal steps of the unit Gaussian's probability, not of z.
-        reach: from the middle to the edge, where the steps are of z.
     """
     if quantiles:
         steps = Normal(0.0, 1.0).icdf((torch.arange(side) + 0.5) / side)
     else:
-        steps = torch.linspace(-reach, reach, side)
+        steps = torch.linspace(-REACH, REACH, side)
     x, y = torch.meshgrid(steps, steps.flip(0), indexing="xy")
     return torch.stack((x, y), -1)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from latens.pictures import histograms, latent_plane, plane_limits, turning
-from latens.pictures.planes import TURN_FRAMES, colour_of, marker_of
+from latens.pictures.planes import TURN_FRAMES, _outside, colour_of, marker_of
 from latens.pictures.style import TRAIN
 
 
@@ -51,8 +51,13 @@ def test_a_few_far_points_leave_room_for_the_others_and_are_told():
     z = np.random.default_rng(0).standard_normal((5000, 2))
     z[0] = 1000.0
     left, right, bottom, top = plane_limits(z)
+    count = sum(not (left <= x <= right and bottom <= y <= top) for x, y in z)
+    assert 0 < count < 25
     assert max(-left, right, -bottom, top) < 6
     assert min(-left, right, -bottom, top) > 3
+    told = _outside(z, (left, right, bottom, top)).strip()
+    assert told == f"({count} of 5000 points are outside)"
+    assert _outside(z, (-2000.0, 2000.0, -2000.0, 2000.0)) == ""
     assert (
         latent_plane(z).tobytes() != latent_plane(z, limits=(left, right, bottom, 2000.0)).tobytes()
     )
@@ -60,10 +65,10 @@ def test_a_few_far_points_leave_room_for_the_others_and_are_told():
 
 def test_a_turn_comes_back_to_where_it_began():
     z = np.random.default_rng(0).standard_normal((50, 3))
-    frames = turning(z, frames=8)
-    assert len({frame.tobytes() for frame in frames}) == 8
-    half = np.asarray(frames[4])
-    assert not np.array_equal(half, np.asarray(frames[0]))
+    frames = [np.asarray(frame).astype(int) for frame in turning(z, frames=12)]
+    steps = [np.abs(a - b).mean() for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
+    assert min(steps) > 0
+    assert steps[-1] < 1.3 * np.median(steps), "the last frame is one step before the first"
 
 
 @pytest.mark.parametrize("dims", [1, 2, 7, 300])

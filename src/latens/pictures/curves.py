@@ -53,7 +53,7 @@ def curves(rows: Rows, title: str = "") -> Image.Image:
         for ax, (name, value) in zip(axes[3:], settings.items(), strict=True):
             _curve(ax, rows, value, INK)
             ax.set_title(name)
-            ax.set_ylim(0, 1.08 * max(1e-9, *map(value, rows)))
+            ax.set_ylim(0, 1.08 * max(map(value, rows)) or 1.0)
         axes[5].yaxis.set_major_locator(MaxNLocator(integer=True))
         axes[5].set_ylabel("latent dimensions")
         return render(figure, title)

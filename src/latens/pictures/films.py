@@ -55,7 +55,7 @@ def save_film(
 
 
 def _ever_smaller() -> Iterator[tuple[int, float]]:
-    """Numbers of colours and scales of a GIF, each smaller in bytes than the one before."""
+    """Numbers of colours and scales of a GIF: fewer colours, then all again at a smaller scale."""
     for step in itertools.count():
         for colours in COLOURS:
             yield colours, SHRINK**step

@@ -26,7 +26,7 @@ from latens.pictures.style import (
 
 SIGMAS = (1, 2, 3)
 OUTSIDE = 0.001  # of the points, at most, beyond each edge of a plane
-MOST_IN_LEGEND, LEGEND_LETTERS, LEGEND_LEFT = 20, 16, 0.83
+MOST_IN_LEGEND, LETTERS, LEGEND_LEFT = 20, 13, 0.83
 PLANE_SIZE, TURNING_SIZE = (7.6, 6.2), (6.8, 5.2)  # inches
 POINT = 11  # area of a point, in square points; more for few of them, less for many
 FEW, MANY = 400, 2000
@@ -224,7 +224,8 @@ def _label_centres(
 
 
 def _name(names: Sequence[str], kind: int) -> str:
-    return str(names[kind]) if kind < len(names) else str(kind)
+    name = str(names[kind]) if kind < len(names) else str(kind)
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 
 
 def _legend(figure: Figure, labels: Int[np.ndarray, " N"] | None, names: Sequence[str]) -> None:
@@ -239,7 +240,7 @@ def _legend(figure: Figure, labels: Int[np.ndarray, " N"] | None, names: Sequenc
             marker=marker_of(k),
             color=colour_of(k),
             ms=6,
-            label=_name(names, k)[:LEGEND_LETTERS],
+            label=_name(names, k),
         )
         for k in kinds[:MOST_IN_LEGEND]
     ]

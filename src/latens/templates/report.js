@@ -27,6 +27,7 @@ function show(event, source, x, y, width, height, text) {
 }
 
 const number = (value) => value.toFixed(2).replace("-", "−");
+const coordinates = (axes, values) => axes.map((axis, i) => `${axis} ${number(values[i])}`).join(", ");
 
 function overPlane(stage, about) {
   const ring = stage.appendChild(document.createElement("i"));
@@ -53,7 +54,7 @@ function overPlane(stage, about) {
     const row = Math.floor(nearest / about.columns);
     const label = about.names[about.labels[nearest]];
     const [x, y] = about.points[nearest];
-    const where = `${about.axes[0]} ${number(x)}, ${about.axes[1]} ${number(y)}`;
+    const where = coordinates(about.axes, [x, y]);
     show(event, sprite, column * width, row * height, width, height, label === undefined ? where : `${label} · ${where}`);
     ring.style.display = "block";
     ring.style.left = places[nearest][0] * 100 + "%";
@@ -75,7 +76,7 @@ function overLattice(stage, about) {
     const height = ((y1 - y0) * image.naturalHeight) / about.y.length;
     const left = x0 * image.naturalWidth + column * width;
     const top = y0 * image.naturalHeight + row * height;
-    show(event, image, left, top, width, height, `${about.axes[0]} ${number(about.x[column])}, ${about.axes[1]} ${number(about.y[row])}`);
+    show(event, image, left, top, width, height, coordinates(about.axes, [about.x[column], about.y[row]]));
     return true;
   };
 }
@@ -92,5 +93,7 @@ for (const stage of document.querySelectorAll(".stage")) {
     if (!over(event, stage.getBoundingClientRect())) hide();
   });
   stage.addEventListener("pointerdown", (event) => over(event, stage.getBoundingClientRect()) || hide());
+  addEventListener("scroll", hide, { passive: true });
+  document.addEventListener("pointerdown", (event) => stage.contains(event.target) || hide());
   stage.addEventListener("pointerleave", (event) => event.pointerType === "touch" || hide());
 }
