@@ -571,7 +571,8 @@ def test_an_exported_model_is_half_as_large_and_as_good(run_latens, run, tmp_pat
     [
         ("--projection umap", "umap-learn: install it, or take tsne"),
         ("--projection tsn", "tsn"),
-        ("--attribute 11", "unknown label '11'"),
+        ("--attribute 11", "have no attributes to colour by"),
+        ("--projection tsne --attribute x", "have no attributes"),
         ("--plane 1 4", "give two of 0 to 3"),
         ("--plane 1 1", "give two of 0 to 3"),
         ("--plane 1", "requires 2"),
