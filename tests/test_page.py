@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from PIL import Image
 
 import latens
 
@@ -127,6 +128,18 @@ def test_hovering_the_manifold_names_its_coordinates(page):
     assert page.locator(".tip").inner_text() == "z[0] −4.00, z[1] −4.00"
     over(page, "manifold", (x0 + x1) / 2, (y0 + y1) / 2)
     assert page.locator(".tip").inner_text() == "z[0] 0.00, z[1] 0.00"
+
+
+def test_it_fits_its_screen(page, tmp_path):
+    """What a reader sees first and last: the title, no sideways scroll, letters to the end."""
+    width = page.viewport_size["width"]
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    with Image.open(tmp_path / "page.png") as image:
+        assert image.width == width
+        assert image.height > 3000
+        top = image.convert("L").crop((0, 0, width, 300))
+        assert top.getextrema()[1] - top.getextrema()[0] > 150, "letters that can be read"
+    assert page.locator("h1").is_visible()
 
 
 def test_details_open(page):

@@ -203,7 +203,11 @@ def rate_distortion(runs: Mapping[str, Run], joined: bool = False) -> Picture:
     points = {name: (figures["kl"], figures["reconstruction"]) for name, figures in told.items()}
     return Picture(
         "rate-distortion",
-        [pictures.rate_distortion(points, "rate and distortion on test images", joined)],
+        [
+            pictures.rate_distortion(
+                points, f"rate and distortion on test images · {', '.join(points)}", joined
+            )
+        ],
         "A point for each run: reconstruction over KL, with lines of equal −ELBO",
         "Each run on test images; along a thin line −elbo is the same.",
     )

@@ -115,10 +115,8 @@ def projected(z: Float[Tensor, "N D"], how: str) -> Float[np.ndarray, "N 2"]:
     method = projection_of(how)
     if len(z) < LEAST_PROJECTED:
         raise LatensError(f"{how} needs at least {LEAST_PROJECTED} images, and here are {len(z)}")
-    options = {}
-    if how == "tsne":
-        options["perplexity"] = min(30.0, (len(z) - 1) / 3)
-    return np.asarray(method(random_state=0, **options).fit_transform(z.numpy()), dtype=np.float64)
+    own = {"tsne": {"perplexity": min(30.0, (len(z) - 1) / 3)}, "umap": {"n_jobs": 1}}
+    return np.asarray(method(random_state=0, **own[how]).fit_transform(z.numpy()), dtype=np.float64)
 
 
 def projection_of(how: str) -> Callable[..., Any]:
