@@ -12,7 +12,7 @@ demo: .venv/installed
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest -n 2 -m "not mnist" $(PYTEST)
-	$(BIN)/python -m pytest -m mnist $(PYTEST)
+	$(BIN)/python -m pytest -n 2 -m mnist $(PYTEST)
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

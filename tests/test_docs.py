@@ -25,9 +25,14 @@ def blocks(page, language):
 
 
 def commands(page):
-    """Trainings on MNIST, which take minutes, are run on the embedded digits."""
+    """Trainings on MNIST, which take minutes, are run for an epoch on the embedded digits."""
     lines = [line for block in blocks(page, "sh") for line in block.strip().splitlines()]
-    return [re.sub(r"^latens (train|sweep) mnist ", r"latens \1 digits ", line) for line in lines]
+    return [
+        re.sub(
+            r"^latens (train|sweep) mnist (.*)--epochs \d+", r"latens \1 digits \2--epochs 1", line
+        )
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
