@@ -34,6 +34,10 @@ def test_any_number_of_latent_dimensions(tmp_path, dims):
     expected = {"latent-space.png", "manifold.png", "traversals.png", "histograms.png"}
     assert expected <= names
     assert ("latent-space-3d.gif" in names) == (dims > 2)
+    assert len(
+        [name for name in names if name.startswith("traversals-") and name.endswith("png")]
+    ) == ((dims - 1) // 20)
+    assert ("histograms-8.png" in names) == (dims == 300)
 
 
 def test_a_few_images(tmp_path):

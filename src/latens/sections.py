@@ -209,15 +209,29 @@ def _latent_space(subject: Subject) -> Iterator[Picture]:
     if subject.dims > 2:
         yield _turning(subject, coloured)
     sample = subject.latents.sample.numpy()
-    of = _of(min(subject.dims, MOST_HISTOGRAMS), subject.dims, "dimensions, largest KL first")
-    title = subject.title(f"z of {len(sample):,} test images{of}")
-    yield Picture(
-        "histograms",
-        [pictures.histograms(sample, subject.by_kl, title)],
-        "A histogram of each latent dimension beside the density of the unit Gaussian",
-        "Each latent dimension over the test images (blue) against the prior's density (orange)"
-        f"{of}; what lies beyond ±4 is counted at the edges, and each has a height of its own.",
-    )
+    for name, dims, which in _sheets(subject, "histograms", MOST_HISTOGRAMS):
+        title = subject.title(f"z of {len(sample):,} test images{which}")
+        yield Picture(
+            name,
+            [pictures.histograms(sample, dims, title)],
+            "A histogram of each latent dimension beside the density of the unit Gaussian",
+            "Each latent dimension over the test images (blue) against the prior's density (orange)"
+            f"{which}; what lies beyond ±4 is counted at the edges; each has a height of its own.",
+            detail=name != "histograms",
+        )
+
+
+def _sheets(subject: Subject, name: str, most: int) -> Iterator[tuple[str, list[int], str]]:
+    """Every latent dimension, largest KL first, over pictures of at most so many.
+
+    Yields:
+        The name of each picture, its dimensions, and words on which they are.
+    """
+    for first in range(0, subject.dims, most):
+        dims = subject.by_kl[first : first + most]
+        which = f", {first + 1} to {first + len(dims)} of {subject.dims} by their KL"
+        number = f"-{first // most + 1}" if first else ""
+        yield name + number, dims, which if subject.dims > most else ""
 
 
 def _turning(subject: Subject, coloured: str) -> Picture:
@@ -349,22 +363,24 @@ def manifold_image(
 
 
 def _traversals(subject: Subject) -> Iterator[Picture]:
-    dims = subject.by_kl[:MOST_ROWS]
     steps = torch.linspace(-3, 3, TRAVERSAL_STEPS)
     shown = subject.data.validation.take(slice(0, 1))
     label = None if shown.labels is None or shown.labels.dim() > 1 else int(shown.labels[0])
     start = subject.vae.embed(shown.unit(), shown.labels)[0].flatten()
-    names = [f"z[{d}]" for d in dims]
     columns = [_signed(step) for step in steps.tolist()]
-    more = _of(len(dims), subject.dims, "latent dimensions")
-    still = traversals(subject.vae, start, dims, steps, label)
     caption = "One validation image; in each row one latent dimension alone moves, largest KL first"
-    yield Picture(
-        "traversals",
-        [pictures.table(still, subject.title(f"traversals{more}"), columns, names)],
-        "Rows of images, in each of which one latent dimension moves",
-        f"{caption}{more}.",
-    )
+    for name, some, which in _sheets(subject, "traversals", MOST_ROWS):
+        still = traversals(subject.vae, start, some, steps, label)
+        rows = [f"z[{d}]" for d in some]
+        yield Picture(
+            name,
+            [pictures.table(still, subject.title(f"traversals{which}"), columns, rows)],
+            "Rows of images, in each of which one latent dimension moves",
+            f"{caption}{which}.",
+            detail=name != "traversals",
+        )
+    dims = subject.by_kl
+    names = [f"z[{d}]" for d in dims]
     there = torch.linspace(-3, 3, FILM_STEPS)
     moving = traversals(subject.vae, start, dims, torch.cat((there, there.flip(0)[1:-1])), label)
     values = torch.cat((there, there.flip(0)[1:-1])).tolist()
