@@ -68,6 +68,8 @@ def over(page, name, x, y):
     """Move the pointer to a place of a picture, in shares of its width and height."""
     stage = page.locator(f"[data-hover={name}]")
     stage.scroll_into_view_if_needed()
+    # A page hears of a scroll with its next frame, and hides the tip then
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     box = stage.bounding_box()
     page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
