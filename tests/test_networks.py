@@ -21,8 +21,8 @@ from latens.recipes import NETWORKS
 PAIRS = NETWORKS
 SMALL = {
     "mlp": {"hidden": (8,)},
-    "conv": {"channels": 4, "features": 8},
-    "unet": {"channels": 4, "features": 8},
+    "conv": {"channels": 4, "features": 8, "depth": 2},
+    "unet": {"channels": 4, "features": 8, "depth": 3},
 }
 
 

@@ -22,7 +22,7 @@ AUTO_BATCH = (8, 128)
 AUTO_LEAST_PATIENCE = 10
 LARGEST = 2**63
 ABOVE_ZERO = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip", "sigma")
-ABOVE_ZERO += ("validation", "channels", "features", "beta_cycles", "labels")
+ABOVE_ZERO += ("validation", "channels", "features", "depth", "beta_cycles", "labels")
 ZERO_OR_MORE = ("beta", "beta_step", "free_bits", "label_weight", "weight_decay", "blocks")
 ZERO_OR_MORE += ("octaves", "input_noise", "jitter", "early_stopping", "seed", "split_seed")
 
@@ -53,7 +53,9 @@ class TrainConfig:
     blocks: int | None = None
     """Residual blocks: at each level of conv (none: 1), at the bottleneck of unet (none: 2)."""
     features: int | None = None
-    """Width of the vector between convolutions and z in conv and unet; none: 256."""
+    """Width of the layers between convolutions and z in conv and unet; none: 256."""
+    depth: int | None = None
+    """How many of these layers there are on each side; none: 1."""
     octaves: int | None = None
     """Waves of z that the decoder sees beside z; none: 2 for up to 3 latent dimensions, else 0."""
 
@@ -156,7 +158,7 @@ class TrainConfig:
     @property
     def network_options(self) -> dict[str, Any]:
         """The options of the network that are not left to its defaults."""
-        names = ("dropout", "channels", "blocks", "features")
+        names = ("dropout", "channels", "blocks", "features", "depth")
         options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return options | ({"hidden": _widths(self.hidden)} if self.hidden else {})
 

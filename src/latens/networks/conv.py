@@ -76,6 +76,7 @@ class ConvEncoder(Encoder):
         channels: of the finest level; each further level has twice as many, up to 256.
         blocks: residual blocks in each level.
         features: F.
+        depth: layers of F between the convolutions and the posterior.
 
     Raises:
         LatensError: an image smaller than 8x8.
@@ -87,12 +88,14 @@ class ConvEncoder(Encoder):
         channels: int = 32,
         blocks: int = 1,
         features: int = 256,
+        depth: int = 1,
     ):
         super().__init__()
         self.image_shape = image_shape
         self.channels = channels
         self.blocks = blocks
         self.features = features
+        self.depth = depth
         image_channels, height, width = self.image_shape
         self._geometry = geometry = Geometry(height, width, channels)
         self.levels = nn.ModuleList()
@@ -107,6 +110,7 @@ class ConvEncoder(Encoder):
             )
             incoming = outgoing
         self.output = nn.Linear(incoming * math.prod(geometry.coarse), features)
+        self.dense = layers([features] * depth)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
@@ -115,7 +119,7 @@ class ConvEncoder(Encoder):
         h = self._geometry.pad(x) - 0.5  # pixels centred on zero
         for level in self.levels:
             h = level(h)
-        return F.relu(self.output(F.relu(h).flatten(1)))
+        return self.dense(F.relu(self.output(F.relu(h).flatten(1))))
 
 
 class ConvDecoder(Decoder):
@@ -126,7 +130,8 @@ class ConvDecoder(Decoder):
         image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
         channels: of the finest level, as in `ConvEncoder`.
         blocks: residual blocks in each level.
-        features: the width of the vector between z and the coarsest level.
+        features: the width of the layers between z and the coarsest level.
+        depth: how many of them there are.
         planes: P, output planes; C unless the likelihood needs more.
 
     Raises:
@@ -140,6 +145,7 @@ class ConvDecoder(Decoder):
         channels: int = 32,
         blocks: int = 1,
         features: int = 256,
+        depth: int = 1,
         planes: int | None = None,
     ):
         super().__init__()
@@ -149,11 +155,12 @@ class ConvDecoder(Decoder):
         self.channels = channels
         self.blocks = blocks
         self.features = features
+        self.depth = depth
         self.planes = planes or self.image_shape[0]
         geometry = Geometry(*self.image_shape[1:], channels)
         coarsest = geometry.channels[-1]
         self._coarse = (coarsest, *geometry.coarse)
-        self.input = layers((latent_dim, features, math.prod(self._coarse)))
+        self.input = layers((latent_dim, *[features] * depth, math.prod(self._coarse)))
         self.levels = nn.ModuleList()
         for incoming, outgoing in zip(
             geometry.channels[::-1], [*geometry.channels[-2::-1], self.planes], strict=True

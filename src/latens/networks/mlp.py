@@ -1,6 +1,7 @@
 """Multilayer perceptrons over the pixels as one vector."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from jaxtyping import Float, Int
@@ -24,7 +25,7 @@ def he(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def layers(widths: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
+def layers(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear layers of these widths, each followed by a ReLU, and by dropout if there is any."""
     after = (nn.Dropout(dropout),) if dropout else ()
     return nn.Sequential(

@@ -59,6 +59,7 @@ class UNetEncoder(Encoder):
         channels: of the finest level; each further level has twice as many, up to 256.
         blocks: residual blocks at the bottleneck.
         features: F.
+        depth: layers of F between the convolutions and the posterior.
 
     Raises:
         LatensError: an image smaller than 8x8.
@@ -70,12 +71,14 @@ class UNetEncoder(Encoder):
         channels: int = 32,
         blocks: int = 2,
         features: int = 256,
+        depth: int = 1,
     ):
         super().__init__()
         self.image_shape = image_shape
         self.channels = channels
         self.blocks = blocks
         self.features = features
+        self.depth = depth
         image_channels, height, width = self.image_shape
         self._geometry = Geometry(height, width, channels)
         levels = self._geometry.channels
@@ -89,6 +92,7 @@ class UNetEncoder(Encoder):
         self.path.append(ConvBlock(levels[-1]))
         self.bottleneck = nn.Sequential(*(ResidualBlock(levels[-1]) for _ in range(blocks)))
         self.output = nn.Linear(levels[-1] * math.prod(self._geometry.coarse), features)
+        self.dense = layers([features] * depth)
         _start(self)
 
     def forward(
@@ -97,7 +101,7 @@ class UNetEncoder(Encoder):
         """Features of images in [0, 1]."""
         h = self.input_projection(self._geometry.pad(x) - 0.5)  # pixels centred on zero
         h = self.bottleneck(self.path(h))
-        return F.relu(self.output(F.relu(h).flatten(1)))
+        return self.dense(F.relu(self.output(F.relu(h).flatten(1))))
 
 
 class UNetDecoder(Decoder):
@@ -108,7 +112,8 @@ class UNetDecoder(Decoder):
         image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
         channels: of the finest level, as in `UNetEncoder`.
         blocks: residual blocks at the bottleneck.
-        features: the width of the vector between z and the bottleneck.
+        features: the width of the layers between z and the bottleneck.
+        depth: how many of them there are.
         planes: P, output planes; C unless the likelihood needs more.
 
     Raises:
@@ -122,6 +127,7 @@ class UNetDecoder(Decoder):
         channels: int = 32,
         blocks: int = 2,
         features: int = 256,
+        depth: int = 1,
         planes: int | None = None,
     ):
         super().__init__()
@@ -131,11 +137,12 @@ class UNetDecoder(Decoder):
         self.channels = channels
         self.blocks = blocks
         self.features = features
+        self.depth = depth
         self.planes = planes or self.image_shape[0]
         geometry = Geometry(*self.image_shape[1:], channels)
         levels = geometry.channels[::-1]
         self._coarse = (levels[0], *geometry.coarse)
-        self.input = layers((latent_dim, features, math.prod(self._coarse)))
+        self.input = layers((latent_dim, *[features] * depth, math.prod(self._coarse)))
         self.bottleneck = nn.Sequential(*(ResidualBlock(levels[0]) for _ in range(blocks)))
         self.path = nn.Sequential(ConvBlock(levels[0]))
         for incoming, outgoing in pairwise(levels):
