@@ -19,14 +19,9 @@ from latens.api import _build, _mean_image, _record, resolve
 from latens.data.images import keep_labels
 from latens.devices import resolve_device, resolve_precision
 from latens.evaluation import evaluate
+from latens.steps import TrainingLoss
 from latens.storage import read_tensors, write_tensors
-from latens.training import (
-    Diverged,
-    Trainer,
-    TrainingLoss,
-    _average,
-    _step_seed,
-)
+from latens.training import Diverged, Trainer
 from latens.watching import comment
 
 SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
@@ -117,18 +112,6 @@ def test_the_learning_rate_rises_and_falls_to_zero(digits, tmp_path):
     assert rates == pytest.approx([1e-6, 5e-4, 1e-3, 5e-4, 0], abs=1e-9)
 
 
-def test_the_average_is_the_published_recursion():
-    update, decay = _average(0.9), 0.9
-    values = torch.randn(20, 3)
-    averaged = [values[0].clone()]
-    expected = values[0].clone()
-    for n, value in enumerate(values[1:], 1):
-        update(averaged, [value], torch.tensor(n))
-        d = min(decay, (1 + n) / (10 + n))
-        expected = d * expected + (1 - d) * value
-    torch.testing.assert_close(averaged[0], expected)
-
-
 def test_without_averaging_the_last_weights_are_saved(digits, tmp_path):
     t = trainer(tmp_path, digits, ema=0.0)
     t.fit()
@@ -137,30 +120,12 @@ def test_without_averaging_the_last_weights_are_saved(digits, tmp_path):
         assert torch.equal(saved[name], value), name
 
 
-def test_gradients_are_clipped_to_the_users_norm_or_to_a_multiple_of_the_usual(digits, tmp_path):
-    t = trainer(tmp_path, digits, epochs=1)
-    assert t._largest_norm() == math.inf
-    t._count(torch.ones(4), 10.0, math.inf, 1)
-    assert t._largest_norm() == pytest.approx(40)
-    t._count(torch.ones(4), 500.0, 40.0, 1)  # an outlier counts as what it was clipped to
-    assert t.at.clipped == 1
-    assert t._largest_norm() == pytest.approx(4 * (10 + 30 / 100))
-    t = trainer(tmp_path / "fixed", digits, epochs=1, clip=1e-6, learning_rate=1e-3)
-    t.fit()
-    assert t.run.metrics[0]["clipped"] == 1
-
-
-def test_every_step_draws_its_own_noise():
-    seeds = {_step_seed(seed, images) for seed in range(20) for images in range(0, 12_800, 128)}
-    assert len(seeds) == 2000
-
-
 def test_every_epoch_visits_every_image_once_in_a_new_order(digits, tmp_path):
     t = trainer(tmp_path, digits)
     orders = []
     for epoch in range(2):
         t.at.epoch, t.at.in_epoch = epoch, 0
-        orders.append(torch.cat([batch.pixels for batch in t._rest_of_epoch()]))
+        orders.append(torch.cat([batch.pixels for batch, *_ in t.rest_of_epoch()]))
     assert not torch.equal(orders[0], orders[1])
     for order in orders:
         assert torch.equal(
@@ -237,15 +202,15 @@ def test_free_bits_weigh_the_training_loss_and_the_validation_loss_alike(digits,
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(digits, tmp_path):
     t = trainer(tmp_path, digits)
-    step = t._step
+    step = t.step
 
-    def poisoned(batch):
+    def poisoned(batch, of, seed):
         if t.at.images >= 300:
             with torch.no_grad():
                 t.vae.decoder.decoder.output.bias.fill_(math.nan)
-        step(batch)
+        step(batch, of, seed)
 
-    t._step = poisoned
+    t.step = poisoned
     with pytest.raises(Diverged, match="smaller --learning-rate"):
         t.fit()
     assert torch.isfinite(latens.load(t.run.path).sample(3)).all()
@@ -254,7 +219,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(digits,
 def test_binarised_bits_are_drawn_at_each_visit(tmp_path):
     data = latens.load_data("digits", binarisation="dynamic")
     t = trainer(tmp_path, data)
-    assert t.loss.draw_bits
+    assert t.learner.loss.draw_bits
     t.fit()
     assert t.evaluation.kind == "binary"
 
@@ -407,9 +372,9 @@ def test_without_a_checkpoint_to_go_on_from_nothing_is_lost(digits_run, tmp_path
 def test_a_time_budget_that_ran_out_within_an_epoch_ends_that_epoch(digits, tmp_path):
     t = trainer(tmp_path, digits, epochs=None, minutes=100.0)
     t._save()
-    for batch in list(t._rest_of_epoch())[:3]:
-        t._step(batch)
-    t.at.seconds = 6001.0
+    for batch in list(t.rest_of_epoch())[:3]:
+        t.step(*batch)
+    t.began -= 6001.0
     t._save()
     again = Trainer(t.run, t.vae, digits, t.config, t.run.last_checkpoint())
     again.fit()
@@ -418,8 +383,8 @@ def test_a_time_budget_that_ran_out_within_an_epoch_ends_that_epoch(digits, tmp_
 
 def test_killed_between_the_last_step_and_the_end_of_an_epoch(digits, tmp_path):
     t = trainer(tmp_path, digits)
-    for batch in t._rest_of_epoch():
-        t._step(batch)
+    for batch in t.rest_of_epoch():
+        t.step(*batch)
     t._save()
     again = Trainer(t.run, t.vae, digits, t.config, t.run.last_checkpoint())
     again.fit()
@@ -542,12 +507,3 @@ def test_a_classifier_learns_from_few_labels(digits, tmp_path):
     x, y = digits.test.unit(), digits.test.labels
     by_hand = (right.classify(right.embed(x)).probs.argmax(1) == y).double().mean().item()
     assert found.accuracy == pytest.approx(by_hand)
-
-
-def test_jitter_reaches_the_images(digits, tmp_path):
-    pixels, seen = digits.train.take(slice(0, 4)).pixels, []
-    t = trainer(tmp_path, digits, jitter=1.0)
-    t.vae.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
-    t.loss(pixels, None)
-    assert not torch.allclose(seen[0], pixels.float() / 255)
-    assert seen[0].shape == pixels.shape

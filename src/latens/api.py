@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,13 @@ from latens.data import (
     load_split,
     source_of,
 )
-from latens.devices import machine, resolve_device, resolve_precision
+from latens.devices import (
+    machine,
+    resolve_compile,
+    resolve_device,
+    resolve_devices,
+    resolve_precision,
+)
 from latens.errors import LatensError
 from latens.evaluation import Evaluation
 from latens.evaluation import evaluate as measure
@@ -46,6 +52,9 @@ from latens.runs import (
 )
 from latens.vae import VAE, load_vae
 from latens.watching import comment
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 RUNS = Path("runs")
 
@@ -81,8 +90,12 @@ def train(
     with torch.random.fork_rng():
         images, config, vae = prepare(data, config, model)
         vae.start_from(_mean_image(images))
-        run = Run.create(path, _record(command, config, images, vae))
-        return _fit(run, vae, images, config)
+        fabric = _launch(config)
+        path = Path(fabric.broadcast(str(path)))
+        if fabric.is_global_zero:
+            Run.create(path, _record(command, config, images, vae))
+        fabric.barrier()
+        return _fit(Run.open(path), vae, images, config, fabric)
 
 
 def prepare(
@@ -125,8 +138,9 @@ def resume(path: str | Path) -> Run:
     run = Run.open(path)
     checkpoint = run.last_checkpoint()
     images = data_of(run)
+    config = resolve(run.config, images)
     with torch.random.fork_rng():
-        return _fit(run, load_vae(run.path), images, resolve(run.config, images), checkpoint)
+        return _fit(run, load_vae(run.path), images, config, _launch(config), checkpoint)
 
 
 def load(path: str | Path) -> VAE:
@@ -309,6 +323,9 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     if config.sigma is not None and likelihood != "gaussian":
         raise LatensError(f"sigma is for the gaussian likelihood, and this one is {likelihood}")
     device = resolve_device(config.device)
+    devices = resolve_devices(config.devices, device)
+    if batch_size < devices:
+        raise LatensError(f"a batch of {batch_size} cannot be shared out to {devices} devices")
     defaults = {"beta": 1.0, "beta_warmup": 0.0, "label_weight": 0.0}
     if config.recipe in recipes.RECIPES:
         defaults |= recipes.RECIPES[config.recipe].defaults
@@ -322,7 +339,9 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
         likelihood=likelihood,
         film=(epochs or 0) <= SHORT if config.film is None else config.film,
         device=device,
+        devices=devices,
         precision=resolve_precision(config.precision, device),
+        compile=resolve_compile(config.compile, device, epochs, images),
     )
 
 
@@ -401,16 +420,36 @@ def _public(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"data": data}
 
 
+def _launch(config: TrainConfig) -> "Fabric":
+    from latens.training import launch  # takes a second to import, and other commands do without
+
+    return launch(config)
+
+
 def _fit(
-    run: Run, vae: VAE, data: DataSet, config: TrainConfig, checkpoint: Checkpoint | None = None
+    run: Run,
+    vae: VAE,
+    data: DataSet,
+    config: TrainConfig,
+    fabric: "Fabric",
+    checkpoint: Checkpoint | None = None,
 ) -> Run:
     """Train, measure once on the test images, and write the report."""
-    from latens.report import write_report
-    from latens.training import Trainer  # takes a second to import, and other commands do without
+    from latens.training import Trainer
 
     vae.about = {"training": _public(run.record)}
     stderr.print(describe(run), markup=False)
-    evaluation = Trainer(run, vae, data, config, checkpoint).fit()
+    evaluation = Trainer(run, vae, data, config, checkpoint, fabric).fit()
+    if fabric.is_global_zero:
+        _finish(run, data, config, evaluation)
+    fabric.barrier()
+    return run
+
+
+def _finish(run: Run, data: DataSet, config: TrainConfig, evaluation: Evaluation) -> None:
+    """What follows a training: figures on the test images, where labels lie, the report."""
+    from latens.report import write_report
+
     comment(run.metrics, evaluation, config)
     trained = load_vae(run.path)
     figures = measure(trained.to(config.device), data.test).as_dict() | {"split": "test"}
@@ -423,7 +462,6 @@ def _fit(
     run.save_model(trained)
     run.save_figures(figures)
     write_report(run, data)
-    return run
 
 
 def describe(run: Run) -> str:

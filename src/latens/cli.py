@@ -18,6 +18,7 @@ from cyclopts.config import Dict
 from latens import __version__
 from latens.config import Device, TrainConfig
 from latens.errors import LatensError
+from latens.messages import LEADS
 
 Split = Literal["train", "validation", "test", "all"]
 RunPath = Annotated[
@@ -109,11 +110,15 @@ def train(
         else:
             run = api.train(data, out=out, **vars(options))
     except Interrupted as stop:
-        print(
-            f"stopped; go on with: latens train --resume {shlex.quote(str(stop))}", file=sys.stderr
-        )
-        print(stop)
+        if LEADS:
+            print(
+                f"stopped; go on with: latens train --resume {shlex.quote(str(stop))}",
+                file=sys.stderr,
+            )
+            print(stop)
         sys.exit(130)
+    if not LEADS:
+        return
     print(_sentence(run.figures or {}))
     print(f"report: {run.path / 'report.html'}")
     print(run.path)
@@ -513,7 +518,8 @@ def _table(figures: dict[str, Any]) -> str:
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
-    print(f"latens: error: {' '.join(message.split())}", file=sys.stderr)
+    if LEADS:
+        print(f"latens: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
 

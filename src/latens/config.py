@@ -22,7 +22,7 @@ AUTO_BATCH = (8, 128)
 AUTO_LEAST_PATIENCE = 10
 LARGEST = 2**63
 ABOVE_ZERO = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip", "sigma")
-ABOVE_ZERO += ("validation", "channels", "features", "depth", "beta_cycles", "labels")
+ABOVE_ZERO += ("validation", "channels", "features", "depth", "beta_cycles", "labels", "devices")
 ZERO_OR_MORE = ("beta", "beta_step", "free_bits", "label_weight", "weight_decay", "blocks")
 ZERO_OR_MORE += ("octaves", "input_noise", "jitter", "early_stopping", "seed", "split_seed")
 
@@ -123,6 +123,11 @@ class TrainConfig:
     """Where to compute; auto: cuda, mps, cpu in this order."""
     precision: Precision = "auto"
     """Number format of the networks; auto: bf16 where the processor computes in it."""
+    devices: int = 1
+    """How many devices of this machine train together, each in a process of its own."""
+    compile: bool | None = None
+    """Compile the training step for this machine; none: where the training is long enough for it
+    to pay."""
 
     def __post_init__(self) -> None:
         if self.size is not None:

@@ -1,11 +1,17 @@
 """Where to compute, and in which number format."""
 
+import os
 import platform
+import shutil
 from pathlib import Path
 
 import torch
 
 from latens.errors import LatensError
+from latens.messages import note
+
+# Compiling takes the time of about so many images of training: below it, it is not begun.
+COMPILE_IMAGES = 3_000_000
 
 
 def resolve_device(device: str) -> str:
@@ -39,6 +45,33 @@ def resolve_precision(precision: str, device: str) -> str:
     return (
         "bf16" if any(cpu.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
     )
+
+
+def resolve_devices(devices: int, device: str) -> int:
+    """How many devices of this machine train together; `torchrun` has decided where it is used.
+
+    Raises:
+        LatensError: more than there are, or several of a kind that cannot.
+    """
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    most = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(device, 1)
+    if devices > most:
+        raise LatensError(f"{devices} devices are not to be had here: of {device} there are {most}")
+    return devices
+
+
+def resolve_compile(wanted: bool | None, device: str, epochs: int | None, images: int) -> bool:
+    """Whether the training step is compiled: if told to, or if the training is long enough.
+
+    Without a C++ compiler on a processor it is not, and if it was wanted a line says so.
+    """
+    if wanted is None:
+        wanted = (epochs or 0) * images >= COMPILE_IMAGES
+    compiler = os.environ.get("CXX", "g++")
+    if wanted and device == "cpu" and shutil.which(compiler) is None:
+        note(f"there is no C++ compiler ({compiler}), so the training step is not compiled")
+        return False
+    return wanted
 
 
 def machine(device: str) -> str:

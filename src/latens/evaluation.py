@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from typing import Any
@@ -86,6 +86,7 @@ def evaluate(
     seed: int = 0,
     labels: Int64[Tensor, "N *A"] | None = None,
     refine: int = 0,
+    gather: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> Evaluation:
     """Measure a VAE on images, in float32 and evaluation mode.
 
@@ -99,6 +100,8 @@ def evaluate(
         labels: of floats; `Images` bring their own.
         refine: steps by which q(z|x) of each image is improved after the encoder; see `refined`.
             The ELBO stays a lower bound on log p(x), and what it gains is what the encoder lost.
+        gather: from the terms of these images, a row for each, to those of all images, where
+            several processes have a share each.
 
     Raises:
         LatensError: no images, images of another shape, K below 1, or no labels for a model that
@@ -116,6 +119,7 @@ def evaluate(
         ]
     vae.train(was_training)
     every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+    every = every if gather is None else gather(every)
     binary = bool(every["binary"].all())
     return _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
 

@@ -1,9 +1,13 @@
 """What latens says while it works: always on stderr, so that stdout holds only results."""
 
+import os
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+# Of several processes that train together only the first one speaks.
+LEADS = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not LEADS)
 
 
 def note(text: str) -> None:

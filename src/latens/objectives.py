@@ -40,23 +40,25 @@ class ELBO:
     al. 2014, "Semi-supervised Learning with Deep Generative Models", equation 9).
 
     Args:
-        beta: the weight of the KL; no unit, and nothing else scales the KL.
+        beta: the weight of the KL; no unit, and nothing else scales the KL. A number, or a tensor
+            `[]` where it moves in a compiled loss.
         free_bits: λ in nats per latent dimension.
-        label_weight: α; no unit.
+        label_weight: α; no unit; a number or a tensor.
 
     Raises:
         LatensError: a negative argument; or free bits with a KL that has no closed form, and so
             is not known for each dimension.
     """
 
-    beta: float = 1.0
+    beta: float | Float[Tensor, ""] = 1.0
     free_bits: float = 0.0
-    label_weight: float = 0.0
+    label_weight: float | Float[Tensor, ""] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("beta", "free_bits", "label_weight"):
-            if not getattr(self, name) >= 0:
-                raise LatensError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) and not value >= 0:
+                raise LatensError(f"{name} is {value}: it must be 0 or more")
 
     def __call__(self, draw: Draw) -> Loss:
         """The loss of each image, averaged over the samples of z."""
@@ -78,7 +80,7 @@ class ELBO:
         """The loss of a set of images from its mean terms, in nats per image."""
         if self.free_bits and kl_per_dim is not None:
             kl = sum(max(self.free_bits, value) for value in kl_per_dim)
-        return reconstruction + self.beta * kl + self.label_weight * (label or 0.0)
+        return float(reconstruction + self.beta * kl + self.label_weight * (label or 0.0))
 
     def _charged_kl(self, draw: Draw) -> Float[Tensor, " B"]:
         if self.free_bits == 0:

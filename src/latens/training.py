@@ -2,40 +2,36 @@
 
 import logging
 import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+import torch.distributed as dist
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
 from latens.config import TrainConfig
-from latens.data import DataSet, Images, jittered, unit_pixels
+from latens.data import DataSet, Images
 from latens.errors import LatensError
 from latens.evaluation import Evaluation, evaluate
 from latens.objectives import ELBO, BetaSchedule
 from latens.recording import Recorder
 from latens.runs import CHECKPOINTS, Checkpoint, Run
-from latens.storage import load_tensors
+from latens.steps import AVERAGE_EVERY, TERMS, Learner, step_seeds
 from latens.vae import VAE
 from latens.watching import Bar
 
 CHECKPOINT_SECONDS = 30.0  # between full states
+LOOK_EVERY = 20  # steps between two looks at the numbers, where looking means to wait
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not what it chose, every time
-# The scale of gradients depends on pixels and likelihood; an outlier is one beside its neighbours.
-CLIP_FACTOR, CLIP_MEMORY = 4.0, 100
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
-
-
-TERMS = ("loss", "reconstruction", "kl", "label")
 
 
 class Diverged(LatensError):
@@ -59,7 +55,7 @@ class Progressed:
             in nats.
         clipped: steps of this epoch whose gradient was clipped, and all of its steps.
         gradient_norm: summed over the steps of this epoch.
-        usual_norm: an exponential average of the clipped norm over the last hundred steps or so.
+        all_steps: since the training began.
         best_loss, best_epoch: of validation so far, at the schedule's last β.
     """
 
@@ -71,7 +67,7 @@ class Progressed:
     clipped: int = 0
     steps: int = 0
     gradient_norm: float = 0.0
-    usual_norm: float = 0.0
+    all_steps: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
 
@@ -81,26 +77,25 @@ class Progressed:
         self.clipped, self.steps, self.gradient_norm = 0, 0, 0.0
 
 
-class TrainingLoss(nn.Module):
-    """uint8 pixels in, nats per image out: one module, so that Fabric wraps all of it at once."""
+def launch(config: TrainConfig) -> Fabric:
+    """Device, precision and processes; from here on the program runs in each of these.
 
-    def __init__(self, vae: VAE, objective: ELBO, draw_bits: bool, jitter: float = 0.0):
-        super().__init__()
-        self.jitter = jitter
-        self.vae = vae
-        self.objective = objective  # replaced as β moves
-        self.draw_bits = draw_bits
+    With several devices Fabric starts this program anew for each further one, up to here, unless
+    `torchrun` has started them all.
 
-    def forward(
-        self, pixels: UInt8[Tensor, "B C H W"], y: Int64[Tensor, "B *A"] | None
-    ) -> Float[Tensor, "T B"]:
-        """The terms of each image's loss, in the order of `TERMS`."""
-        x = unit_pixels(pixels, self.draw_bits and not self.jitter)
-        if self.jitter:
-            x = jittered(x, self.jitter)
-            x = torch.bernoulli(x) if self.draw_bits else x
-        loss = self.objective(self.vae(x, y))
-        return torch.stack((loss.per_image, loss.reconstruction, loss.kl, loss.label))
+    Args:
+        config: resolved.
+    """
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))  # as torchrun says
+    fabric = Fabric(
+        accelerator=config.device,
+        devices=config.devices,
+        num_nodes=nodes,
+        strategy="ddp" if config.devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
 
 
 class Trainer:
@@ -112,6 +107,9 @@ class Trainer:
         data: its training images are learned from, its validation images choose the best epoch.
         config: resolved: device, precision, batch size, epochs or minutes are given.
         checkpoint: the state to go on from; None starts afresh.
+        fabric: launched; None launches one. Each of its processes has a Trainer, learns from its
+            share of every batch, and measures its share of the validation images; the first one
+            alone writes.
     """
 
     def __init__(
@@ -121,38 +119,32 @@ class Trainer:
         data: DataSet,
         config: TrainConfig,
         checkpoint: Checkpoint | None = None,
+        fabric: Fabric | None = None,
     ):
-        self.run, self.data, self.config = run, data, config
-        self.fabric = Fabric(
-            accelerator=config.device,
-            devices=1,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        )
+        self.run, self.vae, self.data, self.config = run, vae, data, config
+        self.fabric = fabric or launch(config)
+        self.leads = self.fabric.is_global_zero
         self.labelled = _labelled_share(data.train)
-        vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        optimizer = torch.optim.AdamW(
-            vae.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=config.device != "mps",
-        )
         self.at = Progressed()
         self.schedule = BetaSchedule(
             config.beta or 0.0, config.beta_warmup or 0.0, config.beta_cycles, config.beta_step
         )
-        self.training_loss = TrainingLoss(vae, ELBO(), data.train.draw_bits, config.jitter)
-        self.vae = vae
-        self.loss, self.optimizer = self.fabric.setup(self.training_loss, optimizer)
-        self.average = AveragedModel(vae, multi_avg_fn=_average(config.ema))
-        self.averaged = cast("VAE", self.average.module)
+        self.learner = Learner(self.fabric, vae, data.train.draw_bits, config)
+        self.averaged = self.learner.averaged
         self.images = self._resident(data.train)
         self.evaluation: Evaluation | None = None
-        self.began = time.perf_counter()
-        self.saved = -math.inf  # when the last checkpoint was written
+        self.unread: list[Tensor] = []  # what the steps since the last look gave
+        costs_nothing = self.fabric.device.type == "cpu" and self.fabric.world_size == 1
+        self.look_every = 1 if costs_nothing else LOOK_EVERY
         self.bar = Bar(config)
         if checkpoint is not None:
             self._restore(*checkpoint)
-        self.recorder = Recorder(run, data, max(run.frames, default=-1)) if config.film else None
+        self.began = time.perf_counter() - self.at.seconds
+        self.seconds = self.at.seconds  # at the last look, the same in all processes
+        self.saved = -math.inf  # when the last checkpoint was written
+        self.recorder = None
+        if config.film and self.leads:
+            self.recorder = Recorder(run, data, max(run.frames, default=-1))
 
     def _resident(self, images: Images) -> Images:
         if (
@@ -180,81 +172,122 @@ class Trainer:
             self._save()
             self._record()
         while not self._finished():
-            for batch in self._rest_of_epoch():
-                self._step(batch)
-                if interrupted.is_set():
+            for batch, of, seed in self.rest_of_epoch():
+                self.step(batch, of, seed)
+                if len(self.unread) < self.look_every:
+                    continue
+                self._look()
+                if self._any_process(interrupted.is_set()):
                     self._save()
                     raise Interrupted(self.run.path)
                 if self._out_of_time():
                     break
-                if self._seconds() - self.saved > CHECKPOINT_SECONDS:
+                if self.seconds - self.saved > CHECKPOINT_SECONDS:
                     self._save()
             self._end_epoch()
         if self.at.in_epoch:  # stopped when its time was up, in the middle of an epoch
             self._end_epoch()
         self._save()
-        return self.evaluation or evaluate(self.averaged, self.data.validation)
+        return self.evaluation or self._evaluate()
 
-    def _step(self, batch: Images) -> None:
-        torch.manual_seed(_step_seed(self.config.seed, self.at.images))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.training_loss.objective = self.objective(self.labelled)
-        pixels = batch.pixels.to(self.fabric.device, non_blocking=True)
-        labels = None if batch.labels is None else batch.labels.to(self.fabric.device)
-        terms = self.loss(pixels, labels)  # [T, B]
-        self.fabric.backward(terms[0].mean())
-        limit = self._largest_norm()
-        norm = float(nn.utils.clip_grad_norm_(self.loss.parameters(), limit))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.average.update_parameters(self.vae)
-        self._count(terms.detach().sum(1), norm, limit, len(batch))
+    def step(self, batch: Images, of: int, seed: int) -> None:
+        """Learn from a batch.
 
-    def _largest_norm(self) -> float:
-        """The norm that gradients are clipped to: the user's, or relative to what is usual."""
-        if self.config.clip is not None:
-            return self.config.clip
-        return CLIP_FACTOR * self.at.usual_norm or math.inf
+        Args:
+            batch: this process's share of it.
+            of: how many images all processes have of it.
+            seed: of the noise.
+        """
+        objective, at = self.objective(self.labelled), self.at
+        beta, alpha = cast("float", objective.beta), cast("float", objective.label_weight)
+        rate = self.learning_rate()
+        self.unread.append(self.learner.step(batch, of, beta, alpha, rate, seed))
+        at.steps += 1
+        at.all_steps += 1
+        at.images += of
+        at.in_epoch += of
+        if at.steps % AVERAGE_EVERY == 0:
+            self.learner.average(AVERAGE_EVERY, at.all_steps)
 
-    def _count(self, sums: Float[Tensor, " T"], norm: float, limit: float, images: int) -> None:
-        at = self.at
-        values = sums.tolist()
-        if not (math.isfinite(values[0]) and math.isfinite(norm)):
+    def rest_of_epoch(self) -> Iterator[tuple[Images, int, int]]:
+        """The batches of this epoch that are still to come, in an order fixed by the seed.
+
+        Yields:
+            This process's share of a batch, the number of images in all shares, and the seed of
+            the step's noise.
+        """
+        size, count = cast("int", self.config.batch_size), len(self.images)
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        seeds = step_seeds(self.config.seed, self.at.epoch, rank, math.ceil(count / size))
+        rng = np.random.default_rng([self.config.seed, self.at.epoch])
+        order = torch.from_numpy(rng.permutation(count)).to(self.images.array.device)
+        shuffled = self.images.take(order)
+        for start in range(self.at.in_epoch, count, size):
+            end = min(start + size, count)
+            share = shuffled.take(slice(start + rank, end, world))
+            yield share, end - start, seeds[start // size]
+
+    def _look(self) -> None:
+        """Read what the steps since the last look gave; the same in all processes.
+
+        Raises:
+            Diverged: it is no number.
+        """
+        at, terms = self.at, len(TERMS)
+        rows = torch.stack(self.unread).cpu().double()  # [S, T + 2]
+        sums, norms, limits = rows[:, :terms].sum(0), rows[:, terms], rows[:, terms + 1]
+        if self.fabric.world_size > 1:
+            sums = cast("Tensor", self.fabric.all_reduce(sums, reduce_op="sum"))
+        self.unread.clear()
+        if not (sums[0].isfinite() and norms.isfinite().all()):
             raise Diverged(
-                f"the loss became {values[0]:g} and the gradient's norm {norm:g} after "
+                f"the loss became {rows[-1, 0]:g} and the gradient's norm {norms[-1]:g} after "
                 f"{at.images:,} images: try a smaller --learning-rate or --precision float32. "
                 f"The last good state is in {self.run.path}/checkpoints"
             )
-        at.sums = [a + b for a, b in zip(at.sums, values, strict=True)]
-        at.clipped += norm > limit
-        clipped = min(norm, limit)
-        at.usual_norm += (clipped - at.usual_norm) / (CLIP_MEMORY if at.usual_norm else 1)
-        at.gradient_norm += norm
-        at.steps += 1
-        at.images += images
-        at.in_epoch += images
-        self.bar.step(images, at.epoch + 1, self.share(), at.sums[0] / at.in_epoch)
+        at.sums = [a + b for a, b in zip(at.sums, sums.tolist(), strict=True)]
+        at.clipped += int((norms > limits).sum())
+        at.gradient_norm += norms.sum().item()
+        self._tell_time()
+        self.bar.show(at.images, at.epoch + 1, self.share(), at.sums[0] / at.in_epoch)
 
-    def _rest_of_epoch(self) -> Iterator[Images]:
-        """The batches of this epoch that are still to come, in an order fixed by the seed."""
-        size = cast("int", self.config.batch_size)
-        rng = np.random.default_rng([self.config.seed, self.at.epoch])
-        order = torch.from_numpy(rng.permutation(len(self.images)))
-        order = order[self.at.in_epoch :].to(self.images.array.device)
-        for start in range(0, len(order), size):
-            yield self.images.take(order[start : start + size])
+    def _any_process(self, holds: bool) -> bool:
+        """Whether it holds in one of the processes."""
+        if self.fabric.world_size == 1:
+            return holds
+        return bool(self.fabric.all_reduce(torch.tensor(float(holds)), reduce_op="sum"))
+
+    def _tell_time(self) -> None:
+        """By the first process's clock: what hangs on the time is the same in all of them."""
+        self.seconds = time.perf_counter() - self.began
+        if self.fabric.world_size > 1:
+            self.seconds = self.fabric.broadcast(self.seconds)
+
+    def _evaluate(self) -> Evaluation:
+        """Validation figures, for which each process measures its share of the images."""
+        images, world = self.data.validation, self.fabric.world_size
+        if world == 1 or len(images) < world:
+            return evaluate(self.averaged, images)
+        rank = self.fabric.global_rank
+        share = images.take(slice(rank, None, world))
+        return evaluate(self.averaged, share, seed=rank, gather=_gathered)
 
     def _end_epoch(self) -> None:
         objective = self.objective()  # before the schedule moves on
+        if self.unread:
+            self._look()
+        if self.at.steps % AVERAGE_EVERY:
+            self.learner.average(self.at.steps % AVERAGE_EVERY, self.at.all_steps)
         self.at.epoch += 1
-        self.evaluation = evaluate(self.averaged, self.data.validation)
+        self.evaluation = self._evaluate()
+        self._tell_time()
         self._record()
         row = self._row(self.evaluation, objective)
         if row["validation"]["final_loss"] < self.at.best_loss:
             self.at.best_loss, self.at.best_epoch = row["validation"]["final_loss"], self.at.epoch
             self._save_model()
-        self.run.add_metrics(row)
+        if self.leads:
+            self.run.add_metrics(row)
         self.at.begin_epoch()
         self.bar.epoch(row, last=self._finished())
 
@@ -285,11 +318,11 @@ class Trainer:
         return {
             "epoch": at.epoch,
             "images": at.images,
-            "seconds": round(self._seconds(), 3),
+            "seconds": round(self.seconds, 3),
             "train": means,
             "validation": figures,
             "beta": objective.beta,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
             "gradient_norm": at.gradient_norm / at.steps,
             "clipped": at.clipped / at.steps,
         }
@@ -306,16 +339,13 @@ class Trainer:
 
     # ---- how far, how fast -------------------------------------------------------------------
 
-    def _seconds(self) -> float:
-        return self.at.seconds + time.perf_counter() - self.began
-
     def share(self) -> float:
         """How much of the training is done, in [0, 1], by images or by the clock."""
         shares = []
         if self.config.epochs:
             shares.append(self.at.images / (self.config.epochs * len(self.images)))
         if self.config.minutes:
-            shares.append(self._seconds() / (60 * self.config.minutes))
+            shares.append(self.seconds / (60 * self.config.minutes))
         return min(1.0, max(shares))
 
     def learning_rate(self) -> float:
@@ -330,7 +360,7 @@ class Trainer:
         )
 
     def _out_of_time(self) -> bool:
-        return bool(self.config.minutes) and self._seconds() >= 60 * (self.config.minutes or 0)
+        return bool(self.config.minutes) and self.seconds >= 60 * (self.config.minutes or 0)
 
     def _finished(self) -> bool:
         config, at = self.config, self.at
@@ -342,74 +372,42 @@ class Trainer:
 
     def _save(self) -> None:
         """A checkpoint; before the first evaluation also the model that is loaded and shared."""
-        state = asdict(self.at) | {"seconds": self._seconds()}
-        self.run.save_checkpoint(self.at.images, self._tensors(), state)
+        if self.unread:
+            self._look()
+        self._tell_time()
+        if self.leads:
+            state = asdict(self.at) | {"seconds": self.seconds}
+            self.run.save_checkpoint(self.at.images, self.learner.tensors(), state)
         if not self.at.best_epoch:  # from then on, the model is that of the best epoch
             self._save_model()
-        self.saved = self._seconds()
+        self.saved = self.seconds
 
     def _save_model(self) -> None:
         self.averaged.about = self.vae.about
-        self.run.save_model(self.averaged)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Weights, averaged weights and the optimiser's moments, each under a name."""
-        moments = {
-            f"{name}.{key}": value
-            for name, parameter in self.vae.named_parameters()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        return {
-            **{f"model.{name}": value for name, value in self.vae.state_dict().items()},
-            **{f"average.{name}": value for name, value in self.average.state_dict().items()},
-            **{f"optimizer.{name}": value for name, value in moments.items()},
-        }
+        if self.leads:
+            self.run.save_model(self.averaged)
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Put back what `_tensors` and `_save` wrote.
+        """Put back what `_save` wrote.
 
         Raises:
             LatensError: a checkpoint of something else.
         """
         path = self.run.path / CHECKPOINTS
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = value
-        load_tensors(self.vae, parts["model"], path)
-        load_tensors(self.average, parts["average"], path)
         try:
             self.at = Progressed(**state)
-            if self.at.images:
-                self._restore_moments(parts["optimizer"])
-        except (TypeError, KeyError, RuntimeError) as error:
+        except TypeError as error:
             raise LatensError(f"{path} holds a checkpoint of another kind: {error}") from error
-        self.run.forget_metrics_after(self.at.epoch)
-
-    def _restore_moments(self, moments: dict[str, Tensor]) -> None:
-        state = {}
-        for i, (name, parameter) in enumerate(self.vae.named_parameters()):
-            values = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for key in ("exp_avg", "exp_avg_sq"):
-                # In the parameter's own memory layout: the fused step walks both in parallel
-                values[key] = torch.empty_like(parameter).copy_(values[key])
-            state[i] = values
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.learner.restore(tensors, path, begun=self.at.images > 0)
+        if self.leads:
+            self.run.forget_metrics_after(self.at.epoch)
 
 
-def _average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that forgets its first steps: min(decay, (1 + n) / (10 + n)).
-
-    The warm-up is TensorFlow's `ExponentialMovingAverage(num_updates=n)`.
-    """
-
-    @torch.no_grad()
-    def update(averaged: Any, current: Any, n: Any) -> None:
-        weight = 1 - min(decay, (1 + int(n)) / (10 + int(n)))
-        torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage]
-
-    return update
+def _gathered(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of the images of all processes, from those of each."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, terms)
+    return {name: torch.cat([part[name] for part in parts]) for name in terms}
 
 
 def _labelled_share(images: Images) -> float:
@@ -421,11 +419,6 @@ def _labelled_share(images: Images) -> float:
 
 def _loss_of(objective: ELBO, figures: Evaluation) -> float:
     return objective.of_means(figures.reconstruction, figures.kl, figures.kl_per_dim, figures.label)
-
-
-def _step_seed(seed: int, images: int) -> int:
-    """Each step draws its noise from its own seed, so that a resumed run repeats it exactly."""
-    return int(np.random.SeedSequence([seed, images]).generate_state(1)[0])
 
 
 @contextmanager

@@ -30,30 +30,30 @@ class Bar:
         )
         self.task = self.bar.add_task("", total=1.0, epoch="1", nats="", speed="")
         self.shown = time.perf_counter()
-        self.images = 0  # seen since then
+        self.images: int | None = None  # seen until then
         self.printed = float("-inf")
 
-    def step(self, images: int, epoch: int, share: float, loss: float) -> None:
-        """Count the images of a step.
+    def show(self, images: int, epoch: int, share: float, loss: float) -> None:
+        """Show how far a training is, at most five times a second.
 
         Args:
-            images: in this step.
+            images: seen so far.
             epoch: the one under way, from 1.
             share: of the training that is done, in [0, 1].
             loss: mean of this epoch so far, in nats per image.
         """
-        self.images += images
         seconds = time.perf_counter() - self.shown
         if seconds < REFRESH_SECONDS:
             return
+        speed = (images - self.images) / seconds if self.images is not None else 0
         self.bar.update(
             self.task,
             completed=share,
             epoch=f"{epoch}/{self.epochs}" if self.epochs else str(epoch),
             nats=f"loss {loss:.2f} nats",
-            speed=f"{self.images / seconds:,.0f} images/s",
+            speed=f"{speed:,.0f} images/s" if speed else "",
         )
-        self.shown, self.images = time.perf_counter(), 0
+        self.shown, self.images = time.perf_counter(), images
 
     def epoch(self, row: dict[str, Any], last: bool) -> None:
         """Print a row of metrics.jsonl; the last one always."""
