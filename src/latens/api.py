@@ -341,7 +341,7 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
         device=device,
         devices=devices,
         precision=resolve_precision(config.precision, device),
-        compile=resolve_compile(config.compile, device, epochs, images),
+        compile=resolve_compile(config.compile, device, devices, (epochs or 0) * images),
     )
 
 

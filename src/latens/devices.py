@@ -60,13 +60,24 @@ def resolve_devices(devices: int, device: str) -> int:
     return devices
 
 
-def resolve_compile(wanted: bool | None, device: str, epochs: int | None, images: int) -> bool:
+def resolve_compile(wanted: bool | None, device: str, devices: int, images: int) -> bool:
     """Whether the training step is compiled: if told to, or if the training is long enough.
 
-    Without a C++ compiler on a processor it is not, and if it was wanted a line says so.
+    Several processes exchange gradients in the middle of a step, which then is no single graph.
+    Without a C++ compiler a processor's step is not compiled, and if it was wanted a line says so.
+
+    Args:
+        images: to be seen in the whole training.
+
+    Raises:
+        LatensError: wanted with several devices.
     """
+    if devices > 1:
+        if wanted:
+            raise LatensError(f"compile is for one device, and there are {devices}: leave it out")
+        return False
     if wanted is None:
-        wanted = (epochs or 0) * images >= COMPILE_IMAGES
+        wanted = device != "mps" and images >= COMPILE_IMAGES
     compiler = os.environ.get("CXX", "g++")
     if wanted and device == "cpu" and shutil.which(compiler) is None:
         note(f"there is no C++ compiler ({compiler}), so the training step is not compiled")

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ TERMS = ("loss", "reconstruction", "kl", "label")
 CLIP_FACTOR, CLIP_MEMORY = 4.0, 100
 # Steps between two averagings of the weights, each of which walks through all of them twice.
 AVERAGE_EVERY = 8
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's
 
 
 class TrainingLoss(nn.Module):
@@ -79,17 +81,18 @@ class Learner:
         self.vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.averaged = copy.deepcopy(self.vae)
         self.training_loss = TrainingLoss(vae, config.free_bits, draw_bits, config.jitter)
-        if config.compile:
-            self.training_loss.compile(dynamic=False)
         optimizer = torch.optim.AdamW(
             vae.parameters(),
             lr=config.learning_rate,
+            betas=BETAS,
+            eps=EPSILON,
             weight_decay=config.weight_decay,
             fused=config.device != "mps",
         )
         self.loss, self.optimizer = fabric.setup(self.training_loss, optimizer)
         self.parameters: list[Tensor] = list(vae.parameters())
         self.usual_norm = torch.zeros((), device=fabric.device)  # 0 before the first step
+        self._compiled: Callable[..., Tensor] | None = None
 
     def step(
         self, batch: Images, of: int, beta: float, label_weight: float, rate: float, seed: int
@@ -113,23 +116,23 @@ class Learner:
         pixels = batch.pixels.to(self.fabric.device, non_blocking=True)
         labels = None if batch.labels is None else batch.labels.to(self.fabric.device)
         self.training_loss.weights.copy_(torch.tensor([beta, label_weight]))
+        if self.config.compile and self.begun and of == self.config.batch_size:
+            return self._compiled_step(pixels, labels, rate)
         terms = self.loss(pixels, labels)  # [T, B]
         # Processes average their gradients: so that it is the mean over all images, whatever
         # the share of each
         self.fabric.backward(terms[0].sum() * (self.fabric.world_size / of))
-        norm, limit = self._clipped()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        limit, clipped = self._limit(norm)
+        if self.fabric.device.type != "cpu" or norm > limit:  # on a CPU looking costs nothing
+            torch._foreach_mul_(gradients, clipped / norm)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
         self.optimizer.zero_grad()
         return torch.cat((terms.detach().sum(1), torch.stack((norm, limit))))
 
-    def _clipped(self) -> tuple[Tensor, Tensor]:
-        """Hold the gradient to the user's norm, or to a multiple of what is usual.
-
-        Returns:
-            The norm that it had, and the largest that is let through.
-        """
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads)
+    def _limit(self, norm: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The largest norm let through, the user's or relative to the usual; the norm within it."""
         known = self.usual_norm > 0
         if self.config.clip is None:
             limit = torch.where(known, CLIP_FACTOR * self.usual_norm, math.inf)
@@ -137,10 +140,35 @@ class Learner:
             limit = torch.full_like(norm, self.config.clip)
         clipped = torch.minimum(norm, limit)
         moved = torch.lerp(self.usual_norm, clipped, 1 / CLIP_MEMORY)
-        self.usual_norm = torch.where(known, moved, clipped)
-        if self.fabric.device.type != "cpu" or norm > limit:  # on a CPU looking costs nothing
-            torch._foreach_mul_(grads, clipped / norm)  # pyright: ignore[reportPrivateImportUsage]
-        return norm, limit
+        self.usual_norm.copy_(torch.where(known, moved, clipped))
+        return limit, clipped
+
+    @property
+    def begun(self) -> bool:
+        """A step has been made, so that the optimiser has moments."""
+        return bool(self.optimizer.state)
+
+    def _compiled_step(self, pixels: Tensor, y: Tensor | None, rate: float) -> Tensor:
+        if self._compiled is None:
+            torch._dynamo.config.trace_autograd_ops = True  # the gradient in the same graph
+            self._moments = [self.optimizer.state[p] for p in self.parameters]
+            self._compiled = torch.compile(self._whole_step, dynamic=False, fullgraph=True)
+        return self._compiled(pixels, y, torch.tensor(rate, device=self.fabric.device))
+
+    def _whole_step(self, pixels: Tensor, y: Tensor | None, rate: Tensor) -> Tensor:
+        """What `step` does, as one graph: nothing between its parts goes through Python."""
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=bf16):
+            terms = self.training_loss(pixels, y)
+        gradients = torch.autograd.grad(terms[0].mean(), self.parameters)
+        norm = nn.utils.get_total_norm(gradients)
+        limit, clipped = self._limit(norm)
+        for parameter, gradient, moments in zip(
+            self.parameters, gradients, self._moments, strict=True
+        ):
+            let_through = gradient * (clipped / norm)
+            adamw_(parameter, let_through, moments, rate, self.config.weight_decay)
+        return torch.cat((terms.detach().sum(1), torch.stack((norm, limit))))
 
     @torch.no_grad()
     def average(self, steps: int, all_steps: int) -> None:
@@ -191,7 +219,7 @@ class Learner:
         load_tensors(self.vae, parts.get("model", {}), path)
         load_tensors(self.averaged, parts.get("average", {}), path)
         try:
-            self.usual_norm = parts["usual_norm"][""].to(self.fabric.device)
+            self.usual_norm.copy_(parts["usual_norm"][""])
             if begun:
                 self._restore_moments(parts["optimizer"])
         except (KeyError, RuntimeError) as error:
@@ -207,6 +235,27 @@ class Learner:
             state[i] = values
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@torch.no_grad()
+def adamw_(
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: dict[str, Tensor],
+    rate: Float[Tensor, ""],
+    weight_decay: float,
+) -> None:
+    """A step of AdamW in place, in the terms of torch's own, whose fused one cannot be compiled.
+
+    Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+    """
+    mean, square, n = moments["exp_avg"], moments["exp_avg_sq"], moments["step"]
+    n.add_(1)
+    mean.lerp_(gradient, 1 - BETAS[0])
+    square.lerp_(gradient * gradient, 1 - BETAS[1])
+    scale = (square / (1 - BETAS[1] ** n)).sqrt() + EPSILON
+    parameter.mul_(1 - rate * weight_decay)
+    parameter.sub_(rate / (1 - BETAS[0] ** n) * mean / scale)
 
 
 def seed_noise(seed: int, device: torch.device) -> None:

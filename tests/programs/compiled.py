@@ -1,0 +1,34 @@
+"""Whether a compiled step is the step, and goes on with the same bits from what was saved."""
+
+from pathlib import Path
+
+import torch
+import torch._inductor.config
+from learning import learner
+
+import latens
+
+torch._inductor.config.fallback_random = True  # draw the noise that torch draws
+OPTIONS = {"weight_decay": 0.1, "batch_size": 32}
+
+
+def steps(t, which):
+    """Steps on some batches, with everything that moves moving."""
+    return [t.step(batches[i], len(batches[i]), 0.1 * i, 0.0, 1e-3 * (i + 1), i) for i in which]
+
+
+digits = latens.load_data("digits")
+batches = list(digits.train.take(slice(0, 240)).batches(32))  # the last one has 16
+eager, compiled = learner(digits, **OPTIONS), learner(digits, **OPTIONS, compile=True)
+for one, other in zip(steps(eager, range(8)), steps(compiled, range(5)), strict=False):
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+assert compiled._compiled is not None
+saved = {name: value.clone() for name, value in compiled.tensors().items()}
+resumed = learner(digits, **OPTIONS, compile=True)
+resumed.restore(saved, Path(), begun=True)
+for t in (compiled, resumed):
+    steps(t, range(5, 8))
+for name, value in compiled.tensors().items():
+    assert torch.equal(value, resumed.tensors()[name]), name
+    torch.testing.assert_close(value, eager.tensors()[name], rtol=1e-3, atol=1e-4)
+print("the same")
