@@ -2,24 +2,30 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Independent, Laplace, Normal
 
 from latens import ELBO, BetaSchedule, Draw, LatensError
-from latens.distributions import diagonal_normal
+from latens.distributions import diagonal_normal, kl
+
+
+def standard_normal(dims):
+    return diagonal_normal(torch.zeros(dims), torch.ones(dims), 1)
 
 
 @pytest.fixture
 def draw():
     q = diagonal_normal(torch.randn(6, 3), torch.rand(6, 3) + 0.1, 1)
-    z = q.rsample((2,))
-    return Draw(
-        posterior=q,
-        z=z,
-        log_px_z=-100 * torch.rand(2, 6),
-        log_pz=Normal(0, 1).log_prob(z).sum(-1),
-        log_qz_x=q.log_prob(z),
-        kl=torch.distributions.kl_divergence(q.base_dist, Normal(0.0, 1.0)),
-    )
+    p = standard_normal(3)
+    return Draw(q, p, q.rsample((2,)), -100 * torch.rand(2, 6), kl(q, p))
+
+
+def test_a_draw_knows_its_densities_and_its_kl(draw):
+    q = draw.posterior.base_dist
+    torch.testing.assert_close(draw.log_pz, Normal(0, 1).log_prob(draw.z).sum(-1))
+    torch.testing.assert_close(draw.log_qz_x, q.log_prob(draw.z).sum(-1))
+    expected = torch.distributions.kl_divergence(q, Normal(0.0, 1.0))
+    torch.testing.assert_close(draw.kl, expected)
+    torch.testing.assert_close(draw.log_weights, draw.log_px_z + draw.log_pz - draw.log_qz_x)
 
 
 def test_beta_one_is_minus_the_elbo(draw):
@@ -35,11 +41,11 @@ def test_beta_weighs_the_kl_and_nothing_else(draw, beta):
 
 
 def test_free_bits_put_a_floor_under_each_dimension(draw):
-    kl = draw.kl.mean(0)
-    floor = kl.sort().values[1].item() + 1e-4  # two of three dimensions are below it
+    means = draw.kl.mean(0)
+    floor = means.sort().values[1].item() + 1e-4  # two of three dimensions are below it
     loss = ELBO(free_bits=floor)(draw)
     charged = (loss.per_image - loss.reconstruction).mean()
-    torch.testing.assert_close(charged, kl.clamp(min=floor).sum())
+    torch.testing.assert_close(charged, means.clamp(min=floor).sum())
 
 
 def test_the_loss_of_mean_terms_is_the_mean_loss(draw):
@@ -53,17 +59,17 @@ def test_the_loss_of_mean_terms_is_the_mean_loss(draw):
 def test_free_bits_take_the_pull_off_unused_dimensions():
     mean = torch.tensor([[0.01, 2.0]]).repeat(4, 1).requires_grad_()
     q = diagonal_normal(mean, torch.ones(4, 2), 1)
-    kl = torch.distributions.kl_divergence(q.base_dist, Normal(0.0, 1.0))
-    zero = torch.zeros(1, 4)
-    draw = Draw(q, q.rsample((1,)), zero, zero, zero, kl)
+    p = standard_normal(2)
+    draw = Draw(q, p, q.rsample((1,)), torch.zeros(1, 4), kl(q, p))
     ELBO(free_bits=0.5)(draw).per_image.sum().backward()
     assert (mean.grad[:, 0] == 0).all()
     assert (mean.grad[:, 1] == 2.0).all()
 
 
 def test_free_bits_need_a_closed_form(draw):
-    q = draw.posterior
-    without = Draw(q, draw.z, draw.log_px_z, draw.log_pz, draw.log_qz_x, None)
+    prior = Independent(Laplace(torch.zeros(3), torch.ones(3)), 1)
+    without = replace(draw, prior=prior, kl=kl(draw.posterior, prior))
+    assert without.kl is None
     with pytest.raises(LatensError, match="closed form"):
         ELBO(free_bits=1.0)(without)
 

@@ -166,6 +166,7 @@ def evaluate(
     device: str = "auto",
     neighbours: int | None = None,
     refine: int = 0,
+    precision: str = "float32",
 ) -> Evaluation:
     """Measure a model on the data it was trained on, or on others.
 
@@ -181,6 +182,7 @@ def evaluate(
             image; None leaves it out.
         refine: steps by which q(z|x) of each image is improved after the encoder; the gain is the
             amortisation gap (see `latens.evaluation.refined`).
+        precision: of the networks: float32, bf16, or auto for bf16 where the processor has it.
 
     Raises:
         LatensError: model, data or split that cannot be used.
@@ -192,7 +194,8 @@ def evaluate(
         model = load_vae(run.path).to(resolve_device(device))
     if not isinstance(data, Images | Tensor):
         data = _images_for(model, run, data, split)
-    figures = measure(model, data, importance_samples, seed, refine=refine)
+    precision = resolve_precision(precision, model.device.type)
+    figures = measure(model, data, importance_samples, seed, refine=refine, precision=precision)
     if neighbours is None:
         return figures
     if run is None or not isinstance(data, Images):

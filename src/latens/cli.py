@@ -16,7 +16,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from latens import __version__
-from latens.config import Device, TrainConfig
+from latens.config import Device, Precision, TrainConfig
 from latens.errors import LatensError
 from latens.messages import LEADS
 
@@ -136,6 +136,7 @@ def evaluate(
     refine: int = 0,
     seed: Seed = 0,
     device: DeviceOption = "auto",
+    precision: Precision = "float32",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
     """Measure a trained model, in nats per image.
@@ -154,13 +155,15 @@ def evaluate(
     refine
         Steps by which q(z|x) of each image is improved after the encoder: the gain is what one
         encoder for all images loses, the amortisation gap.
+    precision
+        Of the networks: bf16 is faster, and may move the second decimal.
     as_json
         Print one JSON object.
     """
     from latens import api
 
     figures = api.evaluate(
-        run, data, split, importance_samples, seed, device, neighbours, refine
+        run, data, split, importance_samples, seed, device, neighbours, refine, precision
     ).as_dict()
     figures |= {"run": str(run), "data": data, "split": split or ("test" if data is None else None)}
     print(json.dumps(figures) if as_json else _table(figures))

@@ -39,22 +39,30 @@ class Draw:
 
     Attributes:
         posterior: q(z|x), batch `[B]`, event `[*Z]`.
+        prior: p(z), batch `[]` or `[B]`, event `[*Z]`.
         z: the samples, `[K, B, *Z]`.
         log_px_z: log p(x|z), `[K, B]`.
-        log_pz: log p(z), `[K, B]`.
-        log_qz_x: log q(z|x), `[K, B]`.
         kl: KL(q(z|x) ‖ p(z)) for each latent dimension, `[B, *Z]`; None without a closed form.
         extras: what further parts add: "log_py_z", log p(y|z) `[K, B]`, of a classifier; it is 0
             for an image without a label.
     """
 
     posterior: Distribution
+    prior: Distribution
     z: Float[Tensor, "K B *Z"]
     log_px_z: Float[Tensor, "K B"]
-    log_pz: Float[Tensor, "K B"]
-    log_qz_x: Float[Tensor, "K B"]
     kl: Float[Tensor, "B *Z"] | None
     extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def log_pz(self) -> Float[Tensor, "K B"]:
+        """Log p(z)."""
+        return self.prior.log_prob(self.z)
+
+    @property
+    def log_qz_x(self) -> Float[Tensor, "K B"]:
+        """Log q(z|x)."""
+        return self.posterior.log_prob(self.z)
 
     @property
     def kl_per_image(self) -> Float[Tensor, " B"]:
@@ -163,10 +171,9 @@ class VAE(Part, ModelHubMixin, library_name="latens"):
         z = posterior.rsample(torch.Size((samples,)))  # [K, B, *Z]
         return Draw(
             posterior=posterior,
+            prior=prior,
             z=z,
             log_px_z=self.decode(z, y).log_prob(x),
-            log_pz=prior.log_prob(z),
-            log_qz_x=posterior.log_prob(z),
             kl=kl(posterior, prior),
             extras={} if self.classifier is None else {"log_py_z": self._log_py_z(z, y)},
         )
