@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
@@ -13,6 +13,9 @@ demo: .venv/installed
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest -n 2 -m "not mnist" $(PYTEST)
 	$(BIN)/python -m pytest -n 2 -m mnist $(PYTEST)
+
+bench: .venv/installed-bench
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
@@ -32,6 +35,10 @@ lint: .venv/installed-test
 .venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[test]" --constraint constraints.txt
 	@touch $@ .venv/installed
+
+.venv/installed-bench: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[bench]" --constraint constraints.txt
+	@touch $@
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -161,7 +161,7 @@ class Learner:
         with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=bf16):
             terms = self.training_loss(pixels, y)
         gradients = torch.autograd.grad(terms[0].mean(), self.parameters)
-        norm = nn.utils.get_total_norm(gradients)
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
         limit, clipped = self._limit(norm)
         for parameter, gradient, moments in zip(
             self.parameters, gradients, self._moments, strict=True

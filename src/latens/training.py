@@ -176,7 +176,7 @@ class Trainer:
                 self.step(batch, of, seed)
                 if len(self.unread) < self.look_every:
                     continue
-                self._look()
+                self.look()
                 if self._any_process(interrupted.is_set()):
                     self._save()
                     raise Interrupted(self.run.path)
@@ -227,7 +227,7 @@ class Trainer:
             share = shuffled.take(slice(start + rank, end, world))
             yield share, end - start, seeds[start // size]
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Read what the steps since the last look gave; the same in all processes.
 
         Raises:
@@ -275,7 +275,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         objective = self.objective()  # before the schedule moves on
         if self.unread:
-            self._look()
+            self.look()
         if self.at.steps % AVERAGE_EVERY:
             self.learner.average(self.at.steps % AVERAGE_EVERY, self.at.all_steps)
         self.at.epoch += 1
@@ -373,7 +373,7 @@ class Trainer:
     def _save(self) -> None:
         """A checkpoint; before the first evaluation also the model that is loaded and shared."""
         if self.unread:
-            self._look()
+            self.look()
         self._tell_time()
         if self.leads:
             state = asdict(self.at) | {"seconds": self.seconds}
