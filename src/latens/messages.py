@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Of several processes that train together only the first one speaks.
-LEADS = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+RANK = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+LEADS = "WORLD_SIZE" not in os.environ or RANK == "0"
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not LEADS)
 
 
