@@ -11,8 +11,7 @@ demo: .venv/installed
 	$(BIN)/latens train digits --likelihood gaussian --out $(DEMO)
 
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n 2 -m "not mnist" $(PYTEST)
-	$(BIN)/python -m pytest -n 2 -m mnist $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/run.py $(BENCH)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latens.cli import main
+
 REPOSITORY = Path(__file__).parent.parent
 DOCS = ["architecture", "gallery", "performance", "pictures", "recipes", "results", "scaling"]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]
@@ -35,10 +37,10 @@ def commands(page):
     ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture
+def folder(tmp_path):
     """A folder with the reader's own photographs in it."""
-    folder = tmp_path_factory.mktemp("reader")
+    folder = tmp_path / "reader"
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):
         (folder / "my-photos" / kind).mkdir(parents=True)
@@ -49,17 +51,23 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", [NEEDS_DATA if "gallery" in page else page for page in PAGES])
-def test_commands(page, folder):
+def test_commands(page, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     for command in commands(page):
         words = shlex.split(command)
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-            continue
-        words[0] = {"latens": "latens", "torchrun": "torch.distributed.run"}[words[0]]
-        done = subprocess.run(
-            [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        elif words[0] == "torchrun" or "--devices" in words:  # programs that start themselves anew
+            words[0] = {"latens": "latens", "torchrun": "torch.distributed.run"}[words[0]]
+            process = [sys.executable, "-m", *words]
+            done = subprocess.run(process, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+        else:
+            assert words[0] == "latens", command
+            try:
+                main(words[1:])
+            except SystemExit as stop:
+                pytest.fail(f"{command}: status {stop.code}\n{capsys.readouterr().err}")
 
 
 @pytest.mark.parametrize("page", PAGES)
