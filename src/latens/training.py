@@ -177,18 +177,27 @@ class Trainer:
                 if len(self.unread) < self.look_every:
                     continue
                 self.look()
-                if self._any_process(interrupted.is_set()):
-                    self._save()
-                    raise Interrupted(self.run.path)
-                if self._out_of_time():
+                if self._heed(interrupted):
                     break
-                if self.seconds - self.saved > CHECKPOINT_SECONDS:
-                    self._save()
             self._end_epoch()
+            self._heed(interrupted)  # an epoch may be shorter than the way from look to look
         if self.at.in_epoch:  # stopped when its time was up, in the middle of an epoch
             self._end_epoch()
         self._save()
         return self.evaluation or self._evaluate()
+
+    def _heed(self, interrupted: threading.Event) -> bool:
+        """Save where it is time to; whether the time of the training is up.
+
+        Raises:
+            Interrupted: Ctrl-C in one of the processes.
+        """
+        if self._any_process(interrupted.is_set()):
+            self._save()
+            raise Interrupted(self.run.path)
+        if self.seconds - self.saved > CHECKPOINT_SECONDS:
+            self._save()
+        return self._out_of_time()
 
     def step(self, batch: Images, of: int, seed: int) -> None:
         """Learn from a batch.
