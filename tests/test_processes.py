@@ -1,8 +1,11 @@
 """Several processes learn as one would."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,25 @@ def test_two_processes_leave_one_run(tmp_path, alone, how):
     again = latens.evaluate(out)
     assert run.figures["elbo"] == pytest.approx(again.elbo)
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["epoch"] == 1
+
+
+def test_ctrl_c_stops_all_processes_and_the_run_goes_on(tmp_path):
+    """Epochs of a few steps, so that none comes to a look of its own."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "latens", *TRAIN, "--devices", "2", "--no-film", "--out", out]
+    command[command.index("--epochs") + 1] = "100000"
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (out / "metrics.jsonl").is_file():
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr[-2000:]
+    assert stdout.splitlines()[-1] == str(out)
+    assert stderr.count("latens train --resume") == 1
+    assert Run.open(out).last_checkpoint()[1]["images"] > 0
 
 
 def test_a_mistake_is_told_once(tmp_path):
