@@ -116,7 +116,8 @@ class Learner:
         pixels = batch.pixels.to(self.fabric.device, non_blocking=True)
         labels = None if batch.labels is None else batch.labels.to(self.fabric.device)
         self.training_loss.weights.copy_(torch.tensor([beta, label_weight]))
-        if self.config.compile and self.begun and of == self.config.batch_size:
+        alone = self.fabric.world_size == 1  # a graph has no room for what processes exchange
+        if self.config.compile and alone and self.begun and of == self.config.batch_size:
             return self._compiled_step(pixels, labels, rate)
         terms = self.loss(pixels, labels)  # [T, B]
         # Processes average their gradients: so that it is the mean over all images, whatever
