@@ -13,10 +13,21 @@ import torch
 from scipy import stats
 from torch import nn
 
-from latens import VAE, Decoder, Encoder, Gaussian, Images, LatensError, Posterior, load_data
+from latens import (
+    VAE,
+    Decoder,
+    Encoder,
+    Gaussian,
+    GaussianMixture,
+    Images,
+    LatensError,
+    Posterior,
+    load_data,
+)
 from latens.distributions import diagonal_normal
 from latens.evaluation import evaluate, refined
 from latens.likelihoods import Bernoulli
+from latens.priors import LEAST_SCALE
 from latens.recipes import build
 
 SHAPE, D, SIGMA = (1, 3, 4), 2, 0.3
@@ -115,6 +126,21 @@ def test_with_a_wrong_posterior_the_estimates_hold_within_their_errors(x):
     gap = (0.5 * (1.3**2 + 0.1**2 / scale**2 - 1) - math.log(1.3)).sum().item()
     repeats = [evaluate(vae, x, seed=seed).elbo for seed in range(40)]
     assert abs(np.mean(repeats) - (exact - gap)) < 4 * np.std(repeats) / math.sqrt(40)
+
+
+def test_without_a_closed_form_the_kl_is_estimated_and_the_figures_stay(x):
+    vae = model(shift=0.1, stretch=1.3)
+    closed = evaluate(vae, x, importance_samples=4000)
+    vae.prior = GaussianMixture((D,), components=3)
+    with torch.no_grad():  # three times N(0, I), so that everything is as before
+        vae.prior.mean.zero_()
+        vae.prior.log_scale.fill_(math.log(1 - LEAST_SCALE))
+    repeats = [evaluate(vae, x, seed=seed).kl for seed in range(40)]
+    assert abs(np.mean(repeats) - closed.kl) < 4 * np.std(repeats) / math.sqrt(40)
+    assert np.std(repeats) > 0
+    estimated = evaluate(vae, x, importance_samples=4000)
+    assert estimated.kl_per_dim is None
+    assert estimated.nll == pytest.approx(closed.nll, abs=1e-4)  # of the same samples of z
 
 
 def test_the_standard_error_is_the_spread_of_repeats(x):

@@ -1,9 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
-from latens import DiagonalGaussian, LatensError, StandardNormal
+from latens import DiagonalGaussian, GaussianMixture, LatensError, StandardNormal, priors
 from latens.posteriors import LOGVAR_BOUND
 
 
@@ -42,3 +45,36 @@ def test_the_prior_is_standard_normal(shape):
     expected = torch.distributions.Normal(0, 1).log_prob(z).flatten(1).sum(1)
     torch.testing.assert_close(p.log_prob(z), expected)
     assert p.event_shape == shape
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_gaussians():
+    prior = GaussianMixture((3,), components=4)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.normal_()
+    z = torch.randn(6, 3)
+    scale = (priors.LEAST_SCALE + prior.log_scale.exp()).detach().double().numpy()
+    weights = prior.logits.detach().double().softmax(0).numpy()
+    expected = logsumexp(
+        [
+            multivariate_normal(m, np.diag(s**2)).logpdf(z.numpy()) + np.log(w)
+            for m, s, w in zip(prior.mean.detach().numpy(), scale, weights, strict=True)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(prior().log_prob(z).detach().numpy(), expected, rtol=1e-4)
+    assert prior().sample((5,)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 3)])
+def test_a_mixture_begins_near_the_standard_normal(shape):
+    prior = GaussianMixture(shape)
+    z = prior().sample((20_000,))
+    assert z.shape[1:] == prior().event_shape == shape
+    assert z.mean(0).abs().max() < 0.15
+    assert (z.var(0) - 1).abs().max() < 0.25
+
+
+def test_a_mixture_of_nothing_is_refused():
+    with pytest.raises(LatensError, match="1 or more"):
+        GaussianMixture((2,), components=0)

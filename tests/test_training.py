@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import latens
-from latens import LatensError, Run, TrainConfig
+from latens import LatensError, Run, StandardNormal, TrainConfig
 from latens.api import _build, _mean_image, _record, resolve
 from latens.data.images import keep_labels
 from latens.devices import resolve_device, resolve_precision
@@ -181,12 +181,12 @@ def test_what_went_wrong_is_said_with_its_remedy(digits, tmp_path, capsys):
         for epoch, loss in losses.items()
     ]
     capsys.readouterr()
-    comment(rows, evaluation, TrainConfig())
+    comment(rows, evaluation, TrainConfig(latent_dim=10))
     said = " ".join(capsys.readouterr().err.split())
     assert "posterior collapse: 0 of 10 latent dimensions" in said
     assert "6.0 nats better after epoch 1, whose weights were kept" in said
     assert "90% of the steps were clipped" in said
-    comment(rows, evaluation, TrainConfig(early_stopping=3))
+    comment(rows, evaluation, TrainConfig(latent_dim=10, early_stopping=3))
     assert "overfitting" not in capsys.readouterr().err
 
 
@@ -507,3 +507,20 @@ def test_a_classifier_learns_from_few_labels(digits, tmp_path):
     x, y = digits.test.unit(), digits.test.labels
     by_hand = (right.classify(right.embed(x)).probs.argmax(1) == y).double().mean().item()
     assert found.accuracy == pytest.approx(by_hand)
+
+
+def test_a_learned_prior_follows_the_images_and_is_saved(tmp_path):
+    options = {"recipe": "mlp", "latent_dim": 3, "hidden": "64", "epochs": 40, "film": False}
+    run = latens.train(
+        "digits", out=tmp_path / "mixture", prior="mixture", components=20, **options
+    )
+    assert run.figures["kl_per_dim"] is None
+    prior = latens.load(run.path).prior
+    assert prior.components == 20
+    assert torch.equal(prior.mean, run.vae.prior.mean)
+    # Images are likelier under it than under the unit Gaussian that it began near
+    z = run.vae.embed(latens.load_data("digits").test.unit())
+    assert prior().log_prob(z).mean() > StandardNormal((3,))().log_prob(z).mean()
+    names = {path.name for path in (run.path / "pictures").iterdir()}
+    assert {"histograms.png", "manifold.png"} <= names
+    assert not {"kl-per-dim.png", "manifold-quantiles.png"} & names

@@ -35,6 +35,7 @@ from .parts import Part as Part
 from .parts import Posterior as Posterior
 from .parts import Prior as Prior
 from .posteriors import DiagonalGaussian as DiagonalGaussian
+from .priors import GaussianMixture as GaussianMixture
 from .priors import StandardNormal as StandardNormal
 from .runs import Run as Run
 from .sweeping import sweep as sweep

@@ -17,6 +17,7 @@ from latens.errors import LatensError
 from latens.latents import LabelStatistics
 from latens.networks.labels import embedding_of
 from latens.pictures.films import HOLD
+from latens.priors import StandardNormal
 from latens.recording import Recording, read_recording
 from latens.runs import Run
 from latens.views import Embedded, Plane, embedded, projected, projection_of
@@ -151,6 +152,11 @@ class Subject:
         return sorted(range(self.dims), key=lambda d: -per_dim[d])
 
     @property
+    def unit_prior(self) -> bool:
+        """p(z) is N(0, I)."""
+        return isinstance(self.vae.prior, StandardNormal)
+
+    @property
     def dims_shown(self) -> tuple[int, int]:
         """The two latent dimensions that a plane of decoded images lies along."""
         if self._decoded is not None:
@@ -181,13 +187,13 @@ class Subject:
 
     @cached_property
     def plane(self) -> tuple[np.ndarray, tuple[str, str], tuple[float, float] | None]:
-        """The test images' coordinates on the plane that is shown, its axes, the prior's centre."""
+        """The test images' coordinates on the plane shown, its axes, the centre of a unit prior."""
         mean = self.latents.mean
         if self.projection != "pca" and self.dims > 2:
             names = f"{self.projection} 1", f"{self.projection} 2"
             return projected(mean, self.projection), names, None
         plane = Plane(mean)
-        prior = plane.prior if self.dims > 1 else None
+        prior = plane.prior if self.dims > 1 and self.unit_prior else None
         return plane.of(mean), (plane.axes[0], plane.axes[1]), prior
 
     @cached_property

@@ -38,7 +38,8 @@ from latens.evaluation import evaluate as measure
 from latens.latents import label_statistics, neighbour_accuracy
 from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
 from latens.messages import stderr
-from latens.parts import Likelihood
+from latens.parts import Likelihood, Prior
+from latens.priors import GaussianMixture, StandardNormal
 from latens.recording import SHORT
 from latens.runs import (
     CHECKPOINTS,
@@ -116,6 +117,9 @@ def prepare(
     """
     if model is None:
         recipes.find(config.recipe)
+        for name in ("likelihood", "prior"):
+            if getattr(config, name) == "own":
+                raise LatensError(f"{name} own is a model's that Python gives: name another")
     images = load_data(data, **data_options(config))
     config = resolve(config, images)
     torch.manual_seed(config.seed)
@@ -364,6 +368,7 @@ def _build(config: TrainConfig, data: DataSet) -> VAE:
         data.shape,
         config.latent_dim,
         likelihoods[config.likelihood](),
+        prior=_prior(config),
         labels=len(data.classes or data.attributes) if data.train.labels is not None else 0,
         exclusive=not data.attributes,
         network=None if config.network == "auto" else config.network,
@@ -374,17 +379,34 @@ def _build(config: TrainConfig, data: DataSet) -> VAE:
     )
 
 
+def _prior(config: TrainConfig) -> Prior | None:
+    """The prior that a configuration names; None is N(0, I)."""
+    if config.prior == "normal":
+        if config.components is not None:
+            raise LatensError("components are a mixture's: add --prior mixture")
+        return None
+    if config.free_bits:
+        raise LatensError(
+            "free_bits need the KL of each latent dimension, and to a mixture there is only one of "
+            "all: leave out one of the two"
+        )
+    options = {} if config.components is None else {"components": config.components}
+    return GaussianMixture((config.latent_dim,), **options)
+
+
 def _options_of(model: VAE, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a training whose model is given, what the model decides among them."""
-    for name in ("recipe", "latent_dim", "likelihood", "sigma"):
+    for name in ("recipe", "latent_dim", "likelihood", "sigma", "prior", "components"):
         if name in options:
             raise LatensError(f"{name} is the model's: leave it out where a model is given")
     names = {Bernoulli: "bernoulli", Gaussian: "gaussian"}
     names[DiscretisedLogistic] = "discretised-logistic"
+    priors = {StandardNormal: "normal", GaussianMixture: "mixture"}
     return options | {
         "recipe": "own",
         "latent_dim": math.prod(model.latent_shape),
         "likelihood": names.get(type(model.likelihood), "own"),
+        "prior": priors.get(type(model.prior), "own"),
     }
 
 

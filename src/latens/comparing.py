@@ -14,6 +14,7 @@ from latens.api import data_of
 from latens.errors import LatensError
 from latens.networks.labels import embedding_of
 from latens.pages import Chapter, draw_pictures, page
+from latens.priors import StandardNormal
 from latens.runs import PICTURES, REPORT, Run, check_out
 from latens.samples import likeliest_condition
 
@@ -245,13 +246,16 @@ def _same_noise(runs: Mapping[str, Run]) -> Iterator[Picture]:
         shape = (IMAGES,) if embedding is None or embedding.exclusive else (IMAGES, embedding.count)
         y = None if embedding is None else torch.arange(IMAGES) % embedding.count
         y = y if y is None or len(shape) == 1 else torch.full(shape, -1)
-        rows.append(run.vae.picture(noise[:, :count].unflatten(1, run.vae.latent_shape), y))
+        z = noise[:, :count].unflatten(1, run.vae.latent_shape)
+        if not isinstance(run.vae.prior, StandardNormal):  # which makes z from noise in its own way
+            z = run.vae.prior().sample((IMAGES,))
+        rows.append(run.vae.picture(z, y))
     yield Picture(
         "same-noise",
         [pictures.table(torch.stack(rows), "samples of the same noise", rows=list(runs))],
         "Sampled images, a row for each run, with the same noise in each column",
-        "The same z in each column, cut to the latent dimensions of each model; a conditional one "
-        "is told each class in turn.",
+        "The same z in each column, cut to the latent dimensions of each model, or drawn from its "
+        "own prior where that is learned; a conditional one is told each class in turn.",
     )
 
 

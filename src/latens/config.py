@@ -12,6 +12,7 @@ from latens.errors import LatensError, unknown
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "discretised-logistic", "own"]
+PriorName = Literal["normal", "mixture", "own"]
 NetworkName = Literal["auto", "mlp", "conv", "unet"]
 Binarisation = Literal["none", "dynamic", "threshold", "static"]
 
@@ -23,6 +24,7 @@ AUTO_LEAST_PATIENCE = 10
 LARGEST = 2**63
 ABOVE_ZERO = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip", "sigma")
 ABOVE_ZERO += ("validation", "channels", "features", "depth", "beta_cycles", "labels", "devices")
+ABOVE_ZERO += ("components",)
 ZERO_OR_MORE = ("beta", "beta_step", "free_bits", "label_weight", "weight_decay", "blocks")
 ZERO_OR_MORE += ("octaves", "input_noise", "jitter", "early_stopping", "seed", "split_seed")
 
@@ -39,6 +41,11 @@ class TrainConfig:
     """p(x|z); auto: bernoulli for grey or binary images, gaussian with learned sigma for colour."""
     sigma: float | None = None
     """Sigma of the gaussian likelihood, for pixels in [0, 1]; none: learned. 0.7071 is MSE."""
+
+    prior: PriorName = "normal"
+    """p(z): the unit Gaussian, or a mixture of Gaussians that is learned."""
+    components: int | None = None
+    """Gaussians in the mixture; none: 500."""
 
     network: NetworkName = "auto"
     """Encoder and decoder; auto: the recipe's, conv where it has none of its own."""

@@ -63,12 +63,13 @@ class ELBO:
     def __call__(self, draw: Draw) -> Loss:
         """The loss of each image, averaged over the samples of z."""
         reconstruction = -draw.log_px_z.mean(0)
-        per_image = reconstruction + self.beta * self._charged_kl(draw)
+        kl = draw.kl_per_image
+        per_image = reconstruction + self.beta * self._charged(kl, draw.kl)
         label = torch.zeros_like(reconstruction)
         if "log_py_z" in draw.extras:
             label = -draw.extras["log_py_z"].mean(0)
             per_image = per_image + self.label_weight * label
-        return Loss(per_image, reconstruction, draw.kl_per_image, label)
+        return Loss(per_image, reconstruction, kl, label)
 
     def of_means(
         self,
@@ -82,14 +83,19 @@ class ELBO:
             kl = sum(max(self.free_bits, value) for value in kl_per_dim)
         return float(reconstruction + self.beta * kl + self.label_weight * (label or 0.0))
 
-    def _charged_kl(self, draw: Draw) -> Float[Tensor, " B"]:
+    def _charged(
+        self, kl: Float[Tensor, " B"], per_dim: Float[Tensor, "B *Z"] | None
+    ) -> Float[Tensor, " B"]:
+        """The KL that is paid for."""
         if self.free_bits == 0:
-            return draw.kl_per_image
-        if draw.kl is None:
-            raise LatensError("free bits need a KL in closed form: this posterior has none")
+            return kl
+        if per_dim is None:
+            raise LatensError(
+                "free bits need a KL in closed form: this posterior and prior have none"
+            )
         # Σ_d max(λ, mean over the batch of KL_d), shared out over the images
-        below = draw.kl.mean(0) < self.free_bits
-        return torch.where(below, self.free_bits, draw.kl).flatten(1).sum(1)
+        below = per_dim.mean(0) < self.free_bits
+        return torch.where(below, self.free_bits, per_dim).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from latens.networks import (
     UNetDecoder,
     UNetEncoder,
 )
-from latens.parts import Decoder, Encoder, Likelihood
+from latens.parts import Decoder, Encoder, Likelihood, Prior
 from latens.vae import VAE
 
 NETWORKS: dict[str, tuple[Callable[..., Encoder], Callable[..., Decoder]]] = {
@@ -44,6 +44,7 @@ class Setting:
         image_shape: (C, H, W).
         latent_dim: D.
         likelihood: p(x|z).
+        prior: p(z); N(0, I) unless given.
         labels: how many classes or attributes the images have; 0 is none.
         exclusive: an image has one of the labels, a class; otherwise any of them, attributes.
         network: a key of `NETWORKS`.
@@ -56,6 +57,7 @@ class Setting:
     image_shape: tuple[int, int, int]
     latent_dim: int
     likelihood: Likelihood
+    prior: Prior | None = None
     labels: int = 0
     exclusive: bool = True
     network: str = "conv"
@@ -104,8 +106,8 @@ class Setting:
 
 
 def plain(setting: Setting) -> VAE:
-    """An encoder and its mirror, a diagonal Gaussian posterior and a standard normal prior."""
-    return VAE(setting.encoder(), setting.decoder(), setting.likelihood)
+    """An encoder and its mirror, with a diagonal Gaussian posterior."""
+    return VAE(setting.encoder(), setting.decoder(), setting.likelihood, setting.prior)
 
 
 def mlp(setting: Setting) -> VAE:
@@ -153,6 +155,7 @@ def conditional(setting: Setting) -> VAE:
         ConditionalEncoder(setting.encoder(), LabelEmbedding(setting.labels, setting.exclusive)),
         setting.decoder(LabelEmbedding(setting.labels, setting.exclusive)),
         setting.likelihood,
+        setting.prior,
     )
 
 
@@ -166,6 +169,7 @@ def semi_supervised(setting: Setting) -> VAE:
         setting.encoder(),
         setting.decoder(),
         setting.likelihood,
+        setting.prior,
         classifier=MLPClassifier((setting.latent_dim,), setting.labels, setting.exclusive),
     )
 

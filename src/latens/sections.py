@@ -23,6 +23,7 @@ from latens.watching import best_row
 SHOWN = 24  # images in a picture of pairs
 SAMPLES = 64
 TURNING_POINTS = 800
+PRIOR_POINTS = 10_000  # from which a prior's density is drawn
 HOVER_PIXELS = 1_600_000  # of all images that hovering shows
 HOVER_POINTS = 1_500
 MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
@@ -209,12 +210,15 @@ def _latent_space(subject: Subject) -> Iterator[Picture]:
     if subject.dims > 2:
         yield _turning(subject, coloured)
     sample = subject.latents.sample.numpy()
+    drawn = None
+    if not subject.unit_prior:
+        drawn = subject.vae.prior().sample((PRIOR_POINTS,)).flatten(1).numpy()
     for name, dims, which in _sheets(subject, "histograms", MOST_HISTOGRAMS):
         title = subject.title(f"z of {len(sample):,} test images{which}")
         yield Picture(
             name,
-            [pictures.histograms(sample, dims, title)],
-            "A histogram of each latent dimension beside the density of the unit Gaussian",
+            [pictures.histograms(sample, dims, title, drawn)],
+            "A histogram of each latent dimension beside the prior's density",
             "Each latent dimension over the test images (blue) against the prior's density (orange)"
             f"{which}; what lies beyond ±4 is counted at the edges; each has a height of its own.",
             detail=name != "histograms",
@@ -285,7 +289,7 @@ def _points(subject: Subject) -> dict[str, Any]:
 def _manifolds(subject: Subject) -> Iterator[Picture]:
     for name, label, what in manifolds_of(subject):
         yield _manifold(subject, name, places_of(subject), label, what)
-        if label is None:
+        if label is None and subject.unit_prior:
             points = places_of(subject, quantiles=True)
             title = f"{what}, at quantiles of the prior"
             yield _manifold(subject, f"{name}-quantiles", points, label, title)
@@ -478,10 +482,11 @@ def _latent_frames(subject: Subject) -> list[Image.Image]:
     recording = subject.recording
     z = torch.from_numpy(recording.latents)
     plane = Plane(z[-1])
+    prior = plane.prior if subject.unit_prior else None
     axes = (plane.axes[0].partition(" (")[0], plane.axes[1].partition(" (")[0])
     points = [plane.of(frame) for frame in z]
     # Of the later frames: the first steps may throw points far out
-    limits = pictures.plane_limits(np.concatenate(points[len(points) // 2 :]), plane.prior)
+    limits = pictures.plane_limits(np.concatenate(points[len(points) // 2 :]), prior)
     images = subject.data.validation.take(slice(0, z.shape[1]))
     classes = images.labels is not None and images.labels.dim() == 1
     labels = images.labels.cpu().numpy() if images.labels is not None and classes else None
@@ -492,7 +497,7 @@ def _latent_frames(subject: Subject) -> list[Image.Image]:
             subject.classes,
             subject.title(f"validation images, epoch {epoch}"),
             axes,
-            plane.prior,
+            prior,
             limits,
         )
         for epoch, at in zip(recording.epochs, points, strict=True)

@@ -18,6 +18,7 @@ class Bar:
 
     def __init__(self, config: TrainConfig):
         self.epochs = config.epochs
+        self.latent_dim = config.latent_dim
         self.moving = bool(config.beta_warmup or config.beta_step)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -67,7 +68,7 @@ class Bar:
             f"epoch {row['epoch']:>4}  {row['images']:>11,} images  {row['seconds']:7.1f} s  "
             f"loss {train['loss']:8.2f}  validation −elbo {-validation['elbo']:8.2f} = "
             f"{validation['reconstruction']:.2f} + kl {validation['kl']:.2f} nats  "
-            f"active {validation['active_units']}/{len(validation['kl_per_dim'] or [])}"
+            f"active {validation['active_units']}/{self.latent_dim}"
             + (f"  β {row['beta']:.2f}" if self.moving else "")
             + ("" if right is None else f"  accuracy {right:.1%}")
         )
@@ -75,7 +76,7 @@ class Bar:
 
 def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainConfig) -> None:
     """Say what went wrong in a training that ran to its end, each with its remedy."""
-    dims = len(evaluation.kl_per_dim or [])
+    dims = config.latent_dim
     if evaluation.active_units <= dims // 10:
         warn(
             f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "

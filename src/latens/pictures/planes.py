@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from PIL import Image
+from scipy.stats import gaussian_kde, norm
 
 from latens.pictures.style import (
     CLASSES,
@@ -33,6 +34,7 @@ FEW, MANY = 400, 2000
 TURN_FRAMES = 40
 ELEVATION = 18  # degrees above the plane of the first two components
 MOST_HISTOGRAMS = 40
+KDE_WIDTH = 0.1  # of a prior's density, in standard deviations of its samples
 
 
 def _place(labels: Int[np.ndarray, " N"] | None) -> tuple[float, float, float, float]:
@@ -253,25 +255,32 @@ def _legend(figure: Figure, labels: Int[np.ndarray, " N"] | None, names: Sequenc
         figure.legend(handles=handles, loc="center left", bbox_to_anchor=(LEGEND_LEFT, 0.5))
 
 
-def histograms(z: Float[np.ndarray, "N D"], order: Sequence[int], title: str = "") -> Image.Image:
-    """Each latent dimension as a histogram, against the unit Gaussian's density.
+def histograms(
+    z: Float[np.ndarray, "N D"],
+    order: Sequence[int],
+    title: str = "",
+    prior: Float[np.ndarray, "M D"] | None = None,
+) -> Image.Image:
+    """Each latent dimension as a histogram, against the prior's density.
 
     Args:
         z: samples of q(z|x), one for each image.
         order: which dimensions to show, first to last; at most 40 are.
+        prior: samples of p(z), of which a smooth density is drawn; None: the unit Gaussian.
     """
     shown = list(order)[:MOST_HISTOGRAMS]
     columns = min(5, len(shown))
     rows = math.ceil(len(shown) / columns)
     edges = np.linspace(-4, 4, 41)
     grid = np.linspace(-4, 4, 161)
-    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+    told = "density of N(0, 1)" if prior is None else "density of p(z)"
     with styled():
         figure = Figure(figsize=(max(4.2, 2.1 * columns), 1.55 * rows + 0.9), layout="constrained")
         every = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
         for ax, d in zip(every, shown, strict=False):
             ax.hist(z[:, d].clip(-4, 4), edges, density=True, color=TRAIN, alpha=0.75)
-            ax.plot(grid, density, color=VALIDATION, lw=1.4)
+            density = norm.pdf if prior is None else gaussian_kde(prior[:, d], KDE_WIDTH)
+            ax.plot(grid, density(grid), color=VALIDATION, lw=1.4)
             ax.set_title(f"z[{d}]", fontsize=8)
             ax.set_yticks([])
             ax.tick_params(labelsize=7)
@@ -279,7 +288,7 @@ def histograms(z: Float[np.ndarray, "N D"], order: Sequence[int], title: str = "
             ax.set_axis_off()
         handles = [
             Line2D([], [], color=TRAIN, lw=5, alpha=0.75, label="z ~ q(z|x) of the images"),
-            Line2D([], [], color=VALIDATION, label="density of N(0, 1)"),
+            Line2D([], [], color=VALIDATION, label=told),
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=8)
         return render(figure, title)
