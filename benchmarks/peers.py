@@ -263,7 +263,8 @@ class Latens:
         self.trainer.at.begin_epoch()
         for batch in self.trainer.rest_of_epoch():
             self.trainer.step(*batch)
-            self.trainer.look()
+            if self.trainer.due:
+                self.trainer.look()
 
     def evaluate(self) -> float:
         """The mean −ELBO of all test images, in nats per image."""

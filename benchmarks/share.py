@@ -81,7 +81,8 @@ def steps(trainer: Trainer) -> Iterator[None]:
         for batch in trainer.rest_of_epoch():
             if batch[1] == trainer.config.batch_size:
                 trainer.step(*batch)
-                trainer.look()
+                if trainer.due:
+                    trainer.look()
                 yield
         trainer.at.begin_epoch()
 

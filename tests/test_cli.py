@@ -240,6 +240,15 @@ def test_bad_config_files(run_latens, tmp_path, text, words):
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
+def test_ctrl_c_outside_of_a_training_is_one_line(run_latens, monkeypatch):
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latens.api.train", interrupt)
+    done = run_latens("train", "digits", *QUICK)
+    assert (done.returncode, done.stderr) == (130, "latens: error: stopped\n")
+
+
 def test_an_existing_out_is_left_alone(run_latens, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("precious")

@@ -1,12 +1,27 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
-from torch.distributions import Independent, Laplace, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Independent,
+    Laplace,
+    MixtureSameFamily,
+    Normal,
+)
 
-from latens.distributions import DiscretisedLogistic, diagonal_normal, kl
+from latens.distributions import (
+    BernoulliImage,
+    DiagonalMixture,
+    DiscretisedLogistic,
+    diagonal_normal,
+    kl,
+)
 
 
 @given(
@@ -114,3 +129,37 @@ def test_gradients_stay_finite_far_from_the_value(log_scale):
     assert torch.isfinite(loc.grad).all()
     assert scale.grad is not None
     assert torch.isfinite(scale.grad).all()
+
+
+def test_a_bernoulli_image_is_torchs_with_its_gradient():
+    logits = (5 * torch.randn(3, 2, 4, 5)).requires_grad_()
+    with torch.no_grad():
+        logits[0, 0, 0] = torch.tensor([-200.0, 200.0, 0.0, 30.0, -30.0])
+    grey = torch.rand(2, 4, 5)
+    torchs = Independent(Bernoulli(logits=logits, validate_args=False), 3)
+    found, expected = BernoulliImage(logits).log_prob(grey), torchs.log_prob(grey)
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(found.sum(), logits),
+        torch.autograd.grad(expected.sum(), logits),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+    assert BernoulliImage(logits).event_shape == (2, 4, 5)
+
+
+@pytest.mark.parametrize("width", [1.0, 1e-3])
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 2)])
+def test_a_diagonal_mixture_is_torchs(width, shape):
+    logits, mean = torch.randn(7), 3 * torch.randn(7, *shape)
+    scale = width * (torch.rand(7, *shape) + 0.2)
+    components = Independent(Normal(mean, scale), len(shape))
+    torchs = MixtureSameFamily(Categorical(logits=logits), components)
+    mine = DiagonalMixture(logits, mean, scale)
+    z = torchs.sample((4, 5))  # near narrow components, where the terms cancel
+    torch.testing.assert_close(mine.log_prob(z), torchs.log_prob(z), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(mine.mean, torchs.mean)
+    drawn = mine.sample((20_000,))
+    assert drawn.shape == (20_000, *shape)
+    error = torchs.variance.sqrt() / math.sqrt(20_000)
+    assert ((drawn.mean(0) - torchs.mean).abs() < 5 * error).all()

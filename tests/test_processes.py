@@ -86,7 +86,8 @@ def test_ctrl_c_stops_all_processes_and_the_run_goes_on(tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (out / "metrics.jsonl").is_file():
+    metrics = out / "metrics.jsonl"  # empty until the first epoch has ended
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)

@@ -9,7 +9,7 @@ import torch
 
 from latens import LatensError
 from latens.devices import resolve_compile
-from latens.steps import adamw_, seed_noise, step_seeds
+from latens.steps import adamw_, adamw_rates, seed_noise, step_seeds
 
 PROGRAMS = Path(__file__).parent / "programs"
 sys.path.insert(0, str(PROGRAMS))
@@ -137,9 +137,9 @@ def test_adamw_is_torchs():
     optimizer = torch.optim.AdamW([other], lr=0.01, weight_decay=0.1)
     moments = {"exp_avg": torch.zeros(5, 3), "exp_avg_sq": torch.zeros(5, 3)}
     moments["step"] = torch.zeros(())
-    for _ in range(10):
+    for n in range(1, 11):
         other.grad = torch.randn(5, 3)
-        adamw_(one, other.grad, moments, torch.tensor(0.01), 0.1)
+        adamw_(one, other.grad, moments, adamw_rates(0.01, 0.1, n))
         optimizer.step()
     torch.testing.assert_close(one, other.detach())
 

@@ -69,6 +69,7 @@ app = App(
     config=_before_parsing,
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # it would end without a word
 )
 
 

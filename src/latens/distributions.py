@@ -1,12 +1,20 @@
 """What torch.distributions lacks, and the one place that decides how a KL is computed."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    kl_divergence,
+)
 
 HALF_STEP = 0.5 / 255  # half the distance between two values of an 8-bit pixel
 # Torch looks a KL up in a registry through which no compiler sees; the second time it remembers.
@@ -34,6 +42,23 @@ def kl(q: Distribution, p: Distribution) -> Tensor | None:
     if not (isinstance(q.base_dist, Normal) and isinstance(p.base_dist, Normal)):
         return None
     return kl_divergence(q.base_dist, p.base_dist)
+
+
+class BernoulliImage(Independent):
+    """∏ Bernoulli(x_i; sigmoid(l_i)): log p = Σ x_i l_i − log(1 + exp l_i), in as few passes.
+
+    Args:
+        logits: `[*N, C, H, W]`.
+    """
+
+    def __init__(self, logits: Float[Tensor, "*N C H W"]):
+        super().__init__(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log p(x) of images `[*N, C, H, W]` in nats, `[*N]`: summed over pixels and channels."""
+        logits = self.base_dist.logits
+        at_one = (value * logits).sum((-3, -2, -1))
+        return at_one - F.softplus(logits).sum((-3, -2, -1))
 
 
 class DiscretisedLogistic(Distribution):
@@ -76,3 +101,46 @@ class DiscretisedLogistic(Distribution):
     def mean(self) -> Tensor:
         """The locations: the mean but for rounding, and for what is clipped at black and white."""
         return self.loc
+
+
+class DiagonalMixture(Distribution):
+    """Σ_k w_k N(μ_k, diag σ_k²), whose density needs no value for each sample, component and axis.
+
+    ‖(z − μ_k) / σ_k‖² = z² · σ_k⁻² − 2 z · μ_k σ_k⁻² + μ_k² · σ_k⁻² is three matrix products, where
+    `MixtureSameFamily` makes arrays D times as large. The terms cancel, so they are in float64.
+
+    Args:
+        logits: log w_k up to a constant, `[K]`.
+        mean: `[K, *Z]`.
+        scale: `[K, *Z]`, above zero.
+    """
+
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __init__(
+        self, logits: Float[Tensor, " K"], mean: Float[Tensor, "K *Z"], scale: Float[Tensor, "K *Z"]
+    ):
+        self.logits, self.loc, self.scale = logits, mean, scale
+        super().__init__(torch.Size(), mean.shape[1:], validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log p(z) of samples `[*N, *Z]` in nats, `[*N]`."""
+        exact = torch.float32 if value.device.type == "mps" else torch.float64  # all that it has
+        z = value.to(exact).flatten(value.dim() - len(self.event_shape))
+        mean, scale = (v.to(exact).flatten(1) for v in (self.loc, self.scale))
+        precision = scale**-2
+        squares = z**2 @ precision.T - 2 * z @ (mean * precision).T + (mean**2 * precision).sum(1)
+        log_norm = scale.log().sum(1) + 0.5 * mean.shape[1] * math.log(2 * math.pi)
+        log_weights = self.logits.to(exact).log_softmax(0)
+        return (log_weights - log_norm - 0.5 * squares).logsumexp(-1).to(value.dtype)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Z ~ p(z), `[*sample_shape, *Z]`."""
+        with torch.no_grad():
+            k = Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+            return torch.normal(self.loc[k], self.scale[k])
+
+    @property
+    def mean(self) -> Tensor:
+        """E z, `[*Z]`."""
+        return torch.tensordot(self.logits.softmax(0), self.loc, 1)

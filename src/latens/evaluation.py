@@ -114,12 +114,14 @@ def evaluate(
     began = time.perf_counter()
     was_training = vae.training
     vae.eval()
-    with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []),
+        torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"),
+    ):
         torch.manual_seed(seed)
         blocks, binary = [], True
         for x, y in _blocks(images, labels, vae.device):
-            with torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                blocks.append(_measure(vae, x, y, importance_samples, refine))
+            blocks.append(_measure(vae, x, y, importance_samples, refine))
             binary = binary and bool(((x == 0) | (x == 1)).all())  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}

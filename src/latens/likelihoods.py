@@ -5,11 +5,10 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Independent
 
+from latens.distributions import BernoulliImage, diagonal_normal
 from latens.distributions import DiscretisedLogistic as LogisticOf8Bits
-from latens.distributions import diagonal_normal
 from latens.errors import LatensError
 from latens.parts import Kind, Likelihood
 
@@ -41,8 +40,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, planes: Float[Tensor, "*N P H W"]) -> Independent:
         """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
-        logits = planes.float()
-        return Independent(TorchBernoulli(logits=logits, validate_args=False), 3)
+        return BernoulliImage(planes.float())
 
 
 class Gaussian(Likelihood):

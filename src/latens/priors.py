@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
+from torch.distributions import Distribution, Independent
 
-from latens.distributions import diagonal_normal
+from latens.distributions import DiagonalMixture, diagonal_normal
 from latens.errors import LatensError
 from latens.parts import Prior
 
@@ -68,11 +68,6 @@ class GaussianMixture(Prior):
         self,
         posterior_of: Callable[[Tensor], Distribution] | None = None,
         y: Int[Tensor, "B *A"] | None = None,
-    ) -> MixtureSameFamily:
+    ) -> DiagonalMixture:
         """p(z), batch `[]`, event `[*Z]`. This prior needs neither the posterior nor a label."""
-        scale = LEAST_SCALE + self.log_scale.exp()
-        return MixtureSameFamily(
-            Categorical(logits=self.logits, validate_args=False),
-            diagonal_normal(self.mean, scale, event_dims=len(self.event_shape)),
-            validate_args=False,
-        )
+        return DiagonalMixture(self.logits, self.mean, LEAST_SCALE + self.log_scale.exp())

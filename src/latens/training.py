@@ -29,7 +29,9 @@ from latens.vae import VAE
 from latens.watching import Bar
 
 CHECKPOINT_SECONDS = 30.0  # between full states
-LOOK_EVERY = 20  # steps between two looks at the numbers, where looking means to wait
+# Between two looks at the numbers: steps where to look means to wait, for an accelerator or for
+# other processes, which must all look at once; elsewhere seconds, for a step may take one
+LOOK_EVERY, LOOK_SECONDS = 20, 0.05
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not what it chose, every time
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
 
@@ -134,8 +136,8 @@ class Trainer:
         self.images = self._resident(data.train)
         self.evaluation: Evaluation | None = None
         self.unread: list[Tensor] = []  # what the steps since the last look gave
-        costs_nothing = self.fabric.device.type == "cpu" and self.fabric.world_size == 1
-        self.look_every = 1 if costs_nothing else LOOK_EVERY
+        self.waits = self.fabric.device.type != "cpu" or self.fabric.world_size > 1
+        self.looked = 0.0
         self.bar = Bar(config)
         if checkpoint is not None:
             self._restore(*checkpoint)
@@ -174,11 +176,10 @@ class Trainer:
         while not self._finished():
             for batch, of, seed in self.rest_of_epoch():
                 self.step(batch, of, seed)
-                if len(self.unread) < self.look_every:
-                    continue
-                self.look()
-                if self._heed(interrupted):
-                    break
+                if self.due:
+                    self.look()
+                    if self._heed(interrupted):
+                        break
             self._end_epoch()
             self._heed(interrupted)  # an epoch may be shorter than the way from look to look
         if self.at.in_epoch:  # stopped when its time was up, in the middle of an epoch
@@ -236,6 +237,13 @@ class Trainer:
             share = shuffled.take(slice(start + rank, end, world))
             yield share, end - start, seeds[start // size]
 
+    @property
+    def due(self) -> bool:
+        """It is time to look."""
+        if self.waits:
+            return len(self.unread) >= LOOK_EVERY
+        return time.perf_counter() - self.looked > LOOK_SECONDS
+
     def look(self) -> None:
         """Read what the steps since the last look gave; the same in all processes.
 
@@ -244,19 +252,23 @@ class Trainer:
         """
         at, terms = self.at, len(TERMS)
         rows = torch.stack(self.unread).cpu().double()  # [S, T + 2]
-        sums, norms, limits = rows[:, :terms].sum(0), rows[:, terms], rows[:, terms + 1]
+        sums, norms, limits = rows[:, :terms], rows[:, terms], rows[:, terms + 1]
         if self.fabric.world_size > 1:
-            sums = cast("Tensor", self.fabric.all_reduce(sums, reduce_op="sum"))
+            # A row after the other in memory: gloo takes no notice of strides
+            sums = cast("Tensor", self.fabric.all_reduce(sums.contiguous(), reduce_op="sum"))
         self.unread.clear()
-        if not (sums[0].isfinite() and norms.isfinite().all()):
+        if not (sums[:, 0].isfinite().all() and norms.isfinite().all()):
             raise Diverged(
                 f"the loss became {rows[-1, 0]:g} and the gradient's norm {norms[-1]:g} after "
                 f"{at.images:,} images: try a smaller --learning-rate or --precision float32. "
                 f"The last good state is in {self.run.path}/checkpoints"
             )
-        at.sums = [a + b for a, b in zip(at.sums, sums.tolist(), strict=True)]
+        for step, norm in zip(sums.tolist(), norms.tolist(), strict=True):
+            # One by one: figures must not hang on when somebody looked
+            at.sums = [a + b for a, b in zip(at.sums, step, strict=True)]
+            at.gradient_norm += norm
         at.clipped += int((norms > limits).sum())
-        at.gradient_norm += norms.sum().item()
+        self.looked = time.perf_counter()
         self._tell_time()
         self.bar.show(at.images, at.epoch + 1, self.share(), at.sums[0] / at.in_epoch)
 

@@ -72,7 +72,8 @@ class Images:
     @property
     def pixels(self) -> UInt8[Tensor, "N C H W"]:
         """The images themselves, gathered from the array."""
-        return self.array if self.rows is None else self.array[self.rows]
+        # Whole rows are copied, where array[rows] picks single bytes
+        return self.array if self.rows is None else self.array.index_select(0, self.rows)
 
     def take(self, index: Int64[Tensor, " n"] | slice) -> "Images":
         """The images at `index`, in its order."""
