@@ -122,7 +122,7 @@ def evaluate(
         blocks, binary = [], True
         for x, y in _blocks(images, labels, vae.device):
             blocks.append(_measure(vae, x, y, importance_samples, refine))
-            binary = binary and bool(((x == 0) | (x == 1)).all())  # mostly the first block tells
+            binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     every["binary"] = torch.tensor([binary])
@@ -250,7 +250,8 @@ def _summary(
     discrete = kind in ("binary", "8-bit")
     bits = cost / (math.prod(vae.image_shape) * math.log(2)) if discrete else None
     per_dim = every.get("kl_per_dim")
-    variance = every["mean"].double().var(0, correction=0)
+    means = every["mean"].double()
+    variance = (means - means.mean(0)).square().mean(0)  # torch's var takes three times as long
     return Evaluation(
         elbo=-(reconstruction + kl),
         reconstruction=reconstruction,

@@ -21,7 +21,7 @@ BYTES_IN_BLOCK = 2**23  # of pixels, handled at a time where a whole set is walk
 
 def unit_pixels(pixels: UInt8[Tensor, "B C H W"], draw_bits: bool) -> Float[Tensor, "B C H W"]:
     """uint8 pixels as floats in [0, 1]; with `draw_bits` as bits, 1 with that probability."""
-    x = pixels.float() / 255
+    x = pixels.float().div_(255)
     return torch.bernoulli(x) if draw_bits else x
 
 
