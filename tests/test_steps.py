@@ -2,18 +2,22 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
-from latens import LatensError
+from latens import LatensError, TrainConfig
+from latens.api import _build, resolve
 from latens.devices import resolve_compile
-from latens.steps import adamw_, adamw_rates, seed_noise, step_seeds
+from latens.steps import Learner, adamw_, adamw_rates, seed_noise, step_seeds
 
 PROGRAMS = Path(__file__).parent / "programs"
 sys.path.insert(0, str(PROGRAMS))
-from learning import learner
+from learning import SMALL, learner
 
 
 def test_a_step_is_one_of_adam_on_the_mean_elbo(digits):
@@ -80,6 +84,16 @@ def test_gradients_are_clipped_to_the_users_norm(digits):
     assert norm > limit
     moment = torch.cat([m.flatten() for k, m in t.tensors().items() if k.endswith(".exp_avg")])
     assert moment.norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
+def test_everything_is_on_the_device_that_trains(digits):
+    """By torch's device without memory, which stands for any but the processor."""
+    elsewhere = Mock(spec=Fabric, device=torch.device("meta"), world_size=1)
+    config = replace(resolve(TrainConfig.of(SMALL), digits), device="mps")  # AdamW is not fused
+    t = Learner(elsewhere, _build(config, digits), False, config)
+    tensors = t.tensors() | {f"loss.{name}": value for name, value in t.loss.named_buffers()}
+    assert {value.device.type for value in tensors.values()} == {"meta"}
+    assert all(p.device.type == "meta" for p in t.parameters)
 
 
 def test_every_step_draws_its_own_noise():

@@ -78,9 +78,10 @@ class Learner:
 
     def __init__(self, fabric: Fabric, vae: VAE, draw_bits: bool, config: TrainConfig):
         self.fabric, self.config = fabric, config
-        self.vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.vae = vae.to(fabric.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.averaged = copy.deepcopy(self.vae)
         self.training_loss = TrainingLoss(vae, config.free_bits, draw_bits, config.jitter)
+        self.training_loss.to(fabric.device)
         self.optimizer = torch.optim.AdamW(
             vae.parameters(),
             lr=config.learning_rate,
@@ -89,10 +90,9 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=config.device != "mps",
         )
-        # What Fabric wraps around a module costs small networks a tenth of a step
-        several = fabric.world_size > 1
-        prepare = fabric.setup_module if several else fabric.to_device
-        self.loss = prepare(self.training_loss)
+        self.loss: nn.Module = self.training_loss
+        if fabric.world_size > 1:  # its wrapper costs a small network a tenth of a step
+            self.loss = fabric.setup_module(self.training_loss)
         self.parameters: list[Tensor] = list(vae.parameters())
         self.usual_norm = torch.zeros((), device=fabric.device)  # 0 before the first step
         self.steps = 0
