@@ -6,8 +6,10 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from latens import DiagonalGaussian, GaussianMixture, LatensError, StandardNormal, priors
+from latens import DiagonalGaussian, Gaussian, GaussianMixture, LatensError, StandardNormal, priors
+from latens.parts import from_config, to_config
 from latens.posteriors import LOGVAR_BOUND
+from latens.recipes import RECIPES, build
 
 
 def test_it_is_the_gaussian_of_its_linear_layer():
@@ -78,3 +80,16 @@ def test_a_mixture_begins_near_the_standard_normal(shape):
 def test_a_mixture_of_nothing_is_refused():
     with pytest.raises(LatensError, match="1 or more"):
         GaussianMixture((2,), components=0)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_takes_a_mixture(name):
+    prior = GaussianMixture((3,), components=5)
+    vae = build(name, (2, 17, 23), 3, Gaussian(), prior=prior, labels=4)
+    again = from_config(to_config(vae))
+    assert (type(again.prior), again.prior.components) == (GaussianMixture, 5)
+    draw = vae.draw(torch.rand(6, 2, 17, 23), torch.randint(0, 4, (6,)))
+    assert draw.kl is None
+    torch.testing.assert_close(draw.kl_per_image, (draw.log_qz_x - draw.log_pz).mean(0))
+    draw.kl_per_image.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in prior.parameters())
