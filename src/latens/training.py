@@ -1,5 +1,6 @@
 """The training loop: one function to read, over Lightning Fabric for device and precision."""
 
+import atexit
 import logging
 import math
 import os
@@ -97,7 +98,15 @@ def launch(config: TrainConfig) -> Fabric:
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
     )
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group() -> None:
+    """Leave the other processes in order, or the group's threads may abort this one as it ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Trainer:
