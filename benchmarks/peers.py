@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from latens import VAE, Decoder, Encoder, Run, TrainConfig
 from latens.api import prepare
-from latens.data import DataSet
+from latens.data import DataSet, Images
 from latens.evaluation import evaluate
 from latens.training import Trainer
 
@@ -127,18 +127,21 @@ class ExampleCNN(nn.Module):
 
 
 class PillowImages(Dataset[tuple[Tensor, int]]):
-    """MNIST as torchvision hands it out: each image through Pillow to a float tensor."""
+    """MNIST as torchvision's `MNIST` and `ToTensor` hand it out: one by one, through Pillow."""
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray):
-        self.pixels, self.labels = pixels, labels
+    def __init__(self, images: Images):
+        assert images.labels is not None
+        self.pixels, self.labels = images.pixels[:, 0], images.labels
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = Image.fromarray(self.pixels[index])
-        values = torch.from_numpy(np.array(image, copy=True)).view(1, *image.size)
-        return values.contiguous().to(torch.float32).div(255), int(self.labels[index])
+        pixels, label = self.pixels[index], int(self.labels[index])
+        image = Image.fromarray(pixels.numpy(), mode="L")
+        values = torch.from_numpy(np.array(image, np.uint8, copy=True))
+        values = values.view(*image.size[::-1], len(image.getbands()))
+        return values.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255), label
 
 
 class Eager:
@@ -177,19 +180,13 @@ class Eager:
 
 def pytorch_example(data: DataSet) -> Eager:
     """The way of torch's `examples/vae`."""
-    return Eager(ExampleMLP(), *(PillowImages(*_arrays(data, name)) for name in ("train", "test")))
+    return Eager(ExampleMLP(), *(PillowImages(data.split(name)) for name in ("train", "test")))
 
 
 def eager_cnn(data: DataSet) -> Eager:
     """The CNN over pixels that are in memory as floats already."""
     floats = (TensorDataset(data.split(name).unit()) for name in ("train", "test"))
     return Eager(ExampleCNN(), *floats)
-
-
-def _arrays(data: DataSet, split: str) -> tuple[np.ndarray, np.ndarray]:
-    images = data.split(split)
-    assert images.labels is not None
-    return images.pixels[:, 0].numpy(), images.labels.numpy()
 
 
 class Pythae:
