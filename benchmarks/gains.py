@@ -12,7 +12,8 @@ from timing import in_turn, ratio, spread, table
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 import latens
-from latens import priors, training
+from latens.model import priors
+from latens.training import trainer as training
 from latens import steps as stepping
 from latens.data import Images
 

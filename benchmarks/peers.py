@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from latens import VAE, Decoder, Encoder, Run, TrainConfig
 from latens.api import prepare
 from latens.data import DataSet, Images
-from latens.evaluation import evaluate
-from latens.training import Trainer
+from latens.evaluation.metrics import evaluate
+from latens.training.trainer import Trainer
 
 BATCH, LEARNING_RATE = 128, 1e-3
 

@@ -20,7 +20,7 @@ import same_work
 import share
 import torch
 
-from latens.devices import machine
+from latens.training.devices import machine
 
 PARTS = {
     "same-work": same_work.measure,

@@ -12,7 +12,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import latens
-from latens.training import Trainer
+from latens.training.trainer import Trainer
 
 CASES = [("conv", 128), ("conv", 512), ("mlp", 128), ("mlp", 512)]
 SIZES = (1024, 2048, 4096)  # of the square matrices

@@ -9,7 +9,7 @@ from PIL import Image
 
 import latens
 from latens import LatensError
-from latens.runs import PRETRAINED, Run, pretrained
+from latens.run.directory import PRETRAINED, Run, pretrained
 
 NAMES = pretrained()
 EXPECTED = {

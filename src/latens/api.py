@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from latens import recipes
+from latens.model import recipes
 from latens.config import (
     AUTO_BATCH,
     AUTO_EPOCHS,
@@ -25,7 +25,7 @@ from latens.data import (
     load_split,
     source_of,
 )
-from latens.devices import (
+from latens.training.devices import (
     machine,
     resolve_compile,
     resolve_device,
@@ -33,15 +33,15 @@ from latens.devices import (
     resolve_precision,
 )
 from latens.errors import LatensError
-from latens.evaluation import Evaluation
-from latens.evaluation import evaluate as measure
-from latens.latents import label_statistics, neighbour_accuracy
-from latens.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
-from latens.messages import stderr
-from latens.parts import Likelihood, Prior
-from latens.priors import GaussianMixture, StandardNormal
-from latens.recording import SHORT
-from latens.runs import (
+from latens.evaluation.metrics import Evaluation
+from latens.evaluation.metrics import evaluate as measure
+from latens.evaluation.labels import label_statistics, neighbour_accuracy
+from latens.model.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian
+from latens.console import stderr
+from latens.model.parts import Likelihood, Prior
+from latens.model.priors import GaussianMixture, StandardNormal
+from latens.training.recorder import SHORT
+from latens.run.directory import (
     CHECKPOINTS,
     Checkpoint,
     Run,
@@ -51,8 +51,8 @@ from latens.runs import (
     refuse_existing,
     versions,
 )
-from latens.vae import VAE, load_vae
-from latens.watching import comment
+from latens.model.vae import VAE, load_vae
+from latens.training.progress import comment
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -185,7 +185,7 @@ def evaluate(
         neighbours: how many training images, nearest in latent space, vote for the class of each
             image; None leaves it out.
         refine: steps by which q(z|x) of each image is improved after the encoder; the gain is the
-            amortisation gap (see `latens.evaluation.refined`).
+            amortisation gap (see `latens.evaluation.metrics.refined`).
         precision: of the networks: float32, bf16, or auto for bf16 where the processor has it.
 
     Raises:
@@ -239,7 +239,7 @@ def report(
     Raises:
         LatensError: no run directory, a damaged one, or one without a finished epoch.
     """
-    from latens.report import write_report
+    from latens.report.run_report import write_report
 
     run = Run.open(path)
     folder = Path(out or (run.path.name if run.is_pretrained else run.path))
@@ -446,7 +446,7 @@ def _public(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _launch(config: TrainConfig) -> "Fabric":
-    from latens.training import launch  # takes a second to import, and other commands do without
+    from latens.training.trainer import launch  # takes a second to import, and other commands do without
 
     return launch(config)
 
@@ -460,7 +460,7 @@ def _fit(
     checkpoint: Checkpoint | None = None,
 ) -> Run:
     """Train, measure once on the test images, and write the report."""
-    from latens.training import Trainer
+    from latens.training.trainer import Trainer
 
     vae.about = {"training": _public(run.record)}
     stderr.print(describe(run), markup=False)
@@ -473,7 +473,7 @@ def _fit(
 
 def _finish(run: Run, data: DataSet, config: TrainConfig, evaluation: Evaluation) -> None:
     """What follows a training: figures on the test images, where labels lie, the report."""
-    from latens.report import write_report
+    from latens.report.run_report import write_report
 
     comment(run.metrics, evaluation, config)
     trained = load_vae(run.path)

@@ -18,7 +18,7 @@ from cyclopts.config import Dict
 from latens import __version__
 from latens.config import Device, Precision, TrainConfig
 from latens.errors import LatensError
-from latens.messages import LEADS
+from latens.console import LEADS
 
 Split = Literal["train", "validation", "test", "all"]
 RunPath = Annotated[
@@ -50,7 +50,7 @@ def _before_parsing(app: App, commands: tuple[str, ...], arguments: ArgumentColl
 
 def _options_in(path: Path) -> dict[str, Any]:
     """The options in a YAML file, or in a run's config.yaml, by the names of their flags."""
-    from latens.runs import read_yaml
+    from latens.run.directory import read_yaml
 
     options = read_yaml(path)
     options = options.get("options", options)
@@ -99,7 +99,7 @@ def train(
         A YAML file of options, or a run's config.yaml; the command line goes before it.
     """
     from latens import api
-    from latens.training import Interrupted
+    from latens.training.trainer import Interrupted
 
     try:
         if resume:
@@ -198,9 +198,9 @@ def sample(
     temperature
         Factor on z, above 0; below 1 gives more typical images.
     """
-    from latens import outputs
+    from latens import commands
 
-    print(outputs.sample_picture(run, number, out, temperature, seed, label, with_labels))
+    print(commands.sample_picture(run, number, out, temperature, seed, label, with_labels))
 
 
 @app.command
@@ -226,9 +226,9 @@ def reconstruct(
     out
         The PNG file.
     """
-    from latens import outputs
+    from latens import commands
 
-    print(outputs.reconstruction_picture(run, images or [], number, out, errors))
+    print(commands.reconstruction_picture(run, images or [], number, out, errors))
 
 
 @app.command
@@ -260,9 +260,9 @@ def interpolate(
     out
         The PNG file.
     """
-    from latens import outputs
+    from latens import commands
 
-    print(outputs.interpolation_picture(run, images or [], out, number, steps, spherical, seed))
+    print(commands.interpolation_picture(run, images or [], out, number, steps, spherical, seed))
 
 
 @app.command
@@ -298,9 +298,9 @@ def edit(
     out
         The PNG file.
     """
-    from latens import outputs
+    from latens import commands
 
-    print(outputs.edit_picture(run, images, out, attribute, label, (least, most), steps))
+    print(commands.edit_picture(run, images, out, attribute, label, (least, most), steps))
 
 
 @app.command
@@ -316,9 +316,9 @@ def generate(
     out
         The folder, which must not exist yet.
     """
-    from latens import outputs
+    from latens import commands
 
-    print(outputs.generate(run, number, out, seed))
+    print(commands.generate(run, number, out, seed))
 
 
 @app.command
@@ -387,11 +387,11 @@ def sweep(
     jobs
         Trainings at a time; none: one for every four processor cores.
     """
-    from latens import sweeping
+    from latens import sweeps
 
     data = () if not words or words[0].startswith("--") else words[:1]
     options = _swept(words[len(data) :])
-    path = sweeping.sweep(*data, out=out, jobs=jobs, **options)
+    path = sweeps.sweep(*data, out=out, jobs=jobs, **options)
     print((path.parent / "table.md").read_text("utf-8"))
     print(path)
 
@@ -441,9 +441,9 @@ def compare(runs: list[Path], /, *, out: Path = Path("comparison")) -> None:
     out
         The folder for the page, its pictures and the table.
     """
-    from latens import comparing
+    from latens.report import comparison
 
-    path = comparing.compare(runs, out)
+    path = comparison.compare(runs, out)
     print((path.parent / "table.md").read_text("utf-8"))
     print(path)
 
@@ -451,9 +451,9 @@ def compare(runs: list[Path], /, *, out: Path = Path("comparison")) -> None:
 @app.command
 def recipes() -> None:
     """List the models, each with its source, and the pretrained ones with their figures."""
-    from latens.recipes import RECIPES
-    from latens.recipes import describe as about
-    from latens.runs import Run, pretrained
+    from latens.model.recipes import RECIPES
+    from latens.model.recipes import describe as about
+    from latens.run.directory import Run, pretrained
 
     runs = [Run.open(name) for name in pretrained()]
     for name in RECIPES:

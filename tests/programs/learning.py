@@ -6,8 +6,8 @@ from lightning_fabric import Fabric
 from latens import TrainConfig
 from latens.api import _build, resolve
 from latens.data import DataSet
-from latens.steps import Learner
-from latens.training import launch
+from latens.training.learner import Learner
+from latens.training.trainer import launch
 
 SMALL = {"recipe": "mlp", "hidden": "32", "latent_dim": 3, "epochs": 3, "precision": "float32"}
 

@@ -9,8 +9,8 @@ from torch.distributions import Normal
 import latens
 from latens import TrainConfig
 from latens.api import resolve
-from latens.evaluation import evaluate
-from latens.training import _gathered, launch
+from latens.evaluation.metrics import evaluate
+from latens.training.trainer import _gathered, launch
 
 Normal.rsample = lambda self, shape=(): self.loc.expand(shape + self.loc.shape)  # no noise
 digits = latens.load_data("digits")

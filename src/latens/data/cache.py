@@ -15,7 +15,7 @@ import pooch
 from latens.data.decoding import ImageFile, Target, decode
 from latens.errors import LatensError
 from latens.files import read_json, replacing, write_json
-from latens.messages import note
+from latens.console import note
 
 CACHED_FROM = 1_000  # images; fewer are decoded anew each time, in a second or so
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import Progress
 
 from latens.errors import LatensError
-from latens.messages import note, progress, warn
+from latens.console import note, progress, warn
 
 ImageFile = Path | zipfile.Path
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}

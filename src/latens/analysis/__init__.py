@@ -1,0 +1,1 @@
+"""Analysis: what a trained model can be asked, as arrays."""

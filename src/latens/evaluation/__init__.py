@@ -1,0 +1,1 @@
+"""Evaluation: estimators over a model and images."""

@@ -1,0 +1,158 @@
+"""Where the labels lie in latent space: a Gaussian for each, and a direction towards each."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from latens.data import Images
+from latens.errors import LatensError, unknown
+from latens.model.vae import VAE
+
+IMAGES_AT_ONCE = 1_000
+DIGITS = 5  # significant digits that are kept: the statistics travel in a JSON file
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """What latent space tells of A labels: classes, or attributes that an image has or lacks.
+
+    Attributes:
+        names: of the labels.
+        exclusive: they are classes; otherwise attributes.
+        share: the share of labelled images with each, `A` numbers.
+        mean, scale: of q(z) over the images with each label, `A` rows of D numbers: the mean, and
+            the standard deviation of each dimension, posterior variance included.
+        direction: how the mean z differs with a label, `A` rows of D: for classes from the mean of
+            all images; for attributes with the attribute rather than without, all others equal
+            (a linear regression of z on the attributes).
+    """
+
+    names: tuple[str, ...]
+    exclusive: bool
+    share: list[float]
+    mean: list[list[float]]
+    scale: list[list[float]]
+    direction: list[list[float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Names and values, JSON-ready."""
+        return asdict(self) | {"names": list(self.names)}
+
+    @classmethod
+    def of(cls, vae: VAE) -> "LabelStatistics":
+        """Those that were measured after the training of this model.
+
+        Raises:
+            LatensError: there are none, because its images had no labels.
+        """
+        try:
+            values: dict[str, Any] = dict(vae.about["labels"])
+            values["names"] = tuple(values["names"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError):
+            raise LatensError(
+                "this model knows no labels: its training images had none; put them into one "
+                "sub-folder per class and train anew"
+            ) from None
+
+    def index(self, name: str) -> int:
+        """Which label that is.
+
+        Raises:
+            LatensError: none of that name; the message tells which there are.
+        """
+        lower = [known.lower() for known in self.names]
+        if name.lower() in lower:
+            return lower.index(name.lower())
+        what = "label" if self.exclusive else "attribute"
+        error = unknown(what, name, self.names)
+        told = "there are:" in str(error)
+        raise error if told else LatensError(f"{error} There are: {', '.join(self.names)}")
+
+    def draw(self, index: int, number: int, temperature: float = 1.0) -> Float[Tensor, "number D"]:
+        """`number` latents from a label's Gaussian, their deviation times `temperature`."""
+        mean, scale = torch.tensor(self.mean[index]), torch.tensor(self.scale[index])
+        return mean + temperature * scale * torch.randn(number, len(mean))
+
+
+@torch.no_grad()
+def embed_all(vae: VAE, images: Images) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+    """The mean and the variance of q(z|x) of every image, flattened."""
+    means, variances = [], []
+    for batch in images.batches(IMAGES_AT_ONCE):
+        y = None if batch.labels is None else batch.labels.to(vae.device)
+        posterior = vae.encode(batch.unit().to(vae.device), y)
+        means.append(posterior.mean.flatten(1).cpu())
+        variances.append(posterior.variance.flatten(1).cpu())
+    return torch.cat(means), torch.cat(variances)
+
+
+def label_statistics(
+    vae: VAE, images: Images, names: Sequence[str], exclusive: bool
+) -> LabelStatistics | None:
+    """Where the labels of `images` lie in latent space; None if there are none."""
+    if images.labels is None or not names:
+        return None
+    mean, variance = embed_all(vae, images)
+    y = images.labels
+    known = (y >= 0).reshape(len(y), -1).all(1)
+    if exclusive:
+        has = torch.nn.functional.one_hot(y.clamp(min=0), len(names)).bool() & known[:, None]
+    else:
+        has = (y > 0) & known[:, None]
+    if not known.any():
+        return None
+    rows = [_moments(mean[with_it], variance[with_it]) for with_it in has.T]
+    means = torch.stack([row[0] for row in rows])
+    if exclusive:
+        direction = means - mean[known].mean(0)
+    else:
+        fitted = LinearRegression().fit(has[known].double().numpy(), mean[known].numpy())
+        direction = torch.from_numpy(fitted.coef_.T)
+    return LabelStatistics(
+        names=tuple(names),
+        exclusive=exclusive,
+        share=_rounded(has[known].double().mean(0)),
+        mean=_rounded(means),
+        scale=_rounded(torch.stack([row[1] for row in rows])),
+        direction=_rounded(direction),
+    )
+
+
+def _moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the mixture of these Gaussians; N(0, I) of none."""
+    if len(mean) == 0:
+        return mean.new_zeros(mean.shape[1]), mean.new_ones(mean.shape[1])
+    total = mean.var(0, correction=0) + variance.mean(0)
+    return mean.mean(0), total.sqrt()
+
+
+def _rounded(values: Tensor) -> list[Any]:
+    flat = [float(f"{value:.{DIGITS}g}") for value in values.flatten().tolist()]
+    return torch.tensor(flat, dtype=torch.float64).reshape(values.shape).tolist()
+
+
+def neighbour_accuracy(vae: VAE, train: Images, test: Images, neighbours: int) -> float:
+    """How well the labels of `train` tell those of `test` by the nearest mean z, in [0, 1].
+
+    The share of test images whose class is the commonest among that of the `neighbours` nearest
+    training images in latent space.
+
+    Raises:
+        LatensError: images without classes, or fewer images than neighbours.
+    """
+    if train.labels is None or test.labels is None or train.labels.dim() > 1:
+        raise LatensError("neighbours vote for classes, and these images have none")
+    if not 1 <= neighbours <= len(train):
+        raise LatensError(f"{neighbours} neighbours: 1 to {len(train)} can be asked")
+    known = train.labels >= 0
+    z, of = embed_all(vae, train)[0][known], train.labels[known]
+    voters = KNeighborsClassifier(neighbours).fit(z.numpy(), of.numpy())
+    known = test.labels >= 0
+    return float(voters.score(embed_all(vae, test)[0][known].numpy(), test.labels[known].numpy()))

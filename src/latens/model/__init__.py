@@ -1,0 +1,1 @@
+"""The model: parts that return distributions, and the VAE that they compose."""

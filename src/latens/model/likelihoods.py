@@ -1,0 +1,116 @@
+"""Likelihoods: from the decoder's output to p(x|z) over pixels in [0, 1]."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Independent
+
+from latens.model.distributions import BernoulliImage, diagonal_normal
+from latens.model.distributions import DiscretisedLogistic as LogisticOf8Bits
+from latens.errors import LatensError
+from latens.model.parts import Kind, Likelihood
+
+# A learned σ stays above one grey level: below it a density on 8-bit pixels can grow without
+# end by resting on the lattice of values, and says nothing about the model.
+LEAST_SCALE = 1 / 255
+FIRST_SCALE = 0.2  # a fifth of the pixel range
+LEAST_LOGISTIC = math.exp(-7)  # PixelCNN++'s bound: all the mass is on one value
+
+
+class Bernoulli(Likelihood, name="bernoulli"):
+    """p(x|z) = ∏ Bernoulli(x_i; sigmoid(logit_i)).
+
+    On binary pixels log p(x|z) is a log-likelihood. On grey pixels it is minus a cross-entropy
+    and no likelihood at all; `kind` tells which of the two a number is.
+    """
+
+    def decoder_channels(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The logits of the mean, cut off at 0.001 and 0.999."""
+        return torch.logit(mean, eps=1e-3)
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """Binary, or grey cross-entropy."""
+        return "binary" if binary_pixels else "grey cross-entropy"
+
+    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        return BernoulliImage(parameters.float())
+
+
+class Gaussian(Likelihood, name="gaussian"):
+    """p(x|z) = N(x; μ, σ² I), with a fixed σ or one σ learned for all pixels.
+
+    With σ fixed, −log p is the squared error over 2σ² plus a constant, so "MSE" is σ = 1/√2. The
+    learned σ is the σ-VAE of Rybkin et al. 2021, equation 4: it balances reconstruction and KL
+    without a weight chosen by hand. `log_prob` is a density in nats per image for pixels scaled
+    to [0, 1].
+
+    Args:
+        scale: σ in units of the pixel range; None learns it, starting at 0.2.
+
+    Raises:
+        LatensError: `scale` not above zero.
+    """
+
+    def __init__(self, scale: float | None = None):
+        super().__init__()
+        if scale is not None and not scale > 0:
+            raise LatensError(f"the Gaussian's scale is {scale}: it must be above 0")
+        self.scale = scale
+        if scale is None:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+
+    def decoder_channels(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The mean itself."""
+        return mean
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """Density."""
+        return "density"
+
+    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        mean = parameters.float()
+        sigma = mean.new_tensor(self.scale) if self.scale else LEAST_SCALE + self.log_scale.exp()
+        return diagonal_normal(mean, sigma.expand(mean.shape), event_dims=3)
+
+
+class DiscretisedLogistic(Likelihood, name="discretised-logistic"):
+    """p(x|z) over the 256 values of each 8-bit pixel: a real likelihood, so bits per dimension.
+
+    Logistics around the decoder's output, with one scale learned for all pixels (Kingma et al.
+    2016, "Improved Variational Inference with Inverse Autoregressive Flow", section 6.2; there:
+    one for each channel).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE / 2)))
+
+    def decoder_channels(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The mean itself."""
+        return mean
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """8-bit."""
+        return "8-bit"
+
+    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> LogisticOf8Bits:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        loc = parameters.float()
+        scale = LEAST_LOGISTIC + self.log_scale.exp()
+        return LogisticOf8Bits(loc, scale.log().expand(loc.shape))

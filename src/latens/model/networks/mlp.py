@@ -1,0 +1,103 @@
+"""Multilayer perceptrons over the pixels as one vector."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from latens.model.parts import Decoder, Encoder
+
+OUTPUT_GAIN = 0.1  # the decoder starts close to the mean image, and does not have to find it
+
+
+def kaiming_init(network: nn.Module) -> None:
+    """Weights for layers that follow a ReLU, biases at zero: He et al. 2015, equation 10.
+
+    Torch's default has a third of this variance: signals fade from layer to layer, and a first
+    epoch goes by before z is used.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def layers(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers of these widths, each followed by a ReLU, and by dropout if there is any."""
+    after = (nn.Dropout(dropout),) if dropout else ()
+    return nn.Sequential(
+        *(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(), *after))
+    )
+
+
+class MLPEncoder(Encoder, name="mlp"):
+    """Pixels to features through fully connected layers.
+
+    Args:
+        image_shape: (C, H, W), any.
+        hidden: the widths of the layers; the last one is F.
+        dropout: the share of each layer's outputs that is left out at random in training, against
+            overfitting (Srivastava et al. 2014).
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        hidden: tuple[int, ...] = (512, 512),
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.image_shape = image_shape
+        self.hidden = tuple(hidden)
+        self.dropout = dropout
+        self.features = self.hidden[-1]
+        self.layers = layers((math.prod(image_shape), *hidden), dropout)
+        kaiming_init(self)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
+    ) -> Float[Tensor, "B F"]:
+        """Features of images in [0, 1]."""
+        return self.layers(x.flatten(1) - 0.5)  # pixels centred on zero
+
+
+class MLPDecoder(Decoder, name="mlp"):
+    """The mirror of `MLPEncoder`.
+
+    Args:
+        latent_dim: D.
+        image_shape: (C, H, W), any.
+        hidden: the widths of the layers, from the latent side.
+        dropout: as in `MLPEncoder`.
+        out_channels: P, what the likelihood needs; C unless given.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: tuple[int, int, int],
+        hidden: tuple[int, ...] = (512, 512),
+        dropout: float = 0.0,
+        out_channels: int | None = None,
+    ):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.latent_shape = (latent_dim,)
+        self.image_shape = image_shape
+        self.hidden = tuple(hidden)
+        self.dropout = dropout
+        self.out_channels = out_channels or self.image_shape[0]
+        self.layers = layers((latent_dim, *hidden), dropout)
+        self.output = nn.Linear(self.hidden[-1], self.out_channels * math.prod(self.image_shape[1:]))
+        kaiming_init(self)
+        self.output.weight.data.mul_(OUTPUT_GAIN)
+
+    def forward(
+        self, z: Float[Tensor, "N D"], y: Int[Tensor, "N *A"] | None = None
+    ) -> Float[Tensor, "N P H W"]:
+        """The parameters of p(x|z)."""
+        output = self.output(self.layers(z))
+        return output.reshape(-1, self.out_channels, *self.image_shape[1:])

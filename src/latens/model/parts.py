@@ -1,0 +1,205 @@
+"""Parts: the modules a model is composed of, which can be written as JSON and built again.
+
+A part follows scikit-learn's convention: each constructor argument is kept as an attribute of
+the same name. That is all it takes for `to_config` and `from_config` to save and rebuild any
+composition, one's own parts included, without pickle.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latens.errors import LatensError, unknown
+
+Kind = Literal["grey cross-entropy", "binary", "8-bit", "density"]
+
+_CLASSES: dict[str, type["Configurable"]] = {}
+# Arguments that had another name in a model saved by latens 0.1.0
+_RENAMED = {"planes": "out_channels"}
+
+
+class Configurable:
+    """What can be rebuilt from its constructor arguments, and is found by its class's name.
+
+    The arguments must be numbers, strings, booleans, None, tuples of those, or Configurables.
+
+    Args of the class statement:
+        name: what the command line calls it, such as `class VampPrior(Prior, name="vamp")`;
+            the arguments that have a default are then options there (see `latens.catalogue`).
+
+    Raises:
+        LatensError: when a class is defined that has the name of another one.
+    """
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        namesake = _CLASSES.get(cls.__name__)
+        # The same class again is a notebook's cell, or a decorator that makes a new one
+        if namesake and (namesake.__module__, namesake.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
+            raise LatensError(
+                f"{namesake.__module__} has a part called {cls.__name__}: choose another name"
+            )
+        _CLASSES[cls.__name__] = cls
+
+
+class Part(Configurable, nn.Module):
+    """An `nn.Module` that can be rebuilt from its constructor arguments."""
+
+    def start_from(
+        self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]
+    ) -> None:
+        """Set the first weights by the data, once before a training; does nothing unless defined.
+
+        Args:
+            images: training images in [0, 1], drawn at random.
+            mean: of all training images.
+        """
+
+
+class Encoder(Part):
+    """`(x: [B, C, H, W], y) -> [B, *F]`.
+
+    A label y is a class `[B]` or a row of attributes `[B, A]`, each 0 or 1; −1 is unknown, and
+    None stands for no labels at all.
+
+    Attributes:
+        image_shape: (C, H, W).
+        features: F, the length of a vector of features, or the channels of a map of them.
+        feature_map: (h, w) of a map of features; None where they are a vector.
+    """
+
+    image_shape: tuple[int, int, int]
+    features: int
+    feature_map: tuple[int, int] | None = None
+
+
+class Posterior(Part):
+    """`[B, *F] -> q(z|x)`, batch `[B]`, event `[*Z]`.
+
+    Attributes:
+        event_shape: Z, `(D,)` for a vector of latents or `(D, h, w)` for a map of them.
+    """
+
+    event_shape: tuple[int, ...]
+
+
+class Prior(Part):
+    """`(posterior_of: x -> q(z|x), y) -> p(z)`, batch `[]` or of each label `[B]`, event `[*Z]`.
+
+    Attributes:
+        event_shape: Z.
+    """
+
+    event_shape: tuple[int, ...]
+
+    def __call__(
+        self, posterior_of: Callable[[Tensor], Distribution], y: Tensor | None = None
+    ) -> Distribution:
+        """p(z), or p(z|y) for each label.
+
+        Args:
+            posterior_of: q(z|x) of any images `[N, C, H, W]`, for a prior made of posteriors.
+            y: labels `[B]` or `[B, A]`, for a prior that depends on them.
+        """
+        return super().__call__(posterior_of, y)
+
+
+class Decoder(Part):
+    """`(z: [N, *Z], y) -> [N, P, H, W]`, the parameters of p(x|z).
+
+    Attributes:
+        latent_shape: Z.
+        image_shape: (C, H, W).
+        out_channels: P.
+    """
+
+    latent_shape: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    out_channels: int
+
+
+class Likelihood(Part, ABC):
+    """`[*N, P, H, W] -> p(x|z)`, batch `[*N]`, event `[C, H, W]`."""
+
+    @abstractmethod
+    def decoder_channels(self, channels: int) -> int:
+        """P, how many channels the decoder must give for images of C channels."""
+
+    @abstractmethod
+    def parameters_at(self, mean: Tensor) -> Tensor:
+        """The parameters `[P, H, W]` of a p(x|z) of this mean `[C, H, W]`: where training starts."""
+
+    @abstractmethod
+    def kind(self, binary_pixels: bool) -> Kind:
+        """What −log p(x|z) is, for pixels that are all 0 or 1, or that are not."""
+
+
+class Classifier(Part):
+    """`z: [*N, *Z] -> p(y|z)`, batch `[*N]`: a label is read off the latents.
+
+    Attributes:
+        latent_shape: Z.
+    """
+
+    latent_shape: tuple[int, ...]
+
+
+def argument_names(cls: type) -> list[str]:
+    """The names of the constructor's arguments."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # without self
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [parameter.name for parameter in parameters if parameter.kind not in variadic]
+
+
+def to_config(part: Configurable) -> dict[str, Any]:
+    """`part` as JSON-ready nested dictionaries: `{"part": class name, argument: value, ...}`."""
+    values = {name: getattr(part, name) for name in argument_names(type(part))}
+    return {"part": type(part).__name__} | {
+        name: to_config(value) if isinstance(value, Configurable) else value
+        for name, value in values.items()
+    }
+
+
+def from_config(config: Any) -> Configurable:
+    """The part that `to_config` wrote down, with fresh weights.
+
+    Raises:
+        LatensError: a part or an argument that is not known, or a value the part refuses.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("part"), str):
+        raise LatensError("not the description of a part: there is no 'part' name in it")
+    name = config["part"]
+    if name not in _CLASSES:
+        raise unknown("part (one of your own must be imported before it is loaded)", name, _CLASSES)
+    known = argument_names(_CLASSES[name])
+    arguments = {key: _value(value) for key, value in config.items() if key != "part"}
+    arguments = {
+        key if key in known else _RENAMED.get(key, key): value for key, value in arguments.items()
+    }
+    for key in arguments:
+        if key not in known:
+            raise unknown(f"argument of {name}", key, known)
+    try:
+        return _CLASSES[name](**arguments)
+    except LatensError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        raise LatensError(f"{name} cannot be built as described: {error}") from error
+
+
+def _value(value: Any) -> Any:
+    match value:
+        case {"part": _}:
+            return from_config(value)
+        case list():  # JSON has no tuples
+            return tuple(_value(item) for item in value)
+        case _:
+            return value

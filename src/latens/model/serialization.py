@@ -1,0 +1,130 @@
+"""Tensors and models on disk: safetensors and JSON, no pickle; and the card beside a model."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from latens.errors import LatensError
+from latens.files import read_json, write_bytes, write_json
+from latens.model.parts import Part, from_config, to_config
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+# Data whose terms also bind what is learned from them, as a model's card says.
+RESTRICTED = {
+    "celeba": "CelebA is for non-commercial research, and so is what was learned from it."
+}
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file at once."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(plain, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        LatensError: no such file, a truncated one, or one of another format, pickle among them.
+    """
+    if not path.is_file():
+        raise LatensError(f"{path.parent} has no {path.name}")
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        if _is_pickle(path):
+            raise LatensError(
+                f"{path} is a pickle, which can run any code when it is opened: latens reads "
+                "safetensors only"
+            ) from error
+        raise LatensError(f"{path} is truncated or no safetensors file: {error}") from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file that is no safetensors file starts like a pickle, or like torch's zip of one.
+
+    A safetensors file can start with the same two bytes: the length of its header.
+    """
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+# ---- models ----------------------------------------------------------------------------------
+
+
+def write_model(folder: Path, model: Part, about: dict[str, Any], half: bool = False) -> None:
+    """Write `config.json` (the architecture, and `about`) and `model.safetensors`.
+
+    Args:
+        half: write 16-bit floats, in half the room; they are read into 32-bit ones.
+    """
+    tensors = model.state_dict()
+    if half:
+        tensors = {
+            name: tensor.half() if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
+    write_json(folder / CONFIG, {"model": to_config(model)} | about)
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+
+
+def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The model that `write_model` wrote, in evaluation mode, and what it said about it.
+
+    Raises:
+        LatensError: files that are missing, damaged, foreign, or do not fit together.
+    """
+    about = read_json(folder / CONFIG)
+    if not isinstance(about, dict) or "model" not in about:
+        raise LatensError(f"{folder / CONFIG} does not describe a latens model")
+    try:
+        # The weights drawn here are thrown away: leave the user's random numbers alone.
+        with torch.random.fork_rng(devices=[]):
+            model = from_config(about.pop("model"))
+    except LatensError as error:
+        raise LatensError(f"{folder / CONFIG}: {error}") from error
+    if not isinstance(model, torch.nn.Module):
+        raise LatensError(f"{folder / CONFIG} describes a {type(model).__name__}, not a model")
+    load_tensors(model, read_tensors(folder / WEIGHTS)[0], folder / WEIGHTS)
+    return model.eval(), about
+
+
+def load_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put tensors read from `path` into a model.
+
+    Raises:
+        LatensError: names or shapes that are not the model's.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise LatensError(f"{path} does not fit the architecture beside it: {first}") from error
+
+
+def model_card(model: Part, about: dict[str, Any], **kwargs: Any) -> ModelCard:
+    """The card of a model: its architecture, what it was trained on, and its figures."""
+    learned_from = about.get("training", {}).get("data", {}).get("name")
+    data = ModelCardData(
+        library_name="latens",
+        license="other" if learned_from in RESTRICTED else "mit",
+        tags=["vae", "image-generation"],
+    )
+    template = files("latens").joinpath("templates/card.md.j2").read_text("utf-8")
+    return ModelCard.from_template(
+        data,
+        template_str=template,
+        about=about,
+        model=model,
+        terms=RESTRICTED.get(learned_from),
+        **kwargs,
+    )

@@ -1,0 +1,152 @@
+"""The variational autoencoder: five parts around one level of latents."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from latens.errors import LatensError
+from latens.model.latent_model import LatentModel, label_rows
+from latens.model.latents import Draw, Latent
+from latens.model.likelihoods import Bernoulli
+from latens.model.parts import Classifier, Decoder, Encoder, Likelihood, Part, Posterior, Prior
+from latens.model.posteriors import default_posterior
+from latens.model.priors import StandardNormal
+
+
+class VAE(LatentModel):
+    """p(x, z) = p(x|z) p(z) with the approximate posterior q(z|x), composed of parts.
+
+    Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
+
+    Args:
+        encoder: `[B, C, H, W] -> [B, *F]`; knows `image_shape` and `features`.
+        decoder: `[N, *Z] -> [N, P, H, W]`; knows `image_shape`, `out_channels` and `latent_shape`.
+        likelihood: `[N, P, H, W] -> p(x|z)`; Bernoulli unless given.
+        prior: p(z); N(0, I) unless given.
+        posterior: `[B, *F] -> q(z|x)`; a diagonal Gaussian unless given.
+        classifier: `[*N, *Z] -> p(y|z)`, of a model that learns to tell labels; mostly none.
+
+    Raises:
+        LatensError: parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        likelihood: Likelihood | None = None,
+        prior: Prior | None = None,
+        posterior: Posterior | None = None,
+        classifier: Classifier | None = None,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood or Bernoulli()
+        self.prior = prior or StandardNormal(decoder.latent_shape)
+        self.posterior = posterior or default_posterior(encoder, decoder.latent_shape)
+        self.classifier = classifier
+        channels, height, width = encoder.image_shape
+        self.image_shape = (channels, height, width)
+        self.latent_shape = tuple(decoder.latent_shape)
+        # Parameters of p(x|z) that every image shares; the decoder learns the difference from them
+        self.offset = nn.Parameter(torch.zeros(decoder.out_channels, *self.image_shape[1:]))
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        channels = self.likelihood.decoder_channels(self.image_shape[0])
+        checks = [
+            ("image_shape", "encoder", self.image_shape, "decoder", self.decoder.image_shape),
+            ("latent shape", "prior", self.prior.event_shape, "decoder", self.latent_shape),
+            ("latent shape", "posterior", self.posterior.event_shape, "decoder", self.latent_shape),
+            ("out_channels", "likelihood", channels, "decoder", self.decoder.out_channels),
+        ]
+        if self.classifier is not None:
+            shape = self.classifier.latent_shape
+            checks.append(("latent shape", "classifier", shape, "decoder", self.latent_shape))
+        for what, one, value, other, found in checks:
+            if _tuple(value) != _tuple(found):
+                raise LatensError(f"{what} of {one} and {other} differ: {value} and {found}")
+
+    def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
+        """Begin at the mean image, instead of spending the first epoch on finding it."""
+        with torch.no_grad():
+            self.offset.copy_(self.likelihood.parameters_at(mean))
+        for part in self.modules():
+            if isinstance(part, Part) and part is not self:
+                part.start_from(images, mean)
+        self.is_fresh = False
+
+    # ---- drawing -----------------------------------------------------------------------------
+
+    def draw(
+        self,
+        x: Float[Tensor, "B C H W"],
+        y: Int[Tensor, "B *A"] | None = None,
+        samples: int = 1,
+        posterior: Distribution | None = None,
+    ) -> Draw:
+        """Z ~ q(z|x), `samples` times for each image, and all that follows from it.
+
+        Gradients flow through z by reparametrisation where the posterior offers it.
+
+        Args:
+            posterior: a q(z|x) to draw from in place of the encoder's.
+        """
+        q = self.encode(x, y) if posterior is None else posterior
+        latent = Latent.sample(q, self.prior_given(y), samples)
+        return Draw(
+            latents=(latent,),
+            log_px_z=self.decode(latent.z, y).log_prob(x),
+            extras={} if self.classifier is None else {"log_py_z": self._log_py_z(latent.z, y)},
+        )
+
+    def _log_py_z(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Log p(y|z) `[K, B]`, summed over the labels that are known."""
+        if y is None or self.classifier is None:
+            return z.new_zeros(z.shape[:2])
+        p = self.classifier(z)
+        log_p = (p.base_dist if isinstance(p, Independent) else p).log_prob(y.clamp(min=0))
+        return (log_p * (y >= 0)).flatten(2).sum(2) if y.dim() > 1 else log_p * (y >= 0)
+
+    def encode(
+        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
+    ) -> Distribution:
+        """q(z|x), batch `[B]`, event `[*Z]`."""
+        return self.posterior(self.encoder(x, y))
+
+    def prior_given(self, y: Int[Tensor, "B *A"] | None = None) -> Distribution:
+        """p(z), batch `[]`; or p(z|y), batch `[B]`, of a prior that depends on labels."""
+        return self.prior(self._posterior_of, y)
+
+    def _posterior_of(self, x: Float[Tensor, "N C H W"]) -> Distribution:
+        """q(z|x) of images that no one has labelled: a conditional encoder is told "unknown"."""
+        labels = self.label_embedding
+        return self.encode(x, None if labels is None else labels.unknown(len(x)))
+
+    def decode(self, z: Float[Tensor, "..."], y: Int[Tensor, "B *A"] | None = None) -> Distribution:
+        """p(x|z) for z `[*N, *Z]`, batch `[*N]`, event `[C, H, W]`; its mean is what is shown."""
+        lead = z.shape[: z.dim() - len(self.latent_shape)]
+        output = self.decoder(z.reshape(-1, *self.latent_shape), label_rows(y, lead))
+        return self.likelihood((output + self.offset).reshape(*lead, *output.shape[1:]))
+
+    @torch.no_grad()
+    def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
+        """`n` times z ~ p(z), or one z ~ p(z|y) for each label.
+
+        A prior that depends on labels and is given none is asked for images of unknown label.
+        """
+        labels = self.label_embedding
+        if y is None and labels is not None:
+            y = labels.unknown(n)
+        prior = self.prior_given(y)
+        return prior.sample() if prior.batch_shape else prior.sample(torch.Size((n,)))
+
+
+def _tuple(value: Any) -> Any:
+    """A shape may come as a list."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Reports: from runs to pictures and pages of HTML."""

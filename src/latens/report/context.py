@@ -1,0 +1,214 @@
+"""What the pictures of a run are: a name, frames, and words; and what all are drawn from."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from latens import pictures
+from latens.data import DataSet, Images
+from latens.errors import LatensError
+from latens.evaluation.labels import LabelStatistics
+from latens.model.networks.labels import embedding_of
+from latens.pictures.films import HOLD
+from latens.model.priors import StandardNormal
+from latens.training.recorder import Recording, read_recording
+from latens.run.directory import Run
+from latens.analysis.views import Embedded, Plane, embedded, projected, projection_of
+from latens.training.progress import best_row
+
+SEED = 0  # of what is shown
+POINTS = 5_000  # test images on the latent plane
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A still picture, or a film of several frames.
+
+    Attributes:
+        name: of its file in the run's `pictures/`, without suffix: it never changes.
+        frames: one image, or those of a film.
+        alt: what it shows, for those who cannot see it.
+        caption: what it shows, for those who can.
+        seconds: each frame of a film is shown.
+        endless: a film whose last frame leads to its first, so that it need not stop there.
+        detail: one of many of its kind, which a page may fold away.
+        hover: what a page's script shows of the place under the pointer (see report.js): points
+            of a plane with their images, or the coordinates of the columns and rows of a grid.
+    """
+
+    name: str
+    frames: Sequence[Image.Image]
+    alt: str
+    caption: str
+    seconds: float = 0.5
+    endless: bool = False
+    detail: bool = False
+    hover: Mapping[str, Any] | None = None
+
+    @property
+    def is_film(self) -> bool:
+        """Whether it moves."""
+        return len(self.frames) > 1
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write NAME.png, or NAME.gif and NAME.webp; returns their paths."""
+        if self.is_film:
+            hold = self.seconds if self.endless else HOLD
+            return pictures.save_film(folder / self.name, self.frames, self.seconds, hold)
+        pictures.save(folder / f"{self.name}.png", self.frames[0])
+        return [folder / f"{self.name}.png"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures of one kind.
+
+    Attributes:
+        name: its heading.
+        advice: what to look for, and what a bad one looks like.
+        draw: the pictures, of whatever all sections of a page are about.
+    """
+
+    name: str
+    advice: str
+    draw: Callable[[Any], Iterator[Picture]]
+
+    @property
+    def anchor(self) -> str:
+        """Its name in an address."""
+        return self.name.lower().replace(" ", "-")
+
+
+class Subject:
+    """What all pictures of a run are drawn from.
+
+    Args:
+        run: with a trained model.
+        data: what it was trained on.
+        projection: of the latent plane of more than two dimensions: pca, tsne or umap.
+        attribute: what the latent plane is coloured by, where images have attributes.
+        plane: the two latent dimensions along which a plane is decoded; None: of the largest KL.
+
+    Raises:
+        LatensError: a projection, attribute or latent dimensions that there are not.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        data: DataSet,
+        projection: str = "pca",
+        attribute: str | None = None,
+        plane: tuple[int, int] | None = None,
+    ):
+        self.run, self.data = run, data
+        self.vae = run.vae.cpu()
+        self.rows = run.metrics
+        self.what = run.title
+        self.projection = projection
+        self.attribute = attribute
+        self.dims = math.prod(self.vae.latent_shape)
+        self.conditional = embedding_of(self.vae) is not None
+        if projection != "pca":
+            projection_of(projection)
+            if self.dims <= 2:
+                raise LatensError(f"{projection} is for more than two latent dimensions")
+        if attribute is not None:
+            if not data.attributes:
+                raise LatensError(f"the images of {data.name} have no attributes to colour by")
+            LabelStatistics.of(self.vae).index(attribute)
+        if plane is not None and not (plane[0] != plane[1] and {*plane} <= {*range(self.dims)}):
+            raise LatensError(
+                f"no plane lies along the dimensions {plane[0]} and {plane[1]}: give two of 0 to "
+                f"{self.dims - 1}"
+            )
+        self._decoded = plane
+
+    def title(self, what: str) -> str:
+        """Of a picture: what it shows, and of which run."""
+        return f"{what} · {self.what}"
+
+    @cached_property
+    def statistics(self) -> LabelStatistics | None:
+        """Where labels lie in latent space; None where there are none."""
+        return LabelStatistics.of(self.vae) if self.vae.about.get("labels") else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty where there are none."""
+        return tuple(self.data.classes)
+
+    @cached_property
+    def by_kl(self) -> list[int]:
+        """The latent dimensions, that with the largest KL on validation images first."""
+        per_dim = best_row(self.rows)["validation"]["kl_per_dim"] or [0.0] * self.dims
+        return sorted(range(self.dims), key=lambda d: -per_dim[d])
+
+    @property
+    def unit_prior(self) -> bool:
+        """p(z) is N(0, I)."""
+        return isinstance(self.vae.prior, StandardNormal)
+
+    @property
+    def dims_shown(self) -> tuple[int, int]:
+        """The two latent dimensions that a plane of decoded images lies along."""
+        if self._decoded is not None:
+            return self._decoded
+        return (self.by_kl[0], self.by_kl[1]) if self.dims > 2 else (0, 1)
+
+    @cached_property
+    def test(self) -> Images:
+        """The test images on the latent plane."""
+        return self.data.test.take(slice(0, POINTS))
+
+    @cached_property
+    def latents(self) -> Embedded:
+        """Where the test images lie."""
+        return embedded(self.vae, self.test)
+
+    @cached_property
+    def colours(self) -> tuple[np.ndarray | None, Sequence[str], str]:
+        """Labels of the test images, the names of the labels, and what they are."""
+        if self.latents.labels is not None and self.classes:
+            return self.latents.labels.numpy(), self.classes, "class"
+        labels, statistics = self.test.labels, self.statistics
+        if labels is None or statistics is None or statistics.exclusive:
+            return None, (), ""
+        index = statistics.index(self.attribute) if self.attribute else _widest(statistics)
+        name = statistics.names[index]
+        return labels[:, index].cpu().numpy(), (f"not {name}", name), name
+
+    @cached_property
+    def plane(self) -> tuple[np.ndarray, tuple[str, str], tuple[float, float] | None]:
+        """The test images' coordinates on the plane shown, its axes, the centre of a unit prior."""
+        mean = self.latents.mean
+        if self.projection != "pca" and self.dims > 2:
+            names = f"{self.projection} 1", f"{self.projection} 2"
+            return projected(mean, self.projection), names, None
+        plane = Plane(mean)
+        prior = plane.prior if self.dims > 1 and self.unit_prior else None
+        return plane.of(mean), (plane.axes[0], plane.axes[1]), prior
+
+    @cached_property
+    def recording(self) -> Recording:
+        """What the training recorded of itself.
+
+        Raises:
+            LatensError: nothing was recorded, or it is damaged.
+        """
+        return read_recording(self.run)
+
+
+def _widest(statistics: LabelStatistics) -> int:
+    """The attribute whose images lie farthest from those without it, in units of their spread."""
+    direction, scale = torch.tensor(statistics.direction), torch.tensor(statistics.scale)
+    share = torch.tensor(statistics.share)
+    common = (share > 0.1) & (share < 0.9)  # hats are far off, and few
+    return int(((direction / scale.clamp(min=1e-6)).norm(dim=1) * (common + 1e-3)).argmax())

@@ -1,0 +1,340 @@
+"""The run directory: everything a training leaves behind."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from latens import files
+from latens.model import serialization as storage
+from latens.config import TrainConfig
+from latens.errors import LatensError
+from latens.model.vae import VAE, load_vae
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+FIGURES = "figures.json"
+CHECKPOINTS = "checkpoints"
+FILM = "film"
+PICTURES = "pictures"
+REPORT = "report.html"
+CHECKPOINTS_KEPT = 2
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
+PACKAGES = ("latens", "torch", "lightning-fabric", "numpy", "safetensors", "scikit-learn", "pillow")
+
+# What the files must hold for the rest of the package to rely on.
+RECORD = {"command": str, "options": dict, "data": dict, "parameters": int, "versions": dict}
+DATA = {
+    "name": str,
+    "source": str,
+    "shape": list,
+    "splits": dict,
+    "classes": list,
+    "attributes": list,
+    "binary": bool,
+    "fingerprint": str,
+}
+ROW = {"epoch": int, "images": int, "seconds": Real, "train": dict, "validation": dict}
+ROW |= {"clipped": Real}
+TERMS = {"loss": Real, "reconstruction": Real, "kl": Real}
+FIGURES_KEYS = {"elbo": Real, "reconstruction": Real, "kl": Real, "kind": str, "images": int}
+FIGURES_KEYS |= {"split": str, "active_units": int}
+
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the folder.
+        record: what `config.yaml` holds: options, data, versions, command.
+    """
+
+    path: Path
+    record: dict[str, Any]
+
+    @classmethod
+    def create(
+        cls, path: Path, record: dict[str, Any], rows: Sequence[dict[str, Any]] = ()
+    ) -> "Run":
+        """A new run directory, complete from the start or not there at all.
+
+        Args:
+            rows: of metrics.jsonl, of a training that has been.
+
+        Raises:
+            LatensError: something of that name exists.
+            OSError: it cannot be written.
+        """
+        refuse_existing(path)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        try:
+            (partial / CHECKPOINTS).mkdir(parents=True)
+            text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+            files.write_bytes(partial / CONFIG, text.encode())
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            files.write_bytes(partial / METRICS, lines.encode())
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls(path, record)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """The run directory at `path`, or the pretrained model of that name.
+
+        Raises:
+            LatensError: there is none, or its config.yaml is missing or damaged.
+        """
+        path = locate(path)
+        if not (path / CONFIG).is_file():
+            raise LatensError(f"{path} is no run directory: there is no {CONFIG} in it")
+        record = read_yaml(path / CONFIG)
+        _require(record, RECORD, path / CONFIG)
+        _require(record["data"], DATA, path / CONFIG)
+        return cls(path, record)
+
+    # ---- what is in it -----------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The options of the training."""
+        return TrainConfig.of(self.record["options"])
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it is a model that comes with latens, in whose folder nothing is written."""
+        return self.path.parent == PRETRAINED
+
+    @property
+    def name(self) -> str:
+        """The name of the data."""
+        return self.record["data"]["name"]
+
+    @property
+    def title(self) -> str:
+        """Data, recipe, dimensions and β: what every picture says of itself."""
+        config = self.config
+        name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in self.name)
+        return f"{name}, {config.recipe}, {config.latent_dim} dims, β {self.beta}"
+
+    @property
+    def beta(self) -> str:
+        """β in words, with its schedule."""
+        config = self.config
+        words = f"{config.beta:g}"
+        if config.beta_step:
+            words += f" + {config.beta_step:g} an epoch"
+        if config.beta_warmup:
+            words = f"0 → {words}"
+        return words + (f", {config.beta_cycles} times" if config.beta_cycles > 1 else "")
+
+    @cached_property
+    def vae(self) -> VAE:
+        """The trained model, in evaluation mode."""
+        return load_vae(self.path)
+
+    @property
+    def figures(self) -> dict[str, Any] | None:
+        """The figures on the test set at the end of training; None before that."""
+        path = self.path / FIGURES
+        if not path.is_file():
+            return None
+        figures = files.read_json(path)
+        _require(figures, FIGURES_KEYS, path)
+        return figures
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row per epoch.
+
+        Raises:
+            LatensError: the file is missing or damaged.
+        """
+        path = self.path / METRICS
+        if not path.is_file():
+            raise LatensError(f"{self.path} has no {METRICS}")
+        rows = []
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise LatensError(f"{path} is damaged: line {number} is not JSON") from None
+            _require_row(rows[-1], path)
+        return rows
+
+    @property
+    def frames(self) -> dict[int, Path]:
+        """The files of what was recorded for films, by epoch; empty where nothing was."""
+        paths = sorted((self.path / FILM).glob("[0-9]*.safetensors"))
+        return {int(path.stem): path for path in paths if path.stem.isdecimal()}
+
+    # ---- writing -----------------------------------------------------------------------------
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Append one row."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget_metrics_after(self, epoch: int) -> None:
+        """Drop the rows and frames of later epochs, and a last line that was cut short.
+
+        Raises:
+            LatensError: the file is missing, or not a run's.
+        """
+        path = self.path / METRICS
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        kept = []
+        for line in lines[:epoch]:
+            try:
+                _require_row(json.loads(line), path)
+            except json.JSONDecodeError:
+                break
+            kept.append(line + "\n")
+        if len(kept) < epoch:
+            raise LatensError(f"{path} is damaged: it lacks epochs before the last checkpoint")
+        files.write_bytes(path, "".join(kept).encode())
+        for frame_epoch, frame in self.frames.items():
+            if frame_epoch > epoch:
+                frame.unlink()
+
+    def save_frame(self, epoch: int, tensors: dict[str, Tensor]) -> None:
+        """Write what was recorded at an epoch."""
+        (self.path / FILM).mkdir(exist_ok=True)
+        storage.write_tensors(self.path / FILM / f"{epoch:06d}.safetensors", tensors, {})
+
+    def save_model(self, vae: VAE, half: bool = False) -> None:
+        """Write config.json and model.safetensors, with 16-bit weights where `half`."""
+        storage.write_model(self.path, vae, vae.about, half)
+
+    def save_figures(self, figures: dict[str, Any]) -> None:
+        """Write the figures on the test set."""
+        files.write_json(self.path / FIGURES, figures)
+
+    def save_checkpoint(self, images: int, tensors: dict[str, Tensor], state: dict) -> None:
+        """Write the full state after so many images, and keep the last two such files."""
+        folder = self.path / CHECKPOINTS
+        name = f"{images:012d}.safetensors"
+        storage.write_tensors(folder / name, tensors, {"state": json.dumps(state)})
+        for old in sorted(folder.glob("[0-9]*.safetensors"))[:-CHECKPOINTS_KEPT]:
+            old.unlink()
+
+    def last_checkpoint(self) -> Checkpoint:
+        """The newest checkpoint that is whole.
+
+        Raises:
+            LatensError: there is none.
+        """
+        for path in sorted((self.path / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
+            try:
+                tensors, metadata = storage.read_tensors(path)
+                return tensors, dict(json.loads(metadata["state"]))
+            except (LatensError, KeyError, TypeError, ValueError):
+                continue  # the one before it is the last good state
+        raise LatensError(f"{self.path} has no whole checkpoint to go on from: train anew")
+
+
+def pretrained() -> list[str]:
+    """The names of the models that come with latens."""
+    return sorted(folder.name for folder in PRETRAINED.iterdir() if (folder / CONFIG).is_file())
+
+
+def locate(path: str | Path) -> Path:
+    """The folder of a run, or that of the pretrained model of this name.
+
+    Raises:
+        LatensError: there is neither.
+    """
+    known = str(path) in pretrained()
+    if Path(path).is_dir() and not (known and not (Path(path) / CONFIG).exists()):
+        return Path(path)  # and no report that a pretrained model has left under its own name
+    if known:
+        return PRETRAINED / path
+    raise LatensError(
+        f"no such run directory: {path}. Models that come with latens: {', '.join(pretrained())}"
+    )
+
+
+def check_out(out: Path, *names: str) -> None:
+    """Raise a LatensError where `out` is no folder for a page, or holds what is not a page's.
+
+    Args:
+        names: of what else may lie there beside a page and its pictures.
+    """
+    if out.exists() and not out.is_dir():
+        raise LatensError(f"{out} is a file, and a folder is needed: choose another --out")
+    foreign = [p.name for p in out.iterdir()] if out.is_dir() else []
+    foreign = sorted(set(foreign) - {REPORT, PICTURES, *names})
+    if foreign:
+        raise LatensError(
+            f"{out} holds {foreign[0]}, and would be mixed with other files: choose another --out"
+        )
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise a LatensError if something is at `path`."""
+    if path.exists():
+        raise LatensError(
+            f"{path} exists already: choose another --out, or go on with it by --resume"
+        )
+
+
+def _require(content: Any, kinds: Mapping[str, type], path: Path) -> None:
+    """Raise a LatensError where `content` is not a mapping with such values."""
+    if not isinstance(content, dict):
+        raise LatensError(f"{path} is damaged or not latens's: it holds no names and values")
+    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
+    if wrong:
+        raise LatensError(f"{path} is damaged or not latens's: see its {', '.join(wrong)}")
+
+
+def _require_row(row: Any, path: Path) -> None:
+    _require(row, ROW, path)
+    _require(row["train"], TERMS, path)
+    _require(
+        row["validation"], TERMS | {"final_loss": Real, "elbo": Real, "active_units": int}, path
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        LatensError: no such file, or no mapping in it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise LatensError(f"no such file: {path}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise LatensError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise LatensError(f"{path} holds no 'name: value' lines")
+    return content
+
+
+def next_path(parent: Path, data: str, recipe: str) -> Path:
+    """runs/mnist-conv-1, or the next number that is free."""
+    stem = f"{Path(data).stem or 'data'}-{recipe}"
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages}

@@ -1,0 +1,238 @@
+"""Sweeps: a training for each value of an option, then films, a plot and a table over all."""
+
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latens import pictures
+from latens.report.context import Picture, Section, Subject
+from latens.api import data_of, prepare
+from latens.report.comparison import TABLE, ranking, rate_distortion, rows_of, write_tables
+from latens.config import TrainConfig
+from latens.errors import LatensError
+from latens.console import note
+from latens.report.html import draw_pictures
+from latens.run.directory import FIGURES, PICTURES, Run, check_out
+from latens.report.sections import film, manifold_image, manifolds_of, places_of, plane_image
+
+SWEEPS = Path("sweeps")
+MOST_SWEPT = 2
+CORES_EACH = 4  # of a process, before a second one runs beside it
+
+
+def sweep(
+    data: str | Path = "digits",
+    *,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    **options: Any,
+) -> Path:
+    """Train a model for each value of one or two options; returns the path of the page over all.
+
+    What has ended is kept, and what was interrupted goes on, when the same sweep is called again.
+
+    Args:
+        data: as in `latens.train`.
+        out: the folder; None takes `sweeps/DATA-OPTION`.
+        jobs: trainings at a time, each a process; None: one for every four cores.
+        **options: those of `latens.TrainConfig`; a list or tuple of values is swept, such as
+            `beta=[1, 5, 8, 20]`.
+
+    Raises:
+        LatensError: nothing or too much to sweep, an option that cannot be used, a folder of
+            another sweep, or trainings that failed, by name.
+    """
+    swept = {name: list(v) for name, v in options.items() if isinstance(v, list | tuple)}
+    configs = combinations(options, swept)
+    out = Path(out) if out else SWEEPS / f"{Path(data).stem or 'data'}-{'-'.join(swept)}"
+    paths = {name: out / name.replace("/", "-") for name in configs}
+    if jobs is not None and jobs < 1:
+        raise LatensError(f"jobs is {jobs}: it must be 1 or more")
+    check_out(out, TABLE, *(run.name for run in out.glob("*=*")), *(p.name for p in paths.values()))
+    for name, path in paths.items():
+        _check_same(path, configs[name], str(data))
+    with torch.random.fork_rng():
+        for config in configs.values():  # what cannot be trained is told now, not after an hour
+            prepare(data, config)
+    try:
+        _train_all(str(data), configs, paths, jobs or max(1, (os.cpu_count() or 1) // CORES_EACH))
+    except KeyboardInterrupt:
+        note("the sweep is stopped; the same command goes on with it")
+        raise
+    runs = {name: Run.open(path) for name, path in paths.items()}
+    subjects = {name: Subject(run, data_of(run)) for name, run in runs.items()}
+    (out / PICTURES).mkdir(exist_ok=True)
+    chapters = draw_pictures(SECTIONS, subjects, out / PICTURES)
+    title = f"Sweep of {' and '.join(swept)} on {Path(data).name}"
+    order, comment = ranking(runs)
+    if not comment.startswith("Not"):
+        comment = f"The least −elbo is that of {order[0]}."
+    words = command(str(data), options, swept)
+    return write_tables(out, title, rows_of(runs, runs), comment, chapters, words)
+
+
+def combinations(
+    options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]]
+) -> dict[str, TrainConfig]:
+    """The configuration of each training under a name such as "beta=5".
+
+    Raises:
+        LatensError: no option with several values, too many of them, or a value twice.
+    """
+    if not swept:
+        raise LatensError("nothing to sweep: give an option several values, such as --beta 1 5 8")
+    if len(swept) > MOST_SWEPT:
+        raise LatensError(f"{', '.join(swept)}: at most two options can be swept at a time")
+    configs = {}
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        name = ",".join(f"{option}={_short(value)}" for option, value in chosen.items())
+        if name in configs:
+            raise LatensError(f"{name} is given twice")
+        configs[name] = TrainConfig.of({**options, **chosen})
+    return configs
+
+
+def _short(value: Any) -> str:
+    """A value as short as tells it from all others."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def command(data: str, options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]]) -> str:
+    """The command line of a sweep."""
+    fixed = {name: value for name, value in options.items() if name not in swept}
+    words = shlex.split(TrainConfig.of(fixed).command(data))
+    for name, values in swept.items():
+        words += [f"--{name.replace('_', '-')}", *map(_short, values)]
+    return shlex.join([words[0], "sweep", *words[2:]])
+
+
+# ---- trainings -------------------------------------------------------------------------------
+
+
+def _check_same(path: Path, config: TrainConfig, data: str) -> None:
+    """Raise a LatensError where a run of other options lies in the way."""
+    if path.exists() and Run.open(path).record["command"] != config.command(data):
+        raise LatensError(
+            f"{path} was trained with other options ({Run.open(path).record['command']}): "
+            "choose another --out"
+        )
+
+
+def _train_all(
+    data: str, configs: Mapping[str, TrainConfig], paths: Mapping[str, Path], jobs: int
+) -> None:
+    """Train what has not ended, `jobs` at a time.
+
+    Raises:
+        LatensError: trainings that failed; the others are kept.
+    """
+    ended = [name for name, path in paths.items() if (path / FIGURES).is_file()]
+    if ended:
+        note(f"kept, since they have ended: {'; '.join(ended)}")
+    waiting = [name for name in configs if name not in ended]
+    with ThreadPoolExecutor(jobs) as pool:
+        done = pool.map(lambda n: _train(data, n, configs[n], paths[n], jobs), waiting)
+        failed = [name for name, fine in zip(waiting, done, strict=True) if not fine]
+    if failed:
+        raise LatensError(
+            f"these trainings failed: {'; '.join(failed)}. See above why; the others are kept, and "
+            "the same command goes on"
+        )
+
+
+def _train(data: str, name: str, config: TrainConfig, path: Path, jobs: int) -> bool:
+    """Train one model in a process of its own; returns whether it ended well."""
+    note(f"training {name}")
+    if path.exists():
+        words = ["latens", "train", "--resume", str(path)]
+    else:
+        words = [*shlex.split(config.command(data)), "--out", str(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    done = subprocess.run(  # noqa: S603 - our own command, and no shell
+        [sys.executable, "-m", *words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+# ---- pictures --------------------------------------------------------------------------------
+
+
+def _rates(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
+    runs = {name: subject.run for name, subject in subjects.items()}
+    yield rate_distortion(runs, joined=all("," not in name for name in runs))
+    rows = {name: subject.rows for name, subject in subjects.items()}
+    yield Picture(
+        "curves",
+        [pictures.curves_of(rows, "validation")],
+        "Loss, reconstruction and KL of each run over the images seen, on validation images",
+        "On validation images, in nats per image; the loss weighs the KL by β.",
+    )
+
+
+def _latent_spaces(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
+    limits = None
+    if all(subject.dims == 2 for subject in subjects.values()):  # the same axes in all frames
+        every = np.concatenate([subject.plane[0] for subject in subjects.values()])
+        limits = pictures.plane_limits(every)
+    frames = [
+        plane_image(subject, subject.title(f"latent space, {name}"), limits)
+        for name, subject in subjects.items()
+    ]
+    yield replace(film("latent-space", frames, "latent space over the sweep"), seconds=1.0)
+
+
+def _manifolds(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
+    every = {name: manifolds_of(subject) for name, subject in subjects.items()}
+    files = {tuple(file for file, _, _ in shown) for shown in every.values()}
+    if len(files) > 1:  # some are told a class and some are not
+        every = {name: [("manifold", None, "latent plane")] for name in subjects}
+    for i, (file, label, what) in enumerate(next(iter(every.values()))):
+        frames = [
+            manifold_image(
+                subject,
+                places_of(subject),
+                label,
+                subject.title(f"{every[name][i][2]}, {name}"),
+            )
+            for name, subject in subjects.items()
+        ]
+        picture = film(file, frames, f"the {what} over the sweep", detail=label is not None)
+        yield replace(picture, seconds=1.0)
+
+
+SECTIONS = (
+    Section(
+        "Rate and distortion",
+        "A larger β buys a lower rate with a higher distortion. A model to the right of another "
+        "and above it is worse at any price.",
+        _rates,
+    ),
+    Section(
+        "Latent space",
+        "With a larger β the clouds should draw together in the middle, until nothing tells them "
+        "apart.",
+        _latent_spaces,
+    ),
+    Section(
+        "Manifold",
+        "With a larger β fewer kinds of images should be left, and blurrier ones.",
+        _manifolds,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Training: from options to a model that has learned, one step at a time."""

@@ -1,0 +1,99 @@
+"""What is seen of a training while it runs, and what is said when it has ended."""
+
+import time
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from latens.config import TrainConfig
+from latens.evaluation.metrics import Evaluation
+from latens.console import note, stderr, warn
+
+REFRESH_SECONDS = 0.2
+LINE_SECONDS = 1.0  # between printed epochs, however short they are
+
+
+class Bar:
+    """A bar on a terminal, and a line for each epoch, at most one a second."""
+
+    def __init__(self, config: TrainConfig):
+        self.epochs = config.epochs
+        self.latent_dim = config.latent_dim
+        self.moving = bool(config.beta_warmup or config.beta_step)
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.fields[nats]}  {task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=stderr,
+            transient=True,
+            disable=not stderr.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=1.0, epoch="1", nats="", speed="")
+        self.shown = time.perf_counter()
+        self.images: int | None = None  # seen until then
+        self.printed = float("-inf")
+
+    def show(self, images: int, epoch: int, share: float, loss: float) -> None:
+        """Show how far a training is, at most five times a second.
+
+        Args:
+            images: seen so far.
+            epoch: the one under way, from 1.
+            share: of the training that is done, in [0, 1].
+            loss: mean of this epoch so far, in nats per image.
+        """
+        seconds = time.perf_counter() - self.shown
+        if seconds < REFRESH_SECONDS:
+            return
+        speed = (images - self.images) / seconds if self.images is not None else 0
+        self.bar.update(
+            self.task,
+            completed=share,
+            epoch=f"{epoch}/{self.epochs}" if self.epochs else str(epoch),
+            nats=f"loss {loss:.2f} nats",
+            speed=f"{speed:,.0f} images/s" if speed else "",
+        )
+        self.shown, self.images = time.perf_counter(), images
+
+    def epoch(self, row: dict[str, Any], last: bool) -> None:
+        """Print a row of metrics.jsonl; the last one always."""
+        now = time.perf_counter()
+        if now - self.printed < LINE_SECONDS and not last:
+            return
+        self.printed = now
+        train, validation = row["train"], row["validation"]
+        right = validation.get("accuracy")
+        stderr.print(
+            f"epoch {row['epoch']:>4}  {row['images']:>11,} images  {row['seconds']:7.1f} s  "
+            f"loss {train['loss']:8.2f}  validation −elbo {-validation['elbo']:8.2f} = "
+            f"{validation['reconstruction']:.2f} + kl {validation['kl']:.2f} nats  "
+            f"active {validation['active_units']}/{self.latent_dim}"
+            + (f"  β {row['beta']:.2f}" if self.moving else "")
+            + ("" if right is None else f"  accuracy {right:.1%}")
+        )
+
+
+def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainConfig) -> None:
+    """Say what went wrong in a training that ran to its end, each with its remedy."""
+    dims = config.latent_dim
+    if evaluation.active_units <= dims // 10:
+        warn(
+            f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "
+            "use. Try --free-bits 0.25, a smaller --beta, or train longer"
+        )
+    best = best_row(rows)
+    lost = rows[-1]["validation"]["final_loss"] - best["validation"]["final_loss"]
+    if lost > 1 and not config.early_stopping:
+        warn(
+            f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}, "
+            "whose weights were kept. More epochs are in vain; more images would help"
+        )
+    clipped = sum(row["clipped"] for row in rows) / len(rows)
+    if clipped > 0.5:
+        note(f"{clipped:.0%} of the steps were clipped: a larger --clip may train better")
+
+
+def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of metrics.jsonl whose averaged weights are kept: the best on validation images."""
+    return min(rows, key=lambda row: row["validation"]["final_loss"])

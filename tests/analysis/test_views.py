@@ -1,0 +1,196 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import latens
+from latens import LatensError
+from latens.analysis.views import (
+    Plane,
+    embedded,
+    feature_maps,
+    lattice,
+    manifold,
+    projected,
+    through_classes,
+    traversals,
+)
+
+
+@pytest.fixture(scope="module")
+def vae(digits_run):
+    return digits_run.vae
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "conditional"
+    options = {"recipe": "conditional", "network": "mlp", "hidden": "64", "film": False}
+    return latens.train("digits", out=out, latent_dim=2, epochs=30, **options).vae
+
+
+# ---- planes ----------------------------------------------------------------------------------
+
+
+def test_two_dimensions_are_shown_as_they_are():
+    z = torch.randn(20, 2)
+    plane = Plane(z)
+    assert np.allclose(plane.of(z), z)
+    assert plane.axes == ("z[0]", "z[1]")
+    assert plane.prior == (0, 0)
+
+
+def test_more_dimensions_lie_along_their_principal_components():
+    """The oracle: eigenvectors of the covariance."""
+    z = torch.randn(500, 5).double() * torch.tensor([0.1, 3.0, 0.1, 2.0, 0.1]) + 7
+    z = z.float()
+    plane = Plane(z, 3)
+    values, vectors = np.linalg.eigh(np.cov(z.double().numpy().T))
+    expected = (z.double().numpy() - z.double().numpy().mean(0)) @ vectors[:, ::-1][:, :3]
+    assert np.allclose(np.abs(plane.of(z)), np.abs(expected), atol=1e-4)
+    assert f"{values[-1] / values.sum():.0%}" in plane.axes[0]
+    centre = -z.double().numpy().mean(0) @ vectors[:, ::-1][:, :2]
+    assert np.allclose(np.abs(plane.prior), np.abs(centre), atol=1e-4)
+
+
+def test_one_dimension_is_spread_along_an_axis_without_meaning():
+    z = torch.randn(10, 1)
+    plane = Plane(z)
+    points = plane.of(z)
+    assert np.allclose(points[:, 0], z[:, 0])
+    assert len(set(points[:, 1])) == 10
+    assert plane.axes[1] == "spread at random"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_points_than_axes(count):
+    z = torch.randn(count, 7)
+    assert Plane(z, 3).of(z).shape == (count, 3)
+
+
+def test_tsne_keeps_neighbours_together():
+    z = torch.cat((torch.randn(30, 6), torch.randn(30, 6) + 20))
+    points = projected(z, "tsne")
+    assert points.shape == (60, 2)
+    nearest = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.fill_diagonal(nearest, math.inf)
+    assert ((nearest.argmin(1) < 30) == (np.arange(60) < 30)).all()
+
+
+def test_projections_that_cannot_be():
+    with pytest.raises(LatensError, match="did you mean 'tsne'"):
+        projected(torch.randn(9, 3), "tsn")
+    with pytest.raises(LatensError, match="needs at least 4 images"):
+        projected(torch.randn(3, 3), "tsne")
+    with pytest.raises(LatensError, match="umap-learn: install it, or take tsne"):
+        projected(torch.randn(9, 3), "umap")
+
+
+def test_every_image_is_embedded(vae, digits):
+    found = embedded(vae, digits.test)
+    assert torch.allclose(found.mean, vae.embed(digits.test.unit()), atol=1e-6)
+    assert torch.equal(found.labels, digits.test.labels)
+    scale = vae.encode(digits.test.unit()).stddev.detach()
+    assert ((found.sample - found.mean) / scale).std() == pytest.approx(1, abs=0.15)
+
+
+# ---- over latent space -----------------------------------------------------------------------
+
+
+def test_a_lattice_begins_at_the_upper_left():
+    points = lattice(9)
+    assert points[0, 0].tolist() == [-4, 4]
+    assert points[0, -1].tolist() == [4, 4]
+    assert points[-1, 0].tolist() == [-4, -4]
+    assert points[4, 4].tolist() == [0, 0]
+
+
+def test_quantiles_are_equally_likely():
+    steps = lattice(16, quantiles=True)[0, :, 0]
+    probability = torch.distributions.Normal(0.0, 1.0).cdf(steps)
+    assert torch.allclose(probability.diff(), torch.full((15,), 1 / 16), atol=1e-6)
+
+
+def test_a_manifold_decodes_each_place(vae):
+    points = lattice(9)
+    images = manifold(vae, points, (3, 1))
+    z = torch.zeros(1, 4)
+    z[0, 3], z[0, 1] = points[2, 7]
+    assert torch.allclose(images[2, 7], vae.picture(z)[0], atol=1e-6)
+
+
+def test_a_manifold_of_a_class(conditional):
+    points = lattice(9)
+    images = manifold(conditional, points, label=4)
+    expected = conditional.picture(points[1, 2][None], torch.tensor([4]))[0]
+    assert torch.allclose(images[1, 2], expected, atol=1e-6)
+    assert not torch.allclose(images, manifold(conditional, points, label=7), atol=1e-2)
+
+
+def test_a_traversal_moves_one_dimension_alone(vae):
+    start, steps = torch.randn(4), torch.tensor([-1.0, 0.5])
+    images = traversals(vae, start, [2, 0], steps)
+    z = start.clone()
+    z[0] = 0.5
+    assert torch.allclose(images[1, 1], vae.picture(z[None])[0], atol=1e-6)
+
+
+def test_the_way_through_all_classes_stops_at_their_means(vae):
+    images, words = through_classes(vae, 4)
+    means = torch.tensor(vae.about["labels"]["mean"])
+    assert len(images) == len(words) == 40
+    assert torch.allclose(images[::4], vae.picture(means), atol=1e-5)
+    assert words[:5] == ["0", "0 → 1", "0 → 1", "0 → 1", "1"]
+    middle = vae.picture((means[3:4] + means[4:5]) / 2)[0]
+    assert torch.allclose(images[3 * 4 + 2], middle, atol=1e-5)
+
+
+def test_a_conditional_model_changes_its_label(conditional):
+    images, words = through_classes(conditional, 4)
+    expected = conditional.picture(torch.zeros(10, 2), torch.arange(10))
+    assert torch.allclose(images, expected, atol=1e-6)
+    assert words == [str(digit) for digit in range(10)]
+
+
+def test_a_circle_keeps_the_norm_and_both_ends():
+    from latens.model.vae import slerp
+
+    a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    path = slerp(a, b, torch.linspace(0, 1, 7)[:, None, None])
+    assert torch.allclose(path.norm(dim=-1), torch.full((7, 1), 3.0), atol=1e-5)
+    angle = torch.atan2(path[:, 0, 1], path[:, 0, 0])
+    assert torch.allclose(angle, torch.linspace(0, math.pi / 2, 7), atol=1e-5)
+    for other in (a, -a, torch.zeros(1, 2)):  # no circle is given: the straight line
+        line = slerp(a, other, torch.tensor(0.5))
+        assert torch.allclose(line, (a + other) / 2, atol=1e-5)
+
+
+def test_between_two_classes_each_half_has_the_label_of_its_end(conditional, digits):
+    x, y = digits.test.unit()[:2], digits.test.labels[:2]
+    images = conditional.interpolate(x[:1], x[1:], 4, y[:1], y[1:])
+    za, zb = conditional.embed(x[:1], y[:1]), conditional.embed(x[1:], y[1:])
+    for i, label in enumerate((y[:1], y[:1], y[1:], y[1:])):
+        expected = conditional.picture(torch.lerp(za, zb, i / 3), label)
+        assert torch.allclose(images[:, i], expected, atol=1e-5)
+
+
+# ---- inside the networks ---------------------------------------------------------------------
+
+
+def test_every_convolution_is_seen_as_it_is(digits):
+    """The oracle: the encoder's first layer called by hand."""
+    torch.manual_seed(1)
+    vae = latens.VAE(
+        latens.ConvEncoder((1, 28, 28), channels=4, features=8),
+        latens.ConvDecoder(3, (1, 28, 28), channels=4, features=8),
+    ).eval()
+    x = torch.rand(1, 1, 28, 28)
+    maps = feature_maps(vae, x)
+    convolutions = [name for name, part in vae.named_modules() if isinstance(part, nn.Conv2d)]
+    assert sorted(maps) == sorted(convolutions)
+    first = vae.encoder.levels[0][1](vae.encoder.levels[0][0](x - 0.5))[0]
+    assert torch.equal(maps["encoder.levels.0.1"], first)
+    assert maps["decoder.levels.1.1"].shape == (4, 14, 14)
+    assert not any(part._forward_hooks for part in vae.modules())

@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+
+import latens
+from latens import LatensError
+from latens.report.comparison import as_markdown, compare, kind_of, named, ranking, rows_of
+
+
+@pytest.fixture(scope="module")
+def runs(digits_run, tmp_path_factory):
+    """Runs of one kind, of a conditional model, of binary pixels and of another size."""
+    folder = tmp_path_factory.mktemp("compared")
+    small = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    told = {"recipe": "conditional", "network": "mlp"}
+    images = np.random.default_rng(0).integers(0, 256, (40, 9, 9), dtype=np.uint8)
+    np.save(folder / "other.npy", images)
+    return {
+        "first": digits_run,
+        "second": latens.train("digits", out=folder / "second", **small),
+        "told": latens.train("digits", out=folder / "told", **small | told),
+        "bits": latens.train("digits", binarisation="threshold", out=folder / "bits", **small),
+        "other": latens.train(folder / "other.npy", out=folder / "other", **small),
+    }
+
+
+def chosen(runs, *names):
+    return {name: runs[name] for name in names}
+
+
+def test_figures_of_one_kind_are_ranked_the_best_first(runs):
+    both = chosen(runs, "second", "first")
+    order, words = ranking(both)
+    elbos = [runs[name].figures["elbo"] for name in order]
+    assert elbos == sorted(elbos, reverse=True)
+    assert words.startswith("Ranked by −elbo (grey cross-entropy), the least first: first")
+
+
+@pytest.mark.parametrize("other", ["told", "bits", "other"])
+def test_figures_of_different_kinds_are_not_ranked(runs, other):
+    for pair in (("first", other), (other, "first")):
+        order, words = ranking(chosen(runs, *pair))
+        assert order == list(pair), "the order given is kept"
+        assert words.startswith("Not ranked")
+        assert "different kinds" in words
+
+
+def test_other_test_images_are_not_ranked_and_the_same_of_another_split_are(tmp_path):
+    small = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    first, other = (
+        latens.train("digits", binarisation=how, out=tmp_path / how, **small)
+        for how in ("threshold", "static")
+    )
+    order, words = ranking({"threshold": first, "static": other})
+    assert "of different test images" in words
+    assert order == ["threshold", "static"]
+    fewer = latens.train("digits", binarisation="threshold", labels=50, out=tmp_path / "f", **small)
+    assert fewer.record["data"]["fingerprint"] != first.record["data"]["fingerprint"]
+    assert ranking({"a": first, "b": fewer})[1].startswith("Ranked")
+
+
+def test_a_folder_with_other_files_is_left_alone(runs, tmp_path):
+    both = [runs["first"].path, runs["told"].path]
+    with pytest.raises(LatensError, match=r"holds .*: choose another --out"):
+        compare(both, runs["second"].path)
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(LatensError, match="holds cats, and would be mixed"):
+        compare(both, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cats"]
+
+
+def test_labels_of_other_classes_are_not_given_to_a_model(tmp_path):
+    small = {"hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "three.npz", images=images, labels=np.arange(40) % 3)
+    told = {"recipe": "conditional", "network": "mlp"}
+    three = latens.train(tmp_path / "three.npz", out=tmp_path / "a", **small | told)
+    ten = latens.train("digits", out=tmp_path / "b", **small | told)
+    for pair in ((three, ten), (ten, three)):
+        page = compare([run.path for run in pair], tmp_path / "out")
+        assert f"The first test images of {pair[0].name}" in page.read_text()
+
+
+def test_what_must_agree(runs):
+    assert kind_of("", runs["told"])[0] == "grey cross-entropy, given the label"
+    assert kind_of("", runs["bits"])[0] == "binary"
+    assert kind_of("", runs["first"])[1] == "179 images of digits, 1×8×8"
+
+
+def test_the_table_holds_the_figures(runs):
+    both = chosen(runs, "first", "bits")
+    table = as_markdown(rows_of(both, both)).splitlines()
+    assert len(table) == 4
+    assert f"{-runs['first'].figures['elbo']:.2f}" in table[2]
+    assert f"{runs['bits'].figures['bits_per_dim']:.3f}" in table[3]
+    assert "accuracy" not in table[0], "no model has a classifier"
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_a_page_with_the_same_images_and_the_same_noise(runs, tmp_path):
+    both = [runs["first"].path, runs["told"].path]
+    page = compare(both, tmp_path / "out")
+    assert page == tmp_path / "out" / "report.html"
+    names = {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
+    assert names == {"curves.png", "rate-distortion.png", "same-images.png", "same-noise.png"}
+    text = page.read_text()
+    assert text.count("<img") == 4
+    assert "http" not in text
+    assert "Not ranked" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_models_of_other_sizes_share_no_image(runs, tmp_path):
+    page = compare([runs["first"].path, runs["other"].path], tmp_path / "out")
+    assert "images of different sizes" in page.read_text()
+    assert page.read_text().count("<img") == 2
+
+
+def test_names_are_as_long_as_tells_them_apart(digits_run, tmp_path):
+    paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    runs = [latens.Run.create(path, digits_run.record) for path in paths]
+    assert list(named(runs)) == ["a/run", "b/run"]
+    with pytest.raises(LatensError, match="given twice"):
+        named([runs[0], runs[0]])
+
+
+def test_runs_that_cannot_be_compared(run_latens, digits_run, tmp_path):
+    one = run_latens("compare", digits_run.path)
+    assert (one.returncode, one.stderr.count("\n")) == (2, 1)
+    assert "two runs or more" in one.stderr
+    latens.Run.create(tmp_path / "unfinished", digits_run.record)
+    unfinished = run_latens("compare", digits_run.path, tmp_path / "unfinished", "--out", "out")
+    assert unfinished.returncode == 2
+    assert "its training has not ended; go on by --resume" in unfinished.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_the_table_and_the_page(run_latens, runs, tmp_path):
+    done = run_latens("compare", runs["first"].path, runs["second"].path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "comparison/report.html"
+    assert "| run | kind | −elbo |" in done.stdout
+    assert "Ranked by −elbo" in done.stdout
+
+
+def test_the_same_noise_is_the_same_for_all(runs, tmp_path):
+    from PIL import Image
+
+    for folder in ("a", "b"):
+        torch.manual_seed(len(folder))
+        compare([runs["first"].path, runs["second"].path], tmp_path / folder)
+    shown = [Image.open(tmp_path / f / "pictures" / "same-noise.png").tobytes() for f in "ab"]
+    assert shown[0] == shown[1]

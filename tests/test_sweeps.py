@@ -1,0 +1,142 @@
+import json
+
+import pytest
+
+import latens
+from latens import LatensError
+from latens.cli import _swept
+from latens.pictures import read_frames
+from latens.sweeps import combinations, command, sweep
+
+SMALL = {"network": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+WORDS = ["--network", "mlp", "--hidden", "16", "--latent-dim", "2", "--epochs", "2", "--no-film"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A sweep of a conditional model over β."""
+    out = tmp_path_factory.mktemp("sweeps") / "beta"
+    sweep("digits", recipe="conditional", beta=[1, 5, 20], out=out, **SMALL)
+    return out
+
+
+def test_each_value_has_its_run(folder):
+    for value in ("1", "5", "20"):
+        run = latens.Run.open(folder / f"beta={value}")
+        assert run.config.beta == float(value)
+        assert run.figures["images"] == 179
+
+
+def test_films_plot_and_table_over_the_values(folder):
+    films = {path.stem for path in (folder / "pictures").glob("*.gif")}
+    assert films == {"latent-space", *(f"manifold-{digit}" for digit in range(10))}
+    for path in (folder / "pictures").glob("*.gif"):
+        assert len(read_frames(path)) == 3, path.name
+    assert (folder / "pictures" / "rate-distortion.png").is_file()
+    table = (folder / "table.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:5]] == [
+        "| beta=1",
+        "| beta=5",
+        "| beta=20",
+    ]
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 13
+    assert "latens sweep digits --recipe conditional" in page
+    assert "--beta 1 5 20" in page
+
+
+def test_what_has_ended_is_kept_and_what_has_not_goes_on(folder, capfd):
+    before = {path: path.read_bytes() for path in folder.glob("beta=*/model.safetensors")}
+    (folder / "beta=5" / "figures.json").unlink()
+    sweep("digits", recipe="conditional", beta=[1, 5, 20], out=folder, **SMALL)
+    told = capfd.readouterr().err
+    assert "kept, since they have ended: beta=1; beta=20" in told
+    assert "training beta=5" in told
+    assert {path: path.read_bytes() for path in before} == before
+    assert (folder / "beta=5" / "figures.json").is_file()
+
+
+def test_a_folder_of_another_sweep_is_left_alone(folder):
+    with pytest.raises(LatensError, match=r"trained with other options .*: choose another --out"):
+        sweep("digits", recipe="conditional", beta=[1, 5], out=folder, **SMALL | {"epochs": 3})
+
+
+def test_two_options_at_a_time_and_two_processes(run_latens, tmp_path):
+    done = run_latens(
+        *["sweep", "digits", "--recipe", "mlp", "--hidden", "16", "--epochs", "1", "--jobs", "2"],
+        *["--latent-dim", "1", "3", "--beta=1", "4", "--no-film", "--out", "out"],
+    )
+    assert done.returncode == 0, done.stderr
+    runs = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} - {"pictures"}
+    assert runs == {f"latent_dim={d},beta={b}" for d in (1, 3) for b in (1, 4)}
+    assert len(read_frames(tmp_path / "out" / "pictures" / "manifold.gif")) == 4
+    assert done.stdout.splitlines()[-1] == "out/report.html"
+
+
+def test_words_become_options():
+    found = _swept(
+        ("--beta", "1", "5", "--recipe", "beta", "--grey", "--latent-dim=3", "--no-film")
+    )
+    assert found == {
+        "beta": [1.0, 5.0],
+        "recipe": "beta",
+        "grey": True,
+        "latent_dim": 3,
+        "film": False,
+    }
+
+
+def test_the_command_is_that_of_the_sweep():
+    options = {"recipe": "mlp", "beta": [0.5, 4], "film": False}
+    assert command("digits", options, {"beta": [0.5, 4]}) == (
+        "latens sweep digits --recipe mlp --no-film --beta 0.5 4"
+    )
+
+
+def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, tmp_path):
+    words = ["--hidden", "16", "--latent-dim", "3", "--epochs", "1", "--no-film", "--out", "out"]
+    done = run_latens("sweep", "--network", "mlp", "--recipe", "conditional", "beta", *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "pictures" / "manifold.gif").is_file()
+    assert "The least −elbo" not in done.stdout, "p(x) and p(x | label)"
+    done = run_latens("sweep", "--beta", "1", "2", "--out", tmp_path / "out" / "recipe=beta")
+    assert done.returncode == 2
+    assert "would be mixed with other files" in done.stderr
+
+
+def test_names_are_short():
+    configs = combinations({"beta": [1.0, 0.25]}, {"beta": [1.0, 0.25]})
+    assert list(configs) == ["beta=1", "beta=0.25"]
+    assert configs["beta=0.25"].beta == 0.25
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--epochs 1", "give an option several values"),
+        ("--beta 1 1", "beta=1 is given twice"),
+        ("--beta 1 2 --seed 1 2 --epochs 1 2", "at most two options"),
+        ("--bta 1 2", "beta"),
+        ("--beta 1 two", "two"),
+        ("--latent-dim 1 2.5", "a whole number"),
+        ("5 --beta 1 2", "5 belongs to no option"),
+        ("--beta 1 -2", "beta is -2.0: it must be 0 or more"),
+        ("--recipe mlp cnv", "cnv"),
+        ("--beta 1 2 --jobs 0", "jobs is 0: it must be 1 or more"),
+        ("--batch-size 10 100000", "larger than the 1438 training images"),
+    ],
+)
+def test_sweeps_that_cannot_be(run_latens, tmp_path, words, told):
+    done = run_latens("sweep", "digits", *words.split())
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_training_that_fails_is_named_and_the_others_are_kept(run_latens, tmp_path):
+    words = [*WORDS, "--learning-rate", "0.001", "1e15", "--clip", "1e15", "--out", "out"]
+    done = run_latens("sweep", "digits", "--recipe", "mlp", *words[2:])
+    assert done.returncode == 2
+    assert "these trainings failed: learning_rate=1e+15" in done.stderr
+    assert json.loads((tmp_path / "out" / "learning_rate=0.001" / "figures.json").read_text())

@@ -1,0 +1,174 @@
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from latens import LatensError, TrainConfig
+from latens.api import _build, resolve
+from latens.training.devices import resolve_compile
+from latens.training.learner import Learner, adamw_, adamw_rates, seed_noise, step_seeds
+
+PROGRAMS = Path(__file__).parent / "programs"
+sys.path.insert(0, str(PROGRAMS))
+from learning import SMALL, learner
+
+
+def test_a_step_is_one_of_adam_on_the_mean_elbo(digits):
+    """Beside it: the same network, its loss and torch's Adam, written out."""
+    one, other = learner(digits), learner(digits)
+    optimizer = torch.optim.Adam(other.vae.parameters(), lr=1e-3)
+    for seed, batch in enumerate(digits.train.take(slice(0, 160)).batches(32)):
+        found = one.step(batch, 32, 0.7, 0.0, 1e-3, seed)
+        seed_noise(seed, torch.device("cpu"))
+        draw = other.vae(batch.unit())
+        loss = -draw.log_px_z[0] + 0.7 * draw.kl.sum(1)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in other.vae.parameters()))
+        optimizer.step()
+        assert found[0].item() == pytest.approx(loss.sum().item(), rel=1e-5)
+        assert found[4].item() == pytest.approx(norm, rel=1e-4)
+    for name, value in one.vae.state_dict().items():
+        torch.testing.assert_close(value, other.vae.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_average_is_the_published_recursion(digits):
+    t = learner(digits, ema=0.9)
+    parameter, average = t.parameters[0], next(t.averaged.parameters())
+    expected = average.detach().clone()
+    for n in range(1, 20):
+        with torch.no_grad():
+            parameter.copy_(torch.randn_like(parameter))
+        t.average(1, n)
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * parameter.detach()
+        torch.testing.assert_close(average, expected)
+
+
+def test_averaging_over_many_steps_is_averaging_after_each_where_nothing_moves(digits):
+    one, many = learner(digits, ema=0.9), learner(digits, ema=0.9)
+    for t in (one, many):
+        with torch.no_grad():
+            for parameter in t.parameters:
+                parameter.add_(1.0)
+    for n in range(93, 101):
+        one.average(1, n)
+    many.average(8, 100)
+    for a, b in zip(one.averaged.parameters(), many.averaged.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_are_clipped_to_a_multiple_of_the_usual_norm(digits):
+    t = learner(digits)
+
+    def after(norm):
+        return tuple(value.item() for value in t._limit(torch.tensor(norm)))
+
+    assert after(10.0) == (math.inf, 10)
+    assert after(500.0) == (40, 40)
+    # an outlier counts as what it was clipped to
+    assert after(1.0) == (pytest.approx(4 * (10 + 30 / 100)), 1)
+
+
+def test_gradients_are_clipped_to_the_users_norm(digits):
+    t = learner(digits, clip=1e-3)
+    norm, limit = t.step(digits.train.take(slice(0, 32)), 32, 1.0, 0.0, 1e-3, 0)[-2:].tolist()
+    assert limit == pytest.approx(1e-3)
+    assert norm > limit
+    moment = torch.cat([m.flatten() for k, m in t.tensors().items() if k.endswith(".exp_avg")])
+    assert moment.norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
+def test_everything_is_on_the_device_that_trains(digits):
+    """By torch's device without memory, which stands for any but the processor."""
+    elsewhere = Mock(spec=Fabric, device=torch.device("meta"), world_size=1)
+    config = replace(resolve(TrainConfig.of(SMALL), digits), device="mps")  # AdamW is not fused
+    t = Learner(elsewhere, _build(config, digits), False, config)
+    tensors = t.tensors() | {f"loss.{name}": value for name, value in t.loss.named_buffers()}
+    assert {value.device.type for value in tensors.values()} == {"meta"}
+    assert all(p.device.type == "meta" for p in t.parameters)
+
+
+def test_every_step_draws_its_own_noise():
+    seeds = {
+        value
+        for seed in range(10)
+        for epoch in range(5)
+        for process in range(2)
+        for value in step_seeds(seed, epoch, process, 100)
+    }
+    assert len(seeds) == 10 * 5 * 2 * 100
+
+
+def test_a_seed_of_noise_is_that_of_torch():
+    seed_noise(7, torch.device("cpu"))
+    one = torch.randn(5)
+    torch.manual_seed(7)
+    assert torch.equal(one, torch.randn(5))
+
+
+def test_jitter_reaches_the_images(digits):
+    pixels, seen = digits.train.take(slice(0, 4)).pixels, []
+    t = learner(digits, jitter=1.0)
+    t.vae.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    t.loss(pixels, None)
+    assert not torch.allclose(seen[0], pixels.float() / 255)
+    assert seen[0].shape == pixels.shape
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_weights_of_the_loss_move_without_being_rounded(digits, precision):
+    t = learner(digits, precision=precision)
+    batch = digits.train.take(slice(0, 8))
+    for beta in (0.0, 0.3, 1.1):
+        loss, reconstruction, kl, *_ = t.step(batch, 8, beta, 0.0, 1e-3, 0).tolist()
+        assert loss == pytest.approx(reconstruction + beta * kl, rel=1e-6)
+
+
+# ---- compiled ----------------------------------------------------------------------------------
+
+
+def test_a_compiled_step_is_the_step():
+    """In a process of its own: what checks shapes in the tests cannot be compiled."""
+    program = PROGRAMS / "compiled.py"
+    done = subprocess.run(
+        [sys.executable, program], check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "the same\n"
+
+
+def test_adamw_is_torchs():
+    one, other = torch.randn(2, 5, 3).unbind()
+    other = one.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([other], lr=0.01, weight_decay=0.1)
+    moments = {"exp_avg": torch.zeros(5, 3), "exp_avg_sq": torch.zeros(5, 3)}
+    moments["step"] = torch.zeros(())
+    for n in range(1, 11):
+        other.grad = torch.randn(5, 3)
+        adamw_(one, other.grad, moments, adamw_rates(0.01, 0.1, n))
+        optimizer.step()
+    torch.testing.assert_close(one, other.detach())
+
+
+def test_without_a_compiler_the_step_is_not_compiled_and_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not resolve_compile(True, "cpu", 1, 10)
+    assert "no C++ compiler (no-such-compiler)" in capsys.readouterr().err
+
+
+def test_a_long_training_is_compiled_and_a_short_one_is_not(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/" + name)
+    assert resolve_compile(None, "cpu", 1, 10**9)
+    assert not resolve_compile(None, "cpu", 1, 10**4)
+    assert not resolve_compile(None, "cpu", 2, 10**9)
+    assert not resolve_compile(False, "cpu", 1, 10**9)
+    with pytest.raises(LatensError, match="for one device"):
+        resolve_compile(True, "cpu", 2, 10)

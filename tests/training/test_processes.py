@@ -1,0 +1,111 @@
+"""Several processes learn as one would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import latens
+from latens import LatensError, Run
+from latens.training.devices import resolve_devices
+
+PROGRAMS = Path(__file__).parent / "programs"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TRAIN = ["train", "digits", "--recipe", "mlp", "--device", "cpu", "--epochs", "2", "--seed", "3"]
+TRAIN += ["--batch-size", "100", "--precision", "float32"]
+
+
+def done(command):
+    process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A training in one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done([sys.executable, "-m", "latens", *TRAIN, "--out", out])
+    return Run.open(out)
+
+
+def test_two_processes_have_the_gradient_of_one_with_the_joint_batch(tmp_path):
+    """33 images, so that one process has more of them than the other."""
+    found = {}
+    for world, command in {1: [sys.executable], 2: TORCHRUN}.items():
+        done([*command, PROGRAMS / "two_processes.py", tmp_path / f"{world}.pt"])
+        found[world] = torch.load(tmp_path / f"{world}.pt")
+        assert found[world]["world"] == world
+    torch.testing.assert_close(found[1]["terms"], found[2]["terms"])
+    one, two = found[1]["tensors"], found[2]["tensors"]
+    gradients = [name for name in one if name.endswith(".exp_avg")]
+    assert len(gradients) > 5
+    for name in gradients:
+        torch.testing.assert_close(one[name], two[name], msg=name)
+    assert any(one[name].abs().max() > 1e-3 for name in gradients)
+    figures = found[1]["figures"], found[2]["figures"]
+    for name in ("elbo", "reconstruction", "kl", "images", "active_units"):
+        assert figures[0][name] == pytest.approx(figures[1][name], rel=1e-6), name
+
+
+@pytest.mark.parametrize("how", ["--devices", "torchrun"])
+def test_two_processes_leave_one_run(tmp_path, alone, how):
+    out = tmp_path / "run"
+    if how == "torchrun":
+        process = done([*TORCHRUN, "-m", "latens", *TRAIN, "--out", out])
+    else:
+        command = [sys.executable, "-m", "latens", *TRAIN, "--devices", "2", "--out", out]
+        process = done(command)
+    assert process.stdout.splitlines()[-1] == str(out)
+    assert process.stdout.count("test: ") == 1, "only one process speaks"
+    assert process.stderr.count("latent dimensions, ") == 1
+    run = Run.open(out)
+    assert run.config.devices == 2
+    assert [row["images"] for row in run.metrics] == [row["images"] for row in alone.metrics]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    for row, other in zip(run.metrics, alone.metrics, strict=True):
+        assert row["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=0.02)
+        assert row["validation"]["elbo"] == pytest.approx(other["validation"]["elbo"], rel=0.02)
+    again = latens.evaluate(out)
+    assert run.figures["elbo"] == pytest.approx(again.elbo)
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["epoch"] == 1
+
+
+def test_ctrl_c_stops_all_processes_and_the_run_goes_on(tmp_path):
+    """Epochs of a few steps, so that none comes to a look of its own."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "latens", *TRAIN, "--devices", "2", "--no-film", "--out", out]
+    command[command.index("--epochs") + 1] = "100000"
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    metrics = out / "metrics.jsonl"  # empty until the first epoch has ended
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr[-2000:]
+    assert stdout.splitlines()[-1] == str(out)
+    assert stderr.count("latens train --resume") == 1
+    assert Run.open(out).last_checkpoint()[1]["images"] > 0
+
+
+def test_a_mistake_is_told_once(tmp_path):
+    command = [*TORCHRUN, "-m", "latens", "train", tmp_path / "nothing.npy"]
+    process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert process.returncode != 0
+    assert process.stderr.count("latens: error: ") == 1
+
+
+def test_more_devices_than_there_are_are_refused():
+    with pytest.raises(LatensError, match="of cpu there are"):
+        resolve_devices(10_000, "cpu")
+    with pytest.raises(LatensError, match="of mps there are 1"):
+        resolve_devices(2, "mps")
