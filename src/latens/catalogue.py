@@ -24,6 +24,8 @@ KINDS = {
     "likelihood": ("model/likelihoods.py", "Likelihood"),
     "objective": ("training/objectives.py", "Objective"),
 }
+# A network's decoder has its encoder's name and options.
+_PLACES = KINDS | {"decoder": ("model/networks", "Decoder")}
 _TYPES: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -79,7 +81,7 @@ class Choice:
 @cache
 def choices(kind: str) -> Mapping[str, Choice]:
     """All that can be chosen of one kind, by name."""
-    place, base = KINDS[kind]
+    place, base = _PLACES[kind]
     root = Path(__file__).parent
     paths = sorted((root / place).glob("*.py")) if (root / place).is_dir() else [root / place]
     found = {}
@@ -215,7 +217,7 @@ def _literal(node: ast.expr) -> Any:
 
 def _type(annotation: str, argument: str) -> Any:
     """The type of the first of the alternatives in an annotation such as `float | None`."""
-    first = annotation.split(" | ")[0]
+    first = annotation.split(" | ", maxsplit=1)[0]
     if first not in _TYPES:
         raise TypeError(f"the option {argument} has the annotation {annotation}: use {[*_TYPES]}")
     return _TYPES[first]

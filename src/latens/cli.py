@@ -16,9 +16,10 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from latens import __version__
-from latens.config import Device, Precision, TrainConfig
+from latens.config import RENAMED, SECTIONS, Device, Precision, TrainConfig, check_names
+from latens.console import IS_MAIN
 from latens.errors import LatensError
-from latens.console import LEADS
+from latens.options import TrainOptions, given
 
 Split = Literal["train", "validation", "test", "all"]
 RunPath = Annotated[
@@ -26,10 +27,15 @@ RunPath = Annotated[
     Parameter(help="A run directory, as `latens train` prints it, or a pretrained model by name."),
 ]
 Number = Parameter(name=["--number", "-n"])
-# What is on by default, or in a file, is taken back by --no-NAME
-Options = Annotated[TrainConfig, Parameter(name="*", negative=None, negative_bool="no-")]
 Seed = Annotated[int, Parameter(help="Decides the noise.")]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
+
+
+# What is on by default, or in a file, is taken back by --no-NAME
+Options = Annotated[
+    TrainOptions,  # pyright: ignore[reportInvalidTypeForm]
+    Parameter(name="*", negative=None, negative_bool="no-"),
+]
 
 
 def _before_parsing(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -56,9 +62,16 @@ def _options_in(path: Path) -> dict[str, Any]:
     options = options.get("options", options)
     if not isinstance(options, dict):
         raise LatensError(f"{path} is no run's config.yaml: its options are no names and values")
-    TrainConfig.check_names(str(name).replace("-", "_") for name in options)
+    if SECTIONS.keys() & options.keys() and all(map(SECTIONS.__contains__, options)):
+        options = TrainConfig.from_record(options).options()
+        options = {
+            n: ",".join(map(str, v)) if isinstance(v, tuple) else v for n, v in options.items()
+        }
+    check_names(str(name).replace("-", "_") for name in options)
     return {
-        str(name).replace("_", "-"): value for name, value in options.items() if value is not None
+        f"{RENAMED.get(str(name), str(name))}".replace("_", "-"): value
+        for name, value in options.items()
+        if value is not None
     }
 
 
@@ -81,7 +94,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     config: Path | None = None,
-    options: Options = TrainConfig(),  # noqa: B008
+    options: Options = TrainOptions(),  # noqa: B008
 ) -> None:
     """Train a VAE, measure it on the test images and write a report.
 
@@ -103,25 +116,26 @@ def train(
 
     try:
         if resume:
-            if (data, out, config, options) != ("digits", None, None, TrainConfig()):
+            if (data, out, config, options) != ("digits", None, None, TrainOptions()):
                 raise LatensError(
                     f"--resume takes data and options from {resume}/config.yaml: give no others"
                 )
             run = api.resume(resume)
         else:
-            run = api.train(data, out=out, **vars(options))
+            run = api.train(data, out=out, **given(options))
     except Interrupted as stop:
-        if LEADS:
+        if IS_MAIN:
             print(
                 f"stopped; go on with: latens train --resume {shlex.quote(str(stop))}",
                 file=sys.stderr,
             )
             print(stop)
         sys.exit(130)
-    if not LEADS:
+    if not IS_MAIN:
         return
     print(_sentence(run.figures or {}))
-    print(f"report: {run.path / 'report.html'}")
+    if run.config.run.report:
+        print(f"report: {run.path / 'report.html'}")
     print(run.path)
 
 
@@ -166,7 +180,7 @@ def evaluate(
     figures = api.evaluate(
         run, data, split, importance_samples, seed, device, neighbours, refine, precision
     ).as_dict()
-    figures |= {"run": str(run), "data": data, "split": split or ("test" if data is None else None)}
+    figures |= {"run": str(run), "data": data}
     print(json.dumps(figures) if as_json else _table(figures))
 
 
@@ -410,19 +424,21 @@ def _swept(words: tuple[str, ...]) -> dict[str, Any]:
     parse = App(config=_before_parsing, default_parameter=app.default_parameter)
 
     @parse.default
-    def options(*, options: Options = TrainConfig()) -> TrainConfig:  # noqa: B008
+    def options(*, options: Options = TrainOptions()) -> Any:  # noqa: B008
         return options
 
     def read(name: str, *value: str) -> Any:
         config = parse(
             [name, *value], exit_on_error=False, print_error=False, result_action="return_value"
         )
-        return getattr(config, name.removeprefix("--no-").removeprefix("--").replace("-", "_"))
+        option = name.removeprefix("--no-").removeprefix("--").replace("-", "_")
+        return getattr(config, RENAMED.get(option, option))
 
     found = {}
     for name, values in given.items():
         option = name.removeprefix("--no-").removeprefix("--").replace("-", "_")
-        TrainConfig.check_names([option])
+        check_names([option])
+        option = RENAMED.get(option, option)
         several = [read(name, value) for value in values]
         found[option] = several if len(several) > 1 else (several or [read(name)])[0]
     return found
@@ -460,7 +476,7 @@ def recipes() -> None:
         summary, source = about(name)
         print(f"{name:<16} {summary}\n{'':<16} {source}")
         for run in runs:
-            if run.config.recipe == name:
+            if run.config.model.recipe == name:
                 print(f"{'':<16} {run.path.name}: {_sentence(run.figures or {})}")
         print()
 
@@ -522,7 +538,7 @@ def _table(figures: dict[str, Any]) -> str:
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
-    if LEADS:
+    if IS_MAIN:
         print(f"latens: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 

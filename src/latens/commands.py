@@ -12,15 +12,21 @@ from PIL import Image
 from torch import Tensor
 
 from latens import pictures
-from latens.api import data_of
+from latens.analysis.generation import (
+    Samples,
+    along_attribute,
+    draw,
+    likeliest_condition,
+    towards_class,
+)
 from latens.config import check_seed
+from latens.console import note, progress
 from latens.data import Images, Target, decode, find_images
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
-from latens.console import note, progress
-from latens.run.directory import Run
-from latens.analysis.generation import Samples, along_attribute, draw, likeliest_condition, towards_class
 from latens.report.sections import STEPS, interpolation
+from latens.run.data import data_of
+from latens.run.directory import Run
 
 AT_ONCE = 1_000  # images drawn at a time where thousands are asked for
 

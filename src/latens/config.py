@@ -1,92 +1,59 @@
-"""What a training can be told, with units, defaults and checks. Imports nothing heavy."""
+"""What a training can be told, with units, defaults and checks. Imports nothing heavy.
+
+The configuration is nested (data, model, objective, optimiser, run); on the command line, in
+Python and in a YAML file of one's own its names stand side by side. Options that belong to a part,
+such as the number of components of a prior, are found in the part's class by `latens.catalogue`.
+"""
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
+from latens import catalogue
 from latens.errors import LatensError, unknown
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
-LikelihoodName = Literal["auto", "bernoulli", "gaussian", "discretised-logistic", "own"]
-PriorName = Literal["normal", "mixture", "own"]
-NetworkName = Literal["auto", "mlp", "conv", "unet"]
 Binarisation = Literal["none", "dynamic", "threshold", "static"]
 
-# What is taken where the user names none: so many images are seen, in so many epochs.
-AUTO_IMAGES = 300_000
-AUTO_EPOCHS = (10, 500)
-AUTO_BATCH = (8, 128)
-AUTO_LEAST_PATIENCE = 10
 LARGEST = 2**63
-ABOVE_ZERO = ("latent_dim", "epochs", "minutes", "batch_size", "learning_rate", "clip", "sigma")
-ABOVE_ZERO += ("validation", "channels", "features", "depth", "beta_cycles", "labels", "devices")
-ABOVE_ZERO += ("components",)
-ZERO_OR_MORE = ("beta", "beta_step", "free_bits", "label_weight", "weight_decay", "blocks")
-ZERO_OR_MORE += ("octaves", "input_noise", "jitter", "early_stopping", "seed", "split_seed")
+OWN = "own"  # a model or an objective that Python gives, in place of a name
+AUTO = "auto"
+# Options that had another name in latens 0.1.0
+RENAMED = {"sigma": "scale"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The options of a training; each is a flag of `latens train` and a key of its YAML file."""
+class _Section:
+    """A group of options. Types and ranges are checked, for values come from YAML and Python."""
 
-    recipe: str = "conv"
-    """The model, by name: see `latens recipes`."""
-    latent_dim: int = 20
-    """D, how many latent dimensions z has."""
-    likelihood: LikelihoodName = "auto"
-    """p(x|z); auto: bernoulli for grey or binary images, gaussian with learned sigma for colour."""
-    sigma: float | None = None
-    """Sigma of the gaussian likelihood, for pixels in [0, 1]; none: learned. 0.7071 is MSE."""
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "options":
+                _check_type(item.name, value, item.type)
+            if isinstance(value, int) and float in (item.type, *get_args(item.type)):
+                object.__setattr__(self, item.name, float(value))  # 1 is 1.0 in every record
 
-    prior: PriorName = "normal"
-    """p(z): the unit Gaussian, or a mixture of Gaussians that is learned."""
-    components: int | None = None
-    """Gaussians in the mixture; none: 500."""
+    def _check(self, names: str, holds: Callable[[float], bool], what: str) -> None:
+        for name in names.split():
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise LatensError(f"{name} is {value}: it must be {what}")
 
-    network: NetworkName = "auto"
-    """Encoder and decoder; auto: the recipe's, conv where it has none of its own."""
-    decoder_network: NetworkName = "auto"
-    """The decoder's; auto: as the encoder's."""
-    hidden: str | None = None
-    """Widths of the layers of mlp, from the pixels inwards, such as 512,256; none: 512,512."""
-    dropout: float | None = None
-    """Share of each layer's outputs in mlp that is left out at random in training; none: 0."""
-    channels: int | None = None
-    """Channels of conv and unet at their finest level, doubled at each coarser one; none: 32."""
-    blocks: int | None = None
-    """Residual blocks: at each level of conv (none: 1), at the bottleneck of unet (none: 2)."""
-    features: int | None = None
-    """Width of the layers between convolutions and z in conv and unet; none: 256."""
-    depth: int | None = None
-    """How many of these layers there are on each side; none: 1."""
-    octaves: int | None = None
-    """Waves of z that the decoder sees beside z; none: 2 for up to 3 latent dimensions, else 0."""
+    def _check_above_zero(self, names: str) -> None:
+        self._check(names, lambda value: value > 0, "above 0")
 
-    input_noise: float = 0.0
-    """Sigma of the noise on the images that the encoder learns from; against overfitting."""
+    def _check_not_negative(self, names: str) -> None:
+        self._check(names, lambda value: value >= 0, "0 or more")
 
-    jitter: float = 0.0
-    """Move training images by a random affine map, with this deviation in pixels."""
 
-    beta: float | None = None
-    """Weight of the KL in the loss; no unit; none: the recipe's, mostly 1."""
-    beta_warmup: float | None = None
-    """Share of the training, in [0, 1], over which beta rises from 0, linearly; none: the recipe's,
-    mostly 0."""
-    beta_cycles: int = 1
-    """How often beta rises anew; its warm-up is then a share of each cycle."""
-    beta_step: float = 0.0
-    """Added to beta after each epoch."""
-    free_bits: float = 0.0
-    """KL that costs nothing extra, in nats per latent dimension."""
-    label_weight: float | None = None
-    """Weight of the classifier's loss in semi_supervised, a mean over labelled images; none: 20."""
-    labels: int | None = None
-    """How many training images keep their label, evenly over the classes; none: all."""
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(_Section):
+    """Which images, and what is made of them."""
 
     size: str | None = None
     """Pixels that a folder's images are brought to: 64, or HEIGHTxWIDTH; none: found out."""
@@ -100,11 +67,120 @@ class TrainConfig:
     """Images held out of the training set; none: 5,000 of MNIST's, a tenth of one's own."""
     split_seed: int = 0
     """Decides which images are held out."""
+    labels: int | None = None
+    """How many training images keep their label, evenly over the classes; none: all."""
+    jitter: float = 0.0
+    """Augment training images by a random affine map, with this standard deviation in pixels."""
 
-    epochs: int | None = None
-    """Passes over the training images; none: enough for 300,000 images, within 10 and 500."""
-    minutes: float | None = None
-    """Time budget in minutes; the learning rate follows the clock."""
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            height, width = _height_width(self.size)
+            object.__setattr__(self, "size", f"{height}x{width}")
+        super().__post_init__()
+        self._check_above_zero("validation labels")
+        self._check_not_negative("split_seed jitter")
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """`size` as (H, W)."""
+        return _height_width(self.size) if self.size else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Section):
+    """The parts that the model is composed of."""
+
+    recipe: str = "conv"
+    """The model, by name: see `latens recipes`."""
+    latent_dim: int = 20
+    """D, how many latent dimensions z has."""
+    latent_map: int | None = None
+    """Latents as a map of so many channels at the coarsest resolution of the network conv, in place
+    of a vector of latent_dim; none: a vector."""
+    likelihood: str = AUTO
+    """p(x|z); auto: bernoulli for grey or binary images, gaussian with learned scale for colour."""
+    prior: str = "normal"
+    """p(z)."""
+    posterior: str = "gaussian"
+    """q(z|x)."""
+    network: str = AUTO
+    """Encoder and decoder; auto: the recipe's, conv where it has none of its own."""
+    decoder_network: str = AUTO
+    """The decoder's network; auto: as the encoder's."""
+    octaves: int | None = None
+    """Octaves of Fourier features of z that the decoder sees beside z; none: 2 for up to 3 latent
+    dimensions, else 0."""
+    input_noise: float = 0.0
+    """Sigma of Gaussian noise on the images that the encoder learns from; against overfitting."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the parts chosen, such as components of a mixture."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_above_zero("latent_dim latent_map")
+        self._check_not_negative("octaves input_noise")
+        for kind in ("likelihood", "prior", "posterior"):
+            _check_name(kind, getattr(self, kind))
+        for kind in ("network", "decoder_network"):
+            _check_name("network", getattr(self, kind))
+        object.__setattr__(self, "options", _checked_options(self.options))
+
+    def options_of(self, kind: str) -> dict[str, Any]:
+        """The options given that belong to a kind of part: network, likelihood, prior, posterior.
+
+        Raises:
+            LatensError: one that the part chosen does not have.
+        """
+        given = {k: v for k, v in self.options.items() if catalogue.kind_of_option(k) == kind}
+        if kind != "network":  # an encoder and a decoder of two networks: see ModelSpec
+            _check_belongs(kind, getattr(self, kind), given)
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(_Section):
+    """What is minimised, and how its beta moves over the training."""
+
+    name: str = "elbo"
+    """What is minimised."""
+    beta_warmup: float | None = None
+    """Share of the training, in [0, 1], over which beta rises from 0, linearly; none: the recipe's,
+    mostly 0."""
+    beta_cycles: int = 1
+    """How often beta rises anew; its warm-up is then a share of each cycle."""
+    beta_step: float = 0.0
+    """Added to beta after each epoch."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the objective chosen, such as beta."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_name("objective", self.name)
+        self._check("beta_warmup", lambda value: 0 <= value <= 1, "in [0, 1]")
+        self._check_above_zero("beta_cycles")
+        self._check_not_negative("beta_step")
+        if self.beta_cycles > 1 and not self.beta_warmup:
+            raise LatensError(
+                "beta_cycles needs beta_warmup: the share of each cycle that is a rise"
+            )
+        object.__setattr__(self, "options", _checked_options(self.options))
+        _check_belongs("objective", self.name, self.options)
+        if (self.beta_warmup or self.beta_step) and not self.has_beta:
+            raise LatensError(
+                f"beta_warmup and beta_step move beta, and the objective {self.name} has none: "
+                "leave them out"
+            )
+
+    @property
+    def has_beta(self) -> bool:
+        """Whether the objective has a β that a schedule can move."""
+        return self.name == OWN or "beta" in catalogue.find("objective", self.name).options
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig(_Section):
+    """AdamW, its learning rate and the average of the weights."""
+
     batch_size: int | None = None
     """Images per step; none: 128, or a tenth of the training images where they are few."""
     learning_rate: float = 2e-3
@@ -117,18 +193,34 @@ class TrainConfig:
     """Largest norm of the gradient, in nats per unit of weight; none: four times the usual one."""
     ema: float = 0.999
     """Decay per step of the weight average that is evaluated and saved; 0: none."""
-    early_stopping: int | None = None
-    """Epochs without a better validation ELBO after which to stop; 0: never; none: a tenth of the
-    epochs, at least 10, where --epochs and --minutes leave their number open."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_above_zero("batch_size learning_rate clip")
+        self._check_not_negative("weight_decay")
+        self._check("warmup ema", lambda value: 0 <= value < 1, "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_Section):
+    """How long, where, and what is left behind."""
+
+    epochs: int | None = None
+    """Passes over the training images; none: enough for 300,000 images, within 10 and 500."""
+    minutes: float | None = None
+    """Time budget in minutes; the learning rate follows the clock."""
+    early_stopping: int | None = None
+    """Epochs without a better validation loss after which to stop; 0: never; none: a tenth of the
+    epochs, at least 10, where --epochs and --minutes leave their number open."""
     film: bool | None = None
     """Record the training for films of it; none: unless --epochs is above 250."""
-
+    report: bool = True
+    """Write report.html and its pictures at the end."""
     seed: int = 0
     """Decides initial weights, order of images and noise."""
-    device: Device = "auto"
+    device: Device = AUTO
     """Where to compute; auto: cuda, mps, cpu in this order."""
-    precision: Precision = "auto"
+    precision: Precision = AUTO
     """Number format of the networks; auto: bf16 where the processor computes in it."""
     devices: int = 1
     """How many devices of this machine train together, each in a process of its own."""
@@ -137,90 +229,180 @@ class TrainConfig:
     to pay."""
 
     def __post_init__(self) -> None:
-        if self.size is not None:
-            height, width = _height_width(self.size)
-            object.__setattr__(self, "size", f"{height}x{width}")
-        for field in fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
-        for name in ABOVE_ZERO:
-            self._check_range(name, lambda value: value > 0, "above 0")
-        for name in ZERO_OR_MORE:
-            self._check_range(name, lambda value: value >= 0, "0 or more")
-        self._check_range("beta_warmup", lambda value: 0 <= value <= 1, "in [0, 1]")
-        if self.hidden is not None:
-            object.__setattr__(self, "hidden", ",".join(map(str, _widths(self.hidden))))
-        if self.beta_cycles > 1 and not self.beta_warmup:
-            raise LatensError(
-                "beta_cycles needs beta_warmup: the share of each cycle that is a rise"
-            )
-        if self.beta_step and self.minutes and not self.epochs:
+        super().__post_init__()
+        self._check_above_zero("epochs minutes devices")
+        self._check_not_negative("early_stopping seed")
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "objective": ObjectiveConfig,
+    "optimiser": OptimiserConfig,
+    "run": RunConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The configuration of a training, in five sections.
+
+    `TrainConfig.from_options(prior="vamp", components=300)` makes one of names side by side.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.objective.beta_step and self.run.minutes and not self.run.epochs:
             raise LatensError("beta_step needs epochs: with minutes alone its last beta is unknown")
-        for name in ("warmup", "ema", "dropout"):
-            self._check_range(name, lambda value: 0 <= value < 1, "in [0, 1)")
-        for field in fields(self):  # 1 is 1.0 in every record
-            value = getattr(self, field.name)
-            if isinstance(value, int) and float in (field.type, *get_args(field.type)):
-                object.__setattr__(self, field.name, float(value))
-
-    def _check_range(self, name: str, holds: Callable[[float], bool], what: str) -> None:
-        value = getattr(self, name)
-        if value is not None and not holds(value):
-            raise LatensError(f"{name} is {value}: it must be {what}")
-
-    @property
-    def network_options(self) -> dict[str, Any]:
-        """The options of the network that are not left to its defaults."""
-        names = ("dropout", "channels", "blocks", "features", "depth")
-        options = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return options | ({"hidden": _widths(self.hidden)} if self.hidden else {})
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """`size` as (H, W)."""
-        return _height_width(self.size) if self.size else None
+        for kind in ("likelihood", "prior", "posterior"):
+            self.model.options_of(kind)
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> "TrainConfig":
-        """A configuration from names and values.
+    def from_options(cls, **options: Any) -> Self:
+        """A configuration from names and values side by side, as the command line has them.
 
         Raises:
             LatensError: an option that does not exist (with the nearest that does), or a value
                 it cannot have.
         """
-        cls.check_names(options)
-        return cls(**options)
+        check_names(options)
+        nested: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+        for given, value in options.items():
+            name = RENAMED.get(given, given)
+            if name in section_of:
+                section, own_name = section_of[name]
+                nested[section][own_name] = value
+            elif value is not None:
+                section = "objective" if catalogue.kind_of_option(name) == "objective" else "model"
+                nested[section].setdefault("options", {})[name] = value
+        sections: dict[str, Any] = {name: SECTIONS[name](**v) for name, v in nested.items()}
+        return cls(**sections)
 
     @classmethod
-    def check_names(cls, options: Iterable[str]) -> None:
-        """Raise a LatensError for a name that is no option, with the nearest that is."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise unknown("option", str(name), known)
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The configuration that a config.yaml holds, nested, or flat as of latens 0.1.0.
+
+        Raises:
+            LatensError: names or values that are not latens's.
+        """
+        if not set(record) <= SECTIONS.keys():
+            known = {name: None if value == AUTO else value for name, value in record.items()}
+            return cls.from_options(**{k: v for k, v in known.items() if v is not None})
+        for section, values in record.items():
+            if not isinstance(values, Mapping):
+                raise LatensError(f"the section {section} holds no names and values")
+        flat = {
+            _flat_name(section, name): value
+            for section, values in record.items()
+            for name, value in values.items()
+            if name != "options"
+        }
+        for values in record.values():
+            flat |= values.get("options", {})
+        return cls.from_options(**flat)
+
+    def options(self) -> dict[str, Any]:
+        """Names and values side by side; options of parts where they are given."""
+        flat = {
+            _flat_name(section, item.name): getattr(getattr(self, section), item.name)
+            for section in SECTIONS
+            for item in fields(SECTIONS[section])
+            if item.name != "options"
+        }
+        return flat | dict(self.model.options) | dict(self.objective.options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested names and values, ready for YAML."""
+        return _plain(asdict(self))
 
     def command(self, data: str) -> str:
         """The command line that trains on `data` with these options."""
         words = ["latens", "train", data]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                flag = "--" + field.name.replace("_", "-")
+        defaults = TrainConfig().options()
+        for name, value in self.options().items():
+            if value != defaults.get(name):
+                flag = "--" + name.replace("_", "-")
                 words += [f"--no-{flag[2:]}" if value is False else flag]
-                words += [] if isinstance(value, bool) else [str(value)]
+                words += [] if isinstance(value, bool) else [_word(value)]
         return shlex.join(words)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Names and values, ready for YAML."""
-        return asdict(self)
+    def with_options(self, **options: Any) -> Self:
+        """The same with other values of some options."""
+        return type(self).from_options(**(self.options() | options))
+
+
+def _flat_name(section: str, name: str) -> str:
+    return "objective" if (section, name) == ("objective", "name") else name
+
+
+# Where each option is that belongs to no part: its section, and its name there
+section_of: dict[str, tuple[str, str]] = {
+    _flat_name(section, item.name): (section, item.name)
+    for section, cls in SECTIONS.items()
+    for item in fields(cls)
+    if item.name != "options"
+}
+
+
+def option_names() -> list[str]:
+    """Every name that `TrainConfig.from_options` takes."""
+    return [*section_of, *catalogue.part_options()]
+
+
+def check_names(options: Iterable[str]) -> None:
+    """Raise a LatensError for a name that is no option, with the nearest that is."""
+    known = option_names()
+    for name in options:
+        if RENAMED.get(name, name) not in known:
+            raise unknown("option", str(name), known)
 
 
 def check_seed(seed: int) -> None:
     """Raise a LatensError for a seed that no generator takes."""
-    TrainConfig(seed=seed)
+    RunConfig(seed=seed)
+
+
+# ---- checks ----------------------------------------------------------------------------------
+
+
+def _check_name(kind: str, name: str) -> None:
+    if name not in (AUTO, OWN):
+        catalogue.find(kind, name)
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of parts, each of its type."""
+    checked = {}
+    known = catalogue.part_options()
+    for name, value in options.items():
+        option_type = known[name][0][1].type
+        if get_origin(option_type) is tuple:
+            checked[name] = _widths(name, value)
+            continue
+        _check_type(name, value, option_type)
+        checked[name] = float(value) if option_type is float else value
+    return checked
+
+
+def _check_belongs(kind: str, name: str, options: Iterable[str]) -> None:
+    """Raise a LatensError for an option that belongs to another choice of its kind."""
+    if name in (AUTO, OWN):
+        return
+    for option in options:
+        if option not in catalogue.find(kind, name).options:
+            owners = [choice.name for choice, _ in catalogue.part_options()[option]]
+            raise LatensError(
+                f"{option} is an option of the {kind} {' or '.join(owners)}, and this one is "
+                f"{name}: add --{kind} {owners[0]}, or leave it out"
+            )
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> None:
-    """Values come from YAML and from Python, where nothing else has looked at them yet."""
     options = get_args(annotation) or (annotation,)
     if get_origin(annotation) is Literal:
         if value not in options:
@@ -249,12 +431,30 @@ def _height_width(size: Any) -> tuple[int, int]:
     return height, width
 
 
-def _widths(hidden: Any) -> tuple[int, ...]:
-    """(512, 256) from "512,256"."""
+def _widths(name: str, value: Any) -> tuple[int, ...]:
+    """(512, 256) from "512,256", 512 or [512, 256]."""
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
-        widths = tuple(int(part) for part in hidden.split(","))
-    except ValueError:
+        widths = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
         widths = (0,)
-    if min(widths) < 1:
-        raise LatensError(f"hidden is {hidden}: it must be widths above 0, such as 512,256")
+    if min(widths, default=0) < 1:
+        raise LatensError(f"{name} is {value}: it must be widths above 0, such as 512,256")
     return widths
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists and scalars alone, as YAML has them."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def replaced(config: TrainConfig, **sections: Mapping[str, Any]) -> TrainConfig:
+    """A configuration with some values of some sections replaced."""
+    new = {name: replace(getattr(config, name), **values) for name, values in sections.items()}
+    return replace(config, **new)

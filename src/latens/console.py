@@ -7,8 +7,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 # Of several processes that train together only the first one speaks.
 RANK = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
-LEADS = "WORLD_SIZE" not in os.environ or RANK == "0"
-stderr = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not LEADS)
+IS_MAIN = "WORLD_SIZE" not in os.environ or RANK == "0"
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not IS_MAIN)
 
 
 def note(text: str) -> None:

@@ -15,15 +15,17 @@ import numpy as np
 import torch
 
 from latens import pictures
-from latens.report.context import Picture, Section, Subject
-from latens.api import data_of, prepare
-from latens.report.comparison import TABLE, ranking, rate_distortion, rows_of, write_tables
 from latens.config import TrainConfig
-from latens.errors import LatensError
 from latens.console import note
+from latens.errors import LatensError
+from latens.report.comparison import TABLE, rate_distortion, write_tables
+from latens.report.context import Picture, ReportContext, Section
 from latens.report.html import draw_pictures
-from latens.run.directory import FIGURES, PICTURES, Run, check_out
 from latens.report.sections import film, manifold_image, manifolds_of, places_of, plane_image
+from latens.run.comparison import ranking, rows_of
+from latens.run.data import data_of
+from latens.run.directory import FIGURES, PICTURES, Run, check_out
+from latens.training.setup import prepare
 
 SWEEPS = Path("sweeps")
 MOST_SWEPT = 2
@@ -45,7 +47,7 @@ def sweep(
         data: as in `latens.train`.
         out: the folder; None takes `sweeps/DATA-OPTION`.
         jobs: trainings at a time, each a process; None: one for every four cores.
-        **options: those of `latens.TrainConfig`; a list or tuple of values is swept, such as
+        **options: those of `latens train`; a list or tuple of values is swept, such as
             `beta=[1, 5, 8, 20]`.
 
     Raises:
@@ -70,9 +72,9 @@ def sweep(
         note("the sweep is stopped; the same command goes on with it")
         raise
     runs = {name: Run.open(path) for name, path in paths.items()}
-    subjects = {name: Subject(run, data_of(run)) for name, run in runs.items()}
+    contexts = {name: ReportContext(run, data_of(run)) for name, run in runs.items()}
     (out / PICTURES).mkdir(exist_ok=True)
-    chapters = draw_pictures(SECTIONS, subjects, out / PICTURES)
+    chapters = draw_pictures(SECTIONS, contexts, out / PICTURES)
     title = f"Sweep of {' and '.join(swept)} on {Path(data).name}"
     order, comment = ranking(runs)
     if not comment.startswith("Not"):
@@ -99,7 +101,7 @@ def combinations(
         name = ",".join(f"{option}={_short(value)}" for option, value in chosen.items())
         if name in configs:
             raise LatensError(f"{name} is given twice")
-        configs[name] = TrainConfig.of({**options, **chosen})
+        configs[name] = TrainConfig.from_options(**{**options, **chosen})
     return configs
 
 
@@ -111,7 +113,7 @@ def _short(value: Any) -> str:
 def command(data: str, options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]]) -> str:
     """The command line of a sweep."""
     fixed = {name: value for name, value in options.items() if name not in swept}
-    words = shlex.split(TrainConfig.of(fixed).command(data))
+    words = shlex.split(TrainConfig.from_options(**fixed).command(data))
     for name, values in swept.items():
         words += [f"--{name.replace('_', '-')}", *map(_short, values)]
     return shlex.join([words[0], "sweep", *words[2:]])
@@ -174,10 +176,10 @@ def _train(data: str, name: str, config: TrainConfig, path: Path, jobs: int) -> 
 # ---- pictures --------------------------------------------------------------------------------
 
 
-def _rates(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
-    runs = {name: subject.run for name, subject in subjects.items()}
+def _rates(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
+    runs = {name: context.run for name, context in contexts.items()}
     yield rate_distortion(runs, joined=all("," not in name for name in runs))
-    rows = {name: subject.rows for name, subject in subjects.items()}
+    rows = {name: context.rows for name, context in contexts.items()}
     yield Picture(
         "curves",
         [pictures.curves_of(rows, "validation")],
@@ -186,32 +188,32 @@ def _rates(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
     )
 
 
-def _latent_spaces(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
+def _latent_spaces(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
     limits = None
-    if all(subject.dims == 2 for subject in subjects.values()):  # the same axes in all frames
-        every = np.concatenate([subject.plane[0] for subject in subjects.values()])
+    if all(context.dims == 2 for context in contexts.values()):  # the same axes in all frames
+        every = np.concatenate([context.plane[0] for context in contexts.values()])
         limits = pictures.plane_limits(every)
     frames = [
-        plane_image(subject, subject.title(f"latent space, {name}"), limits)
-        for name, subject in subjects.items()
+        plane_image(context, context.title(f"latent space, {name}"), limits)
+        for name, context in contexts.items()
     ]
     yield replace(film("latent-space", frames, "latent space over the sweep"), seconds=1.0)
 
 
-def _manifolds(subjects: Mapping[str, Subject]) -> Iterator[Picture]:
-    every = {name: manifolds_of(subject) for name, subject in subjects.items()}
+def _manifolds(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
+    every = {name: manifolds_of(context) for name, context in contexts.items()}
     files = {tuple(file for file, _, _ in shown) for shown in every.values()}
     if len(files) > 1:  # some are told a class and some are not
-        every = {name: [("manifold", None, "latent plane")] for name in subjects}
+        every = {name: [("manifold", None, "latent plane")] for name in contexts}
     for i, (file, label, what) in enumerate(next(iter(every.values()))):
         frames = [
             manifold_image(
-                subject,
-                places_of(subject),
+                context,
+                places_of(context),
                 label,
-                subject.title(f"{every[name][i][2]}, {name}"),
+                context.title(f"{every[name][i][2]}, {name}"),
             )
-            for name, subject in subjects.items()
+            for name, context in contexts.items()
         ]
         picture = film(file, frames, f"the {what} over the sweep", detail=label is not None)
         yield replace(picture, seconds=1.0)

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from latens.errors import LatensError
-from latens.evaluation.metrics import likeliest
 from latens.evaluation.labels import LabelStatistics
-from latens.model.networks.labels import embedding_of
-from latens.model.vae import VAE
+from latens.evaluation.metrics import likeliest
+from latens.model.latent_model import LatentModel
+
+GUESS_SEED = 0  # of the noise by which the class of an image is guessed
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Samples:
 
 
 @torch.no_grad()
-def draw(vae: VAE, number: int, label: str | None = None, temperature: float = 1.0) -> Samples:
+def draw(
+    vae: LatentModel, number: int, label: str | None = None, temperature: float = 1.0
+) -> Samples:
     """`number` new images, of one label or of any.
 
     A conditional model is given the label: one asked for, else each class in turn, or attributes
@@ -45,25 +48,29 @@ def draw(vae: VAE, number: int, label: str | None = None, temperature: float = 1
     Raises:
         LatensError: a label that does not exist, or a model that knows none.
     """
-    if embedding_of(vae) is not None:
+    if vae.label_embedding is not None:
         statistics = LabelStatistics.of(vae)
         index = None if label is None else statistics.index(label)
-        y = _labels_like_training(statistics, number, index)
+        y = _labels_like_training(statistics, number, index).to(vae.device)
         return Samples(vae.sample(number, y, temperature), y if statistics.exclusive else None)
     if label is None:
-        return _told_by_classifier(vae, temperature * vae.prior().sample((number,)))
+        return _told_by_classifier(vae, temperature * vae.sample_prior(number))
     statistics = LabelStatistics.of(vae)
     index = statistics.index(label)
-    z = statistics.draw(index, number, temperature).reshape(number, *vae.latent_shape)
+    z = (
+        statistics.draw(index, number, temperature)
+        .reshape(number, *vae.latent_shape)
+        .to(vae.device)
+    )
     samples = _told_by_classifier(vae, z)
     if samples.labels is not None or not statistics.exclusive:
         return samples
     return Samples(samples.images, torch.full((number,), index))
 
 
-def _told_by_classifier(vae: VAE, z: Float[Tensor, "N *Z"]) -> Samples:
+def _told_by_classifier(vae: LatentModel, z: Float[Tensor, "N *Z"]) -> Samples:
     """Images of these latents, with the class that the model's classifier tells if it has one."""
-    images = vae.picture(z)
+    images = vae.decode_images(z)
     p = None if vae.classifier is None else vae.classify(z)
     if not isinstance(p, Categorical):
         return Samples(images)
@@ -87,7 +94,7 @@ def _labels_like_training(
 
 @torch.no_grad()
 def along_attribute(
-    vae: VAE, x: Float[Tensor, "B C H W"], attribute: str, amounts: Float[Tensor, " steps"]
+    vae: LatentModel, x: Float[Tensor, "B C H W"], attribute: str, amounts: Float[Tensor, " steps"]
 ) -> Float[Tensor, "B steps C H W"]:
     """Images with more or less of an attribute: z moved along its direction.
 
@@ -103,16 +110,16 @@ def along_attribute(
     statistics = LabelStatistics.of(vae)
     if statistics.exclusive:
         raise LatensError("this model's images have classes and no attributes: use --label")
-    direction = torch.tensor(statistics.direction[statistics.index(attribute)])
+    direction = torch.tensor(statistics.direction[statistics.index(attribute)], device=vae.device)
     y = likeliest_condition(vae, x)
     z = vae.embed(x, y).flatten(1)  # [B, D]
-    moved = z + amounts[:, None, None] * direction  # [steps, B, D]
-    return vae.picture(moved.unflatten(2, vae.latent_shape), y).transpose(0, 1)
+    moved = z + amounts.to(vae.device)[:, None, None] * direction  # [steps, B, D]
+    return vae.decode_images(moved.unflatten(2, vae.latent_shape), y).transpose(0, 1)
 
 
 @torch.no_grad()
 def towards_class(
-    vae: VAE, x: Float[Tensor, "B C H W"], label: str, steps: int
+    vae: LatentModel, x: Float[Tensor, "B C H W"], label: str, steps: int
 ) -> Float[Tensor, "B steps C H W"]:
     """Images on the way from what they are to another class, what else they are kept.
 
@@ -129,36 +136,45 @@ def towards_class(
     own = likeliest_condition(vae, x)
     if own is not None:
         z = vae.embed(x, own)
-        ends = [vae.picture(z, own), vae.picture(z, torch.full_like(own, index))]
+        ends = [vae.decode_images(z, own), vae.decode_images(z, torch.full_like(own, index))]
         return torch.stack(ends, 1)
-    means = torch.tensor(statistics.mean)
+    means = torch.tensor(statistics.mean, device=vae.device)
     z = vae.embed(x).flatten(1)
     towards = means[index] - means[_own_class(vae, z, statistics)]  # [B, D]
-    t = torch.linspace(0, 1, steps)[:, None, None]
-    return vae.picture((z + t * towards).unflatten(2, vae.latent_shape)).transpose(0, 1)
+    t = torch.linspace(0, 1, steps, device=vae.device)[:, None, None]
+    return vae.decode_images((z + t * towards).unflatten(2, vae.latent_shape)).transpose(0, 1)
 
 
-def _own_class(vae: VAE, z: Float[Tensor, "B D"], statistics: LabelStatistics) -> Tensor:
+def _own_class(vae: LatentModel, z: Float[Tensor, "B D"], statistics: LabelStatistics) -> Tensor:
     """The class of each z `[B]`: the classifier's, or that of the likeliest class Gaussian."""
     if vae.classifier is not None:
         return likeliest(vae, z.unflatten(1, vae.latent_shape))
     of_class = torch.distributions.Normal(
-        torch.tensor(statistics.mean), torch.tensor(statistics.scale)
+        torch.tensor(statistics.mean, device=vae.device),
+        torch.tensor(statistics.scale, device=vae.device),
     )
     return of_class.log_prob(z[:, None]).sum(-1).argmax(-1)
 
 
 @torch.no_grad()
-def likeliest_condition(vae: VAE, x: Float[Tensor, "B C H W"]) -> Int64[Tensor, "B *A"] | None:
+def likeliest_condition(
+    vae: LatentModel, x: Float[Tensor, "B C H W"]
+) -> Int64[Tensor, "B *A"] | None:
     """What a conditional model is told of images whose label is not known; None to any other.
 
-    Of classes that under which the image has the largest ELBO, all alike likely before; attributes
-    stay unknown.
+    The class under which the image has the largest ELBO, with the same noise for all; attributes stay
+    unknown.
     """
-    embedding = embedding_of(vae)
+    embedding = vae.label_embedding
     if embedding is None:
         return None
     if not embedding.exclusive:
-        return torch.full((len(x), embedding.count), -1)
-    draws = [vae.draw(x, torch.full((len(x),), label)) for label in range(embedding.count)]
-    return torch.stack([d.log_px_z[0] - d.kl_per_image for d in draws]).argmax(0)
+        return embedding.unknown(len(x))
+    unknown = embedding.unknown(len(x))
+    elbos = []
+    with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
+        for label in range(embedding.count):
+            torch.manual_seed(GUESS_SEED)  # the same noise for each class
+            draw = vae.draw(x, torch.full_like(unknown, label))
+            elbos.append(draw.log_px_z[0] - draw.kl)
+    return torch.stack(elbos).argmax(0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latens.data import Images
 from latens.errors import LatensError, unknown
-from latens.model.vae import VAE
+from latens.model.latent_model import LatentModel
 
 IMAGES_AT_ONCE = 1_000
 DIGITS = 5  # significant digits that are kept: the statistics travel in a JSON file
@@ -45,7 +45,7 @@ class LabelStatistics:
         return asdict(self) | {"names": list(self.names)}
 
     @classmethod
-    def of(cls, vae: VAE) -> "LabelStatistics":
+    def of(cls, vae: LatentModel) -> "LabelStatistics":
         """Those that were measured after the training of this model.
 
         Raises:
@@ -82,7 +82,9 @@ class LabelStatistics:
 
 
 @torch.no_grad()
-def embed_all(vae: VAE, images: Images) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+def embed_all(
+    vae: LatentModel, images: Images
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
     """The mean and the variance of q(z|x) of every image, flattened."""
     means, variances = [], []
     for batch in images.batches(IMAGES_AT_ONCE):
@@ -94,7 +96,7 @@ def embed_all(vae: VAE, images: Images) -> tuple[Float[Tensor, "N D"], Float[Ten
 
 
 def label_statistics(
-    vae: VAE, images: Images, names: Sequence[str], exclusive: bool
+    vae: LatentModel, images: Images, names: Sequence[str], exclusive: bool
 ) -> LabelStatistics | None:
     """Where the labels of `images` lie in latent space; None if there are none."""
     if images.labels is None or not names:
@@ -138,7 +140,7 @@ def _rounded(values: Tensor) -> list[Any]:
     return torch.tensor(flat, dtype=torch.float64).reshape(values.shape).tolist()
 
 
-def neighbour_accuracy(vae: VAE, train: Images, test: Images, neighbours: int) -> float:
+def neighbour_accuracy(vae: LatentModel, train: Images, test: Images, neighbours: int) -> float:
     """How well the labels of `train` tell those of `test` by the nearest mean z, in [0, 1].
 
     The share of test images whose class is the commonest among that of the `neighbours` nearest

@@ -3,8 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import repeat
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,10 +12,11 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from latens.data import Images, unit_pixels
-from latens.model.distributions import diagonal_normal
 from latens.errors import LatensError
+from latens.model.distributions import diagonal_normal
+from latens.model.latent_model import LatentModel
+from latens.model.latents import Draw
 from latens.model.parts import Kind
-from latens.model.vae import VAE, Draw
 
 # Images are taken in blocks of this many values (pixels times channels), and at most so many.
 # The size of a block depends on the images alone: figures must not depend on a machine or on
@@ -24,6 +24,7 @@ from latens.model.vae import VAE, Draw
 VALUES_IN_BLOCK = 2**21
 IMAGES_IN_BLOCK = 500
 REFINING_RATE, REFINING_SAMPLES = 0.03, 4  # in units of z; z for each image and step
+OBJECTIVE = "objective."  # before the name of a term of a training's objective
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2
 
 
@@ -55,6 +56,8 @@ class Evaluation:
             where not asked for.
         images: how many images.
         seconds: how long it took.
+        split: which images of a data set: train, validation, test or all; None of others.
+        objective: the terms of a training's objective, by name; empty outside of a training.
     """
 
     elbo: float
@@ -72,24 +75,49 @@ class Evaluation:
     images: int
     seconds: float
     neighbour_accuracy: float | None = None
+    split: str | None = None
+    objective: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, JSON-ready."""
-        return asdict(self)
+        figures = asdict(self)
+        figures.pop("objective")
+        return figures
+
+
+@dataclass(frozen=True)
+class ObjectiveTerms:
+    """What a training measures besides: its objective, on images that several processes share.
+
+    Attributes:
+        terms: from a draw to a value for each image by name, `[B]`.
+        samples: K, z for each image.
+        rank, count: this process, and how many there are; each measures every `count`-th image.
+        joint, own: see `Draw`; `joint` is made for a number of images in all processes.
+        gather: from the terms of these images to those of all processes' images.
+    """
+
+    terms: Callable[[Draw], dict[str, Tensor]]
+    samples: int = 1
+    rank: int = 0
+    count: int = 1
+    joint: Callable[[int], Callable[[Tensor], Tensor]] = lambda _images: lambda values: values
+    own: Callable[[Tensor], Tensor] = lambda values: values
+    gather: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda terms: terms
 
 
 @torch.no_grad()
 def evaluate(
-    vae: VAE,
+    vae: LatentModel,
     images: Images | Float[Tensor, "N C H W"],
     importance_samples: int | None = None,
     seed: int = 0,
     labels: Int64[Tensor, "N *A"] | None = None,
     refine: int = 0,
-    gather: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     precision: str = "float32",
+    objective: ObjectiveTerms | None = None,
 ) -> Evaluation:
-    """Measure a VAE on images, in evaluation mode.
+    """Measure a model on images, in evaluation mode.
 
     The same model, images and seed give the same figures; the user's random numbers are left
     alone.
@@ -100,11 +128,11 @@ def evaluate(
         seed: of the samples of z.
         labels: of floats; `Images` bring their own.
         refine: steps by which q(z|x) of each image is improved after the encoder; see `refined`.
-            The ELBO stays a lower bound on log p(x), and what it gains is what the encoder lost.
-        gather: from the terms of these images, a row for each, to those of all images, where
-            several processes have a share each.
+            The ELBO stays a lower bound on log p(x), and what it gains is what the encoder lost;
+            `nll` is drawn from the same q.
         precision: of the networks: float32, or bf16 where speed matters more than the second
             decimal. What follows the networks is in float32 or better.
+        objective: of a training, to be measured on the same draws.
 
     Raises:
         LatensError: no images, images of another shape, K below 1, or no labels for a model that
@@ -120,18 +148,20 @@ def evaluate(
     ):
         torch.manual_seed(seed)
         blocks, binary = [], True
-        for x, y in _blocks(images, labels, vae.device):
-            blocks.append(_measure(vae, x, y, importance_samples, refine))
+        for x, y, together in _blocks(images, labels, vae.device, objective):
+            blocks.append(_measure(vae, x, y, importance_samples, refine, objective, together))
             binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     every["binary"] = torch.tensor([binary])
-    every = every if gather is None else gather(every)
+    every = every if objective is None else objective.gather(every)
     binary = bool(every["binary"].all())
     return _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
 
 
-def _check(vae: VAE, images: Images | Tensor, importance_samples: int | None, refine: int) -> None:
+def _check(
+    vae: LatentModel, images: Images | Tensor, importance_samples: int | None, refine: int
+) -> None:
     if len(images) == 0:
         raise LatensError("there are no images to evaluate on")
     shape = tuple(images.shape) if isinstance(images, Images) else tuple(images.shape[1:])
@@ -146,47 +176,87 @@ def _check(vae: VAE, images: Images | Tensor, importance_samples: int | None, re
 
 
 def _blocks(
-    images: Images | Tensor, labels: Tensor | None, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    size = max(1, min(IMAGES_IN_BLOCK, VALUES_IN_BLOCK // math.prod(images.shape[-3:])))
-    if isinstance(images, Images):
-        for batch in images.batches(size):
-            y = None if batch.labels is None else batch.labels.to(device)
-            yield unit_pixels(batch.pixels.to(device), batch.draw_bits), y
-    else:
-        ys = repeat(None) if labels is None else (y.to(device) for y in labels.split(size))
-        for x, y in zip(images.split(size), ys, strict=False):
-            yield x.to(device), y
+    images: Images | Tensor,
+    labels: Tensor | None,
+    device: torch.device,
+    objective: ObjectiveTerms | None,
+) -> Iterator[tuple[Tensor, Tensor | None, int]]:
+    """Images with their labels, this process's share of each block, and the block's size."""
+    samples, rank, count = 1, 0, 1
+    if objective is not None:
+        samples, rank, count = objective.samples, objective.rank, objective.count
+    size = min(IMAGES_IN_BLOCK, VALUES_IN_BLOCK // math.prod(images.shape[-3:]))
+    for start, end in _bounds(len(images), max(1, size // samples), count):
+        share = slice(start + rank, end, count)
+        if isinstance(images, Images):
+            batch = images.take(share)
+            x = unit_pixels(batch.pixels.to(device), batch.stochastic_binarize)
+            y = batch.labels
+        else:
+            x, y = images[share].to(device), None if labels is None else labels[share]
+        yield x, None if y is None else y.to(device), end - start
+
+
+def _bounds(images: int, size: int, processes: int) -> list[tuple[int, int]]:
+    """Blocks of `size` images, the last one with an image for each process at least."""
+    starts = [*range(0, images, size)]
+    if len(starts) > 1 and images - starts[-1] < processes:
+        starts.pop()
+    return [*zip(starts, [*starts[1:], images], strict=True)]
 
 
 def _measure(
-    vae: VAE, x: Float[Tensor, "B C H W"], y: Tensor | None, k: int | None, refine: int
+    vae: LatentModel,
+    x: Float[Tensor, "B C H W"],
+    y: Tensor | None,
+    k: int | None,
+    refine: int,
+    objective: ObjectiveTerms | None,
+    together: int,
 ) -> dict[str, Tensor]:
-    """The terms of each image of a block."""
-    told = vae.draw(x, y)  # by the encoder: what its latents tell must not follow the refining
-    draw = vae.draw(x, y, posterior=refined(vae, x, y, refine)) if refine else told
+    """The terms of each image of a block, of which all processes have `together` images."""
+    # By the encoder: what its latents tell must not follow the refining
+    encoded = vae.draw(x, y, 1 if objective is None else objective.samples)
+    posterior = refined(vae, x, y, refine) if refine else None
+    draw = vae.draw(x, y, posterior=posterior) if refine else encoded
     terms = {
-        "reconstruction": -draw.log_px_z[0],
-        "kl": draw.kl_per_image,
-        "mean": told.posterior.mean,
+        "reconstruction": -draw.log_px_z.mean(0),
+        "kl": draw.kl,
+        "mean": _mean_of_z(vae, encoded, x, y),
     }
-    if draw.kl is not None:
-        terms["kl_per_dim"] = draw.kl
+    per_dim = draw.kl_per_dim
+    if per_dim is not None:
+        terms["kl_per_dim"] = per_dim
     if vae.classifier is not None and y is not None:
-        terms |= _label_terms(vae, told, y)
+        terms |= _label_terms(vae, encoded, terms["mean"], y)
     if k is not None:
-        log_w = vae.log_weights(x, y, samples=k).cpu().double()  # [K, B]
-        log_mean = log_w.logsumexp(0) - math.log(k)
-        terms["nll"] = -log_mean
-        # Var(log mean w) ≈ Var(w) / (K mean(w)²) = Σw² / (Σw)² − 1/K, by the delta method
-        ess_inverse = ((2 * log_w).logsumexp(0) - 2 * log_w.logsumexp(0)).exp()
-        terms["nll_variance"] = (ess_inverse - 1 / k).clamp(min=0)
+        terms |= _nll(vae.log_weights(x, y, k, posterior))
+    if objective is not None:
+        shared = replace(draw, joint=objective.joint(together), own=objective.own)
+        terms |= {f"{OBJECTIVE}{name}": v for name, v in objective.terms(shared).items()}
     return {name: value.cpu() for name, value in terms.items()}
+
+
+def _mean_of_z(
+    vae: LatentModel, draw: Draw, x: Float[Tensor, "B C H W"], y: Tensor | None
+) -> Float[Tensor, "B *Z"]:
+    """What `embed` gives; of a flat model it is known already."""
+    first, *others = draw.latents
+    return vae.encode(x, y).mean if others else first.q.mean
+
+
+def _nll(log_weights: Float[Tensor, "K B"]) -> dict[str, Tensor]:
+    """−log p(x) of each image by importance sampling, and the variance of that estimate."""
+    log_w, k = log_weights.cpu().double(), len(log_weights)
+    log_mean = log_w.logsumexp(0) - math.log(k)
+    # Var(log mean w) ≈ Var(w) / (K mean(w)²) = Σw² / (Σw)² − 1/K, by the delta method
+    ess_inverse = ((2 * log_w).logsumexp(0) - 2 * log_w.logsumexp(0)).exp()
+    return {"nll": -log_mean, "nll_variance": (ess_inverse - 1 / k).clamp(min=0)}
 
 
 @torch.enable_grad()
 def refined(
-    vae: VAE,
+    vae: LatentModel,
     x: Float[Tensor, "B C H W"],
     y: Int64[Tensor, "B *A"] | None = None,
     steps: int = 50,
@@ -213,31 +283,33 @@ def refined(
         optimizer.param_groups[0]["lr"] = REFINING_RATE * (1 - step / steps)
         posterior = diagonal_normal(mean, log_scale.exp(), len(vae.latent_shape))
         draw = vae.draw(x, y, REFINING_SAMPLES, posterior)
-        loss = (draw.kl_per_image - draw.log_px_z.mean(0)).sum()
+        loss = (draw.kl - draw.log_px_z.mean(0)).sum()
         mean.grad, log_scale.grad = torch.autograd.grad(loss, (mean, log_scale))
         optimizer.step()
     return diagonal_normal(mean.detach(), log_scale.detach().exp(), len(vae.latent_shape))
 
 
-def _label_terms(vae: VAE, draw: Draw, y: Int64[Tensor, "B *A"]) -> dict[str, Tensor]:
+def _label_terms(
+    vae: LatentModel, draw: Draw, mean: Float[Tensor, "B *Z"], y: Int64[Tensor, "B *A"]
+) -> dict[str, Tensor]:
     """−log p(y|z), and whether the likeliest label is right; NaN where no label is known."""
     known = y >= 0
-    right = (likeliest(vae, draw.posterior.mean) == y).double().masked_fill(~known, math.nan)
+    right = (likeliest(vae, mean) == y).double().masked_fill(~known, math.nan)
     labelled = known.reshape(len(y), -1).any(1)
     return {
-        "label": -draw.extras["log_py_z"][0].double().masked_fill(~labelled, math.nan),
+        "label": -draw.extras["log_py_z"].mean(0).double().masked_fill(~labelled, math.nan),
         "right": right.reshape(len(y), -1).nanmean(1),
     }
 
 
-def likeliest(vae: VAE, z: Float[Tensor, "N *Z"]) -> Int64[Tensor, "N *A"]:
+def likeliest(vae: LatentModel, z: Float[Tensor, "N *Z"]) -> Int64[Tensor, "N *A"]:
     """The likeliest label by the model's classifier: a class, or 0 and 1 for each attribute."""
     p = vae.classify(z)
     return p.probs.argmax(-1) if isinstance(p, Categorical) else (p.mean > 0.5).long()
 
 
 def _summary(
-    vae: VAE, every: dict[str, Tensor], k: int | None, binary: bool, seconds: float
+    vae: LatentModel, every: dict[str, Tensor], k: int | None, binary: bool, seconds: float
 ) -> Evaluation:
     def mean(name: str) -> float:
         return every[name].double().mean().item()
@@ -251,6 +323,7 @@ def _summary(
     bits = cost / (math.prod(vae.image_shape) * math.log(2)) if discrete else None
     per_dim = every.get("kl_per_dim")
     means = every["mean"].double()
+    terms = [name for name in every if name.startswith(OBJECTIVE)]
     variance = (means - means.mean(0)).square().mean(0)  # torch's var takes three times as long
     return Evaluation(
         elbo=-(reconstruction + kl),
@@ -267,6 +340,7 @@ def _summary(
         accuracy=_mean_of_known(every.get("right")),
         images=n,
         seconds=seconds,
+        objective={name.removeprefix(OBJECTIVE): mean(name) for name in terms},
     )
 
 

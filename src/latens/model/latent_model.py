@@ -47,12 +47,13 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, ...]
     likelihood: Likelihood
-    classifier: Classifier | None = None
+    classifier: Classifier | None
     about: dict[str, Any]
     is_fresh: bool
 
     def __init__(self) -> None:
         super().__init__()
+        self.classifier = None
         self.about = {}
         self.is_fresh = True
 
@@ -83,9 +84,7 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
         """p(x|z) for z `[*N, *Z]`, batch `[*N]`, event `[C, H, W]`; its mean is what is shown."""
 
     @abstractmethod
-    def sample_prior(
-        self, n: int, y: Int[Tensor, "n *A"] | None = None
-    ) -> Float[Tensor, "n *Z"]:
+    def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
         """`n` times z ~ p(z), or one z ~ p(z|y) for each label."""
 
     # ---- using a trained model ---------------------------------------------------------------
@@ -98,6 +97,11 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def has_unit_prior(self) -> bool:
+        """Whether p(z) is N(0, I), so that noise of any model of so many dimensions serves."""
+        return False
 
     @property
     def label_embedding(self) -> LabelEmbedding | None:

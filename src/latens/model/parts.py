@@ -53,9 +53,7 @@ class Configurable:
 class Part(Configurable, nn.Module):
     """An `nn.Module` that can be rebuilt from its constructor arguments."""
 
-    def start_from(
-        self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]
-    ) -> None:
+    def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
         """Set the first weights by the data, once before a training; does nothing unless defined.
 
         Args:
@@ -176,11 +174,11 @@ def from_config(config: Any) -> Configurable:
     """
     if not isinstance(config, dict) or not isinstance(config.get("part"), str):
         raise LatensError("not the description of a part: there is no 'part' name in it")
-    name = config["part"]
+    name = str(config["part"])
     if name not in _CLASSES:
         raise unknown("part (one of your own must be imported before it is loaded)", name, _CLASSES)
     known = argument_names(_CLASSES[name])
-    arguments = {key: _value(value) for key, value in config.items() if key != "part"}
+    arguments = {str(key): _value(value) for key, value in config.items() if key != "part"}
     arguments = {
         key if key in known else _RENAMED.get(key, key): value for key, value in arguments.items()
     }

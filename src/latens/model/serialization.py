@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.files import read_json, write_bytes, write_json
 from latens.model.parts import Part, from_config, to_config
@@ -119,12 +120,15 @@ def model_card(model: Part, about: dict[str, Any], **kwargs: Any) -> ModelCard:
         license="other" if learned_from in RESTRICTED else "mit",
         tags=["vae", "image-generation"],
     )
+    training = about.get("training", {})
+    options = TrainConfig.from_record(training.get("options", {})).options()
     template = files("latens").joinpath("templates/card.md.j2").read_text("utf-8")
     return ModelCard.from_template(
         data,
         template_str=template,
         about=about,
         model=model,
+        options=options,
         terms=RESTRICTED.get(learned_from),
         **kwargs,
     )

@@ -1,6 +1,5 @@
 """The variational autoencoder: five parts around one level of latents."""
 
-import math
 from typing import Any
 
 import torch
@@ -133,6 +132,11 @@ class VAE(LatentModel):
         lead = z.shape[: z.dim() - len(self.latent_shape)]
         output = self.decoder(z.reshape(-1, *self.latent_shape), label_rows(y, lead))
         return self.likelihood((output + self.offset).reshape(*lead, *output.shape[1:]))
+
+    @property
+    def has_unit_prior(self) -> bool:
+        """Whether p(z) is N(0, I)."""
+        return isinstance(self.prior, StandardNormal)
 
     @torch.no_grad()
     def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:

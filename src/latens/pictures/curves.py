@@ -31,6 +31,8 @@ MOST_BARS = 40
 def curves(rows: Rows, title: str = "") -> Image.Image:
     """Loss, reconstruction and KL of training and validation, β, learning rate and active units.
 
+    Without a β the norm of the gradient takes its place.
+
     Args:
         rows: those of metrics.jsonl, in nats per image.
     """
@@ -45,8 +47,10 @@ def curves(rows: Rows, title: str = "") -> Image.Image:
             parts = [[row[part][term] for row in rows] for part in ("train", "validation")]
             _leave_out_the_start(ax, parts)
         axes[0].legend()
-        settings = {
-            "β, weight of the KL": lambda row: row["beta"],
+        first = {"gradient's norm, mean of the epoch": lambda row: row["gradient_norm"]}
+        if all("beta" in row for row in rows):
+            first = {"β, weight of the KL": lambda row: row["beta"]}
+        settings = first | {
             "learning rate after the epoch": lambda row: row["learning_rate"],
             "active units": lambda row: row["validation"]["active_units"],
         }

@@ -12,16 +12,13 @@ import torch
 from PIL import Image
 
 from latens import pictures
+from latens.analysis.projections import Embedded, Plane, embedded, projected, projection_of
 from latens.data import DataSet, Images
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
-from latens.model.networks.labels import embedding_of
 from latens.pictures.films import HOLD
-from latens.model.priors import StandardNormal
-from latens.training.recorder import Recording, read_recording
-from latens.run.directory import Run
-from latens.analysis.views import Embedded, Plane, embedded, projected, projection_of
-from latens.training.progress import best_row
+from latens.run.directory import Run, best_row
+from latens.run.recording import Recording, read_recording
 
 SEED = 0  # of what is shown
 POINTS = 5_000  # test images on the latent plane
@@ -86,7 +83,7 @@ class Section:
         return self.name.lower().replace(" ", "-")
 
 
-class Subject:
+class ReportContext:
     """What all pictures of a run are drawn from.
 
     Args:
@@ -115,7 +112,7 @@ class Subject:
         self.projection = projection
         self.attribute = attribute
         self.dims = math.prod(self.vae.latent_shape)
-        self.conditional = embedding_of(self.vae) is not None
+        self.conditional = self.vae.label_embedding is not None
         if projection != "pca":
             projection_of(projection)
             if self.dims <= 2:
@@ -154,7 +151,7 @@ class Subject:
     @property
     def unit_prior(self) -> bool:
         """p(z) is N(0, I)."""
-        return isinstance(self.vae.prior, StandardNormal)
+        return self.vae.has_unit_prior
 
     @property
     def dims_shown(self) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from latens import pictures
-from latens.report.context import SEED, Picture, Section
-from latens.errors import LatensError
 from latens.console import progress
+from latens.errors import LatensError
+from latens.report.context import SEED, Picture, Section
 
 LARGEST = 14_000_000  # characters of pictures on a page; beyond it, details stay in their files
 HOVER_QUALITY = 75

@@ -6,14 +6,13 @@ from pathlib import Path
 import yaml
 
 from latens import files
-from latens.run import directory as runs
-from latens.report.context import Subject
 from latens.data import DataSet
 from latens.errors import LatensError
+from latens.report.context import ReportContext
 from latens.report.html import Chapter, draw_pictures, page
-from latens.run.directory import Run
 from latens.report.sections import SECTIONS
-from latens.training.progress import best_row
+from latens.run import directory as runs
+from latens.run.directory import Run, best_row
 
 
 def write_report(
@@ -39,9 +38,9 @@ def write_report(
         raise LatensError(f"{run.path} has no finished epoch yet: go on with it by --resume")
     out = out or run.path
     folder = out / runs.PICTURES
-    subject = Subject(run, data, projection, attribute, plane)
+    context = ReportContext(run, data, projection, attribute, plane)
     folder.mkdir(parents=True, exist_ok=True)
-    page = render(run, draw_pictures(SECTIONS, subject, folder))
+    page = render(run, draw_pictures(SECTIONS, context, folder))
     files.write_bytes(out / runs.REPORT, page.encode())
     return out / runs.REPORT
 
@@ -54,7 +53,7 @@ def render(run: Run, chapters: Sequence[Chapter]) -> str:
         chapters,
         run=run,
         title=run.title,
-        beta=run.beta,
+        config=run.config,
         record=run.record,
         options=yaml.safe_dump(run.record["options"], sort_keys=False, allow_unicode=True),
         last=rows[-1],

@@ -11,14 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from latens import pictures
-from latens.report.context import Picture, Section, Subject
+from latens.analysis.generation import along_attribute, draw, likeliest_condition
+from latens.analysis.projections import SPREAD, Plane
+from latens.analysis.traversals import lattice, manifold, through_classes, traversals
 from latens.data import Images
 from latens.evaluation.labels import LabelStatistics
+from latens.model.latent_model import LatentModel
 from latens.pictures.planes import MOST_HISTOGRAMS
-from latens.analysis.generation import along_attribute, draw, likeliest_condition
-from latens.model.vae import VAE
-from latens.analysis.views import SPREAD, Plane, lattice, manifold, through_classes, traversals
-from latens.training.progress import best_row
+from latens.report.context import Picture, ReportContext, Section
+from latens.run.directory import best_row
 
 SHOWN = 24  # images in a picture of pairs
 SAMPLES = 64
@@ -40,14 +41,14 @@ FEATURE_SHEET = 360  # screen pixels, about
 PAIRS_IN_ROW = 8  # of a film
 
 
-def _reconstructions(subject: Subject) -> Iterator[Picture]:
+def _reconstructions(context: ReportContext) -> Iterator[Picture]:
     for split in ("train", "validation"):
-        shown = subject.data.split(split).take(slice(0, SHOWN))
+        shown = context.data.split(split).take(slice(0, SHOWN))
         x = shown.unit()
         image = pictures.pairs(
             x,
-            subject.vae.reconstruct(x, shown.labels),
-            subject.title(f"{_adjective(split)} images"),
+            context.vae.reconstruct(x, shown.labels),
+            context.title(f"{_adjective(split)} images"),
         )
         yield Picture(
             f"reconstructions-{split}",
@@ -67,31 +68,29 @@ def _adjective(split: str) -> str:
     return "training" if split == "train" else split
 
 
-def _samples(subject: Subject) -> Iterator[Picture]:
-    images = draw(subject.vae, SAMPLES).images
+def _samples(context: ReportContext) -> Iterator[Picture]:
+    images = draw(context.vae, SAMPLES).images
     yield Picture(
         "samples",
-        [pictures.grid(images, subject.title("samples, z ~ p(z)"))],
+        [pictures.grid(images, context.title("samples, z ~ p(z)"))],
         "A grid of images sampled from the model",
         "The mean of p(x|z) for z ~ p(z): images that never existed.",
     )
-    statistics = subject.statistics
+    statistics = context.statistics
     if statistics is None or not statistics.exclusive:
         return
     names = statistics.names[:MOST_ROWS]
-    if subject.conditional:
-        z = subject.vae.prior().sample((PER_ROW,))
-        rows = [subject.vae.picture(z, torch.full((PER_ROW,), i)) for i in range(len(names))]
-        how = "the same z in each column"
+    if context.conditional:
+        rows, how = _told_each_class(context, len(names))
     else:
-        rows = [draw(subject.vae, PER_ROW, name).images for name in names]
+        rows = [draw(context.vae, PER_ROW, name).images for name in names]
         how = "z ~ N(μ, σ²) of the class's training images"
     more = _of(len(names), len(statistics.names), "classes")
     yield Picture(
         "samples-by-class",
         [
             pictures.table(
-                torch.stack(rows), subject.title(f"samples of each class{more}"), rows=names
+                torch.stack(rows), context.title(f"samples of each class{more}"), rows=names
             )
         ],
         "Rows of sampled images, one row for each class",
@@ -99,27 +98,38 @@ def _samples(subject: Subject) -> Iterator[Picture]:
     )
 
 
+def _told_each_class(context: ReportContext, classes: int) -> tuple[list[Tensor], str]:
+    """Samples of each class by a model that is told it, and how z was drawn."""
+    vae, same = context.vae, context.unit_prior
+    z = vae.sample_prior(PER_ROW) if same else None
+    rows = []
+    for label in range(classes):
+        y = torch.full((PER_ROW,), label)
+        rows.append(vae.decode_images(vae.sample_prior(PER_ROW, y) if z is None else z, y))
+    return rows, "the same z in each column" if same else "z ~ p(z), given the class where it is"
+
+
 def _of(shown: int, every: int, what: str) -> str:
     return f", {shown} of {every} {what}" if shown < every else ""
 
 
-def _interpolations(subject: Subject) -> Iterator[Picture]:
-    count = min(6, len(subject.data.test) // 2)
+def _interpolations(context: ReportContext) -> Iterator[Picture]:
+    count = min(6, len(context.data.test) // 2)
     if count < 1:
         return
-    order = torch.randperm(len(subject.data.test))[: 2 * count].sort().values
-    shown = subject.data.test.take(order)
+    order = torch.randperm(len(context.data.test))[: 2 * count].sort().values
+    shown = context.data.test.take(order)
     a, b = shown.take(slice(0, None, 2)), shown.take(slice(1, None, 2))
     yield Picture(
         "interpolations",
-        [interpolation(subject.vae, a, b, subject.title("between test images"))],
+        [interpolation(context.vae, a, b, context.title("between test images"))],
         "Rows of images that change from one test image into another",
         "xA, its reconstruction x̂A, equal steps on the straight line between their mean z, x̂B, xB.",
     )
 
 
 def interpolation(
-    vae: VAE, a: Images, b: Images, title: str, steps: int = STEPS, spherical: bool = False
+    vae: LatentModel, a: Images, b: Images, title: str, steps: int = STEPS, spherical: bool = False
 ) -> Image.Image:
     """Rows xA, x̂A, the steps between, x̂B, xB.
 
@@ -137,29 +147,29 @@ def interpolation(
     return pictures.table(torch.cat((xa[:, None], between, xb[:, None]), 1), title, columns)
 
 
-def _class_to_class(subject: Subject) -> Iterator[Picture]:
-    statistics = subject.statistics
+def _class_to_class(context: ReportContext) -> Iterator[Picture]:
+    statistics = context.statistics
     if statistics is None:
         return
     if not statistics.exclusive:
-        yield _attributes(subject, statistics)
+        yield _attributes(context, statistics)
     elif len(statistics.names) > 1:
-        images, words = through_classes(subject.vae, CLASS_STEPS)
-        count = MOST_CLASS_FRAMES // (1 if subject.conditional else CLASS_STEPS)
+        images, words = through_classes(context.vae, CLASS_STEPS)
+        count = MOST_CLASS_FRAMES // (1 if context.conditional else CLASS_STEPS)
         more = _of(min(count, len(statistics.names)), len(statistics.names), "classes")
         more = more or " and back"
         frames = [
-            pictures.grid(image[None], subject.title(word), least_side=280)
+            pictures.grid(image[None], context.title(word), least_side=280)
             for image, word in zip(images[:MOST_CLASS_FRAMES], words, strict=False)
         ]
         what = "straight lines between the mean z of each"
-        what = "z = 0 with each label in turn" if subject.conditional else what
+        what = "z = 0 with each label in turn" if context.conditional else what
         yield Picture(
             "transitions",
             of_one_size(frames),
             "A film of an image that turns from class to class",
             f"From class to class{more}: {what}.",
-            seconds=0.6 if subject.conditional else 0.12,
+            seconds=0.6 if context.conditional else 0.12,
             endless=True,
         )
 
@@ -175,15 +185,15 @@ def of_one_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
     return padded
 
 
-def _attributes(subject: Subject, statistics: LabelStatistics) -> Picture:
-    x = subject.data.validation.take(slice(0, 1)).unit()
+def _attributes(context: ReportContext, statistics: LabelStatistics) -> Picture:
+    x = context.data.validation.take(slice(0, 1)).unit()
     direction = torch.tensor(statistics.direction).norm(dim=1)
     names = [statistics.names[i] for i in direction.argsort(descending=True)[:MOST_ROWS].tolist()]
     amounts = torch.linspace(-2, 2, 9)
-    rows = [along_attribute(subject.vae, x, name, amounts)[0] for name in names]
+    rows = [along_attribute(context.vae, x, name, amounts)[0] for name in names]
     columns = [_signed(amount) for amount in amounts.tolist()]
     more = _of(len(names), len(statistics.names), "attributes")
-    title = subject.title(f"attributes{more}")
+    title = context.title(f"attributes{more}")
     return Picture(
         "attributes",
         [pictures.table(torch.stack(rows), title, columns, names)],
@@ -193,28 +203,28 @@ def _attributes(subject: Subject, statistics: LabelStatistics) -> Picture:
     )
 
 
-def _latent_space(subject: Subject) -> Iterator[Picture]:
-    _, _, prior = subject.plane
-    by = subject.colours[2]
+def _latent_space(context: ReportContext) -> Iterator[Picture]:
+    _, _, prior = context.plane
+    by = context.colours[2]
     coloured = f", by {by}" if by else ""
-    how = f", by {subject.projection}" if subject.dims > 2 else ""
+    how = f", by {context.projection}" if context.dims > 2 else ""
     circles = "" if prior is None else "; dashed: the prior at 1, 2 and 3 σ"
-    title = subject.title(f"{len(subject.test):,} test images in latent space{coloured}")
+    title = context.title(f"{len(context.test):,} test images in latent space{coloured}")
     yield Picture(
         "latent-space",
-        [plane_image(subject, title)],
+        [plane_image(context, title)],
         f"Test images as points in latent space{coloured}",
         f"The mean z of test images{how}{circles}.",
-        hover=_points(subject),
+        hover=_points(context),
     )
-    if subject.dims > 2:
-        yield _turning(subject, coloured)
-    sample = subject.latents.sample.numpy()
+    if context.dims > 2:
+        yield _turning(context, coloured)
+    sample = context.latents.sample.numpy()
     drawn = None
-    if not subject.unit_prior:
-        drawn = subject.vae.prior().sample((PRIOR_POINTS,)).flatten(1).numpy()
-    for name, dims, which in _sheets(subject, "histograms", MOST_HISTOGRAMS):
-        title = subject.title(f"z of {len(sample):,} test images{which}")
+    if not context.unit_prior:
+        drawn = context.vae.sample_prior(PRIOR_POINTS).flatten(1).numpy()
+    for name, dims, which in _sheets(context, "histograms", MOST_HISTOGRAMS):
+        title = context.title(f"z of {len(sample):,} test images{which}")
         yield Picture(
             name,
             [pictures.histograms(sample, dims, title, drawn)],
@@ -225,23 +235,23 @@ def _latent_space(subject: Subject) -> Iterator[Picture]:
         )
 
 
-def _sheets(subject: Subject, name: str, most: int) -> Iterator[tuple[str, list[int], str]]:
+def _sheets(context: ReportContext, name: str, most: int) -> Iterator[tuple[str, list[int], str]]:
     """Every latent dimension, largest KL first, over pictures of at most so many.
 
     Yields:
         The name of each picture, its dimensions, and words on which they are.
     """
-    for first in range(0, subject.dims, most):
-        dims = subject.by_kl[first : first + most]
-        which = f", {first + 1} to {first + len(dims)} of {subject.dims} by their KL"
+    for first in range(0, context.dims, most):
+        dims = context.by_kl[first : first + most]
+        which = f", {first + 1} to {first + len(dims)} of {context.dims} by their KL"
         number = f"-{first // most + 1}" if first else ""
-        yield name + number, dims, which if subject.dims > most else ""
+        yield name + number, dims, which if context.dims > most else ""
 
 
-def _turning(subject: Subject, coloured: str) -> Picture:
-    mean = subject.latents.mean[:TURNING_POINTS]
-    labels, names, _ = subject.colours
-    title = subject.title(f"latent space turning{coloured}")
+def _turning(context: ReportContext, coloured: str) -> Picture:
+    mean = context.latents.mean[:TURNING_POINTS]
+    labels, names, _ = context.colours
+    title = context.title(f"latent space turning{coloured}")
     some = None if labels is None else labels[:TURNING_POINTS]
     return Picture(
         "latent-space-3d",
@@ -254,21 +264,21 @@ def _turning(subject: Subject, coloured: str) -> Picture:
 
 
 def plane_image(
-    subject: Subject, title: str, limits: tuple[float, float, float, float] | None = None
+    context: ReportContext, title: str, limits: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
-    """The test images on the subject's latent plane."""
-    points, axes, prior = subject.plane
-    labels, names, _ = subject.colours
+    """The test images on the context's latent plane."""
+    points, axes, prior = context.plane
+    labels, names, _ = context.colours
     return pictures.latent_plane(points, labels, names, title, axes, prior, limits)
 
 
-def _points(subject: Subject) -> dict[str, Any]:
+def _points(context: ReportContext) -> dict[str, Any]:
     """Points of the latent plane with their images, for hovering."""
-    points, axes, _ = subject.plane
-    labels, names, _ = subject.colours
-    height, width = subject.vae.image_shape[1:]
+    points, axes, _ = context.plane
+    labels, names, _ = context.colours
+    height, width = context.vae.image_shape[1:]
     count = min(len(points), HOVER_POINTS, max(1, HOVER_PIXELS // (height * width)))
-    images = subject.test.take(slice(0, count))
+    images = context.test.take(slice(0, count))
     columns = math.ceil(math.sqrt(count))
     x = images.unit()
     padded = x.new_ones(math.ceil(count / columns) * columns, *x.shape[1:])
@@ -286,26 +296,26 @@ def _points(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _manifolds(subject: Subject) -> Iterator[Picture]:
-    for name, label, what in manifolds_of(subject):
-        yield _manifold(subject, name, places_of(subject), label, what)
-        if label is None and subject.unit_prior:
-            points = places_of(subject, quantiles=True)
+def _manifolds(context: ReportContext) -> Iterator[Picture]:
+    for name, label, what in manifolds_of(context):
+        yield _manifold(context, name, places_of(context), label, what)
+        if label is None and context.unit_prior:
+            points = places_of(context, quantiles=True)
             title = f"{what}, at quantiles of the prior"
-            yield _manifold(subject, f"{name}-quantiles", points, label, title)
+            yield _manifold(context, f"{name}-quantiles", points, label, title)
 
 
-def manifolds_of(subject: Subject) -> list[tuple[str, int | None, str]]:
+def manifolds_of(context: ReportContext) -> list[tuple[str, int | None, str]]:
     """The latent planes to decode, as names of files, labels and words: one, or one per class."""
-    x, y = subject.dims_shown
-    along = "" if subject.dims <= 2 else f" along z[{x}] and z[{y}], all others 0"
-    if not subject.conditional or not subject.classes:
+    x, y = context.dims_shown
+    along = "" if context.dims <= 2 else f" along z[{x}] and z[{y}], all others 0"
+    if not context.conditional or not context.classes:
         return [("manifold", None, f"latent plane{along}")]
-    names = [_plain(name) for name in subject.classes]
+    names = [_plain(name) for name in context.classes]
     unique = [f"{n}-{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
     return [
         (f"manifold-{unique[label]}", label, f"latent plane of {name}{along}")
-        for label, name in enumerate(subject.classes[:MOST_ROWS])
+        for label, name in enumerate(context.classes[:MOST_ROWS])
     ]
 
 
@@ -314,38 +324,40 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-" else "-" for c in name)
 
 
-def side_of(subject: Subject) -> int:
+def side_of(context: ReportContext) -> int:
     """Images along the side of a square of them; whole z are among its steps."""
-    one_of_many = subject.conditional and subject.classes
+    one_of_many = context.conditional and context.classes
     width = SMALL_MANIFOLD_WIDTH if one_of_many else MANIFOLD_WIDTH
-    image = max(subject.vae.image_shape[1:])
+    image = max(context.vae.image_shape[1:])
     fitting = (side for side in MANIFOLD_SIDES if side * image <= width)
     return max(fitting, default=min(MANIFOLD_SIDES))
 
 
-def places_of(subject: Subject, quantiles: bool = False) -> Float[Tensor, "R C 2"]:
+def places_of(context: ReportContext, quantiles: bool = False) -> Float[Tensor, "R C 2"]:
     """The places on the latent plane that are decoded: a lattice, of one dimension a row of it."""
-    points = lattice(side_of(subject), quantiles)
-    return points[len(points) // 2][None] if subject.dims == 1 else points
+    points = lattice(side_of(context), quantiles)
+    return points[len(points) // 2][None] if context.dims == 1 else points
 
 
-def _manifold(subject: Subject, name: str, points: Tensor, label: int | None, what: str) -> Picture:
+def _manifold(
+    context: ReportContext, name: str, points: Tensor, label: int | None, what: str
+) -> Picture:
     return Picture(
         name,
-        [manifold_image(subject, points, label, subject.title(what))],
+        [manifold_image(context, points, label, context.title(what))],
         f"Images decoded from a grid of places on the {what}",
         f"What places on the {what} decode to.",
         detail=label is not None,
         hover={
             "x": points[0, :, 0].tolist(),
             "y": points[:, 0, 1].tolist(),
-            "axes": [f"z[{d}]" for d in subject.dims_shown][: subject.dims],
+            "axes": [f"z[{d}]" for d in context.dims_shown][: context.dims],
         },
     )
 
 
 def manifold_image(
-    subject: Subject, points: Float[Tensor, "R C 2"], label: int | None, title: str
+    context: ReportContext, points: Float[Tensor, "R C 2"], label: int | None, title: str
 ) -> Image.Image:
     """Images without gaps over the plane that they were decoded from, with its coordinates.
 
@@ -353,7 +365,7 @@ def manifold_image(
         points: of a `lattice`.
         label: the class a conditional model is told.
     """
-    images = manifold(subject.vae, points, subject.dims_shown, label)
+    images = manifold(context.vae, points, context.dims_shown, label)
     columns = points.shape[1]
     every = max(1, (columns - 1) // (8 if columns % 8 == 1 else 4))
 
@@ -366,32 +378,32 @@ def manifold_image(
     return pictures.table(images, title, names(points[0, :, 0]), rows, least_side, gap=0)
 
 
-def _traversals(subject: Subject) -> Iterator[Picture]:
+def _traversals(context: ReportContext) -> Iterator[Picture]:
     steps = torch.linspace(-3, 3, TRAVERSAL_STEPS)
-    shown = subject.data.validation.take(slice(0, 1))
+    shown = context.data.validation.take(slice(0, 1))
     label = None if shown.labels is None or shown.labels.dim() > 1 else int(shown.labels[0])
-    start = subject.vae.embed(shown.unit(), shown.labels)[0].flatten()
+    start = context.vae.embed(shown.unit(), shown.labels)[0].flatten()
     columns = [_signed(step) for step in steps.tolist()]
     caption = "One validation image; in each row one latent dimension alone moves, largest KL first"
-    for name, some, which in _sheets(subject, "traversals", MOST_ROWS):
-        still = traversals(subject.vae, start, some, steps, label)
+    for name, some, which in _sheets(context, "traversals", MOST_ROWS):
+        still = traversals(context.vae, start, some, steps, label)
         rows = [f"z[{d}]" for d in some]
         yield Picture(
             name,
-            [pictures.table(still, subject.title(f"traversals{which}"), columns, rows)],
+            [pictures.table(still, context.title(f"traversals{which}"), columns, rows)],
             "Rows of images, in each of which one latent dimension moves",
             f"{caption}{which}.",
             detail=name != "traversals",
         )
-    dims = subject.by_kl
+    dims = context.by_kl
     names = [f"z[{d}]" for d in dims]
     there = torch.linspace(-3, 3, FILM_STEPS)
-    moving = traversals(subject.vae, start, dims, torch.cat((there, there.flip(0)[1:-1])), label)
+    moving = traversals(context.vae, start, dims, torch.cat((there, there.flip(0)[1:-1])), label)
     values = torch.cat((there, there.flip(0)[1:-1])).tolist()
     frames = [
         pictures.grid(
             moving[:, i],
-            subject.title(f"each dimension at {_signed(value)}"),
+            context.title(f"each dimension at {_signed(value)}"),
             captions=names,
         )
         for i, value in enumerate(values)
@@ -406,30 +418,27 @@ def _traversals(subject: Subject) -> Iterator[Picture]:
     )
 
 
-def _curves(subject: Subject) -> Iterator[Picture]:
-    bits = subject.run.config.free_bits
-    free = f" and {bits:g} nats free per dimension" if bits else ""
+def _curves(context: ReportContext) -> Iterator[Picture]:
     yield Picture(
         "curves",
-        [pictures.curves(subject.rows, subject.title("training"))],
+        [pictures.curves(context.rows, context.title("training"))],
         "Loss, reconstruction, KL, β, learning rate and active units over the epochs",
-        f"Loss = reconstruction + β · KL, with β {subject.run.beta}{free}, in nats per image: blue "
-        "on training images as they are learned from, orange on validation images with averaged "
-        "weights.",
+        f"The loss is {_loss_in_words(context)}, in nats per image: blue on training images as "
+        "they are learned from, orange on validation images with averaged weights.",
     )
-    per_dim = best_row(subject.rows)["validation"]["kl_per_dim"]
+    per_dim = best_row(context.rows)["validation"]["kl_per_dim"]
     if not per_dim:
         return
     yield Picture(
         "kl-per-dim",
-        [pictures.kl_per_dim(per_dim, subject.title("KL of each latent dimension"))],
+        [pictures.kl_per_dim(per_dim, context.title("KL of each latent dimension"))],
         "Bars: the KL of each latent dimension, largest first",
         "How much each latent dimension tells about a validation image. Near zero: it is not used.",
     )
-    if len(subject.rows) > 1:
-        values = np.array([row["validation"]["kl_per_dim"] for row in subject.rows])
-        epochs = [row["epoch"] for row in subject.rows]
-        title = subject.title("KL of each latent dimension over the training")
+    if len(context.rows) > 1:
+        values = np.array([row["validation"]["kl_per_dim"] for row in context.rows])
+        epochs = [row["epoch"] for row in context.rows]
+        title = context.title("KL of each latent dimension over the training")
         yield Picture(
             "kl-over-training",
             [pictures.kl_over_training(epochs, values, title)],
@@ -438,19 +447,28 @@ def _curves(subject: Subject) -> Iterator[Picture]:
         )
 
 
+def _loss_in_words(context: ReportContext) -> str:
+    told = context.run.config.objective
+    if told.name != "elbo":
+        return f"that of the objective {context.run.objective}"
+    bits = told.options.get("free_bits")
+    free = f" and {bits:g} nats free per dimension" if bits else ""
+    return f"reconstruction + β · KL, with β {context.run.beta}{free}"
+
+
 # ---- films of the training -------------------------------------------------------------------
 
 
-def _films(subject: Subject) -> Iterator[Picture]:
-    recording = subject.recording
+def _films(context: ReportContext) -> Iterator[Picture]:
+    recording = context.recording
     for split in ("train", "validation"):
         again = recording.images(split)
-        x = subject.data.split(split).take(slice(0, again.shape[1])).unit()
+        x = context.data.split(split).take(slice(0, again.shape[1])).unit()
         what = f"{_adjective(split)} images"
         yield film(
             f"film-reconstructions-{split}",
             [
-                pictures.pairs(x, frame, subject.title(f"{what}, epoch {epoch}"), PAIRS_IN_ROW)
+                pictures.pairs(x, frame, context.title(f"{what}, epoch {epoch}"), PAIRS_IN_ROW)
                 for epoch, frame in zip(recording.epochs, again, strict=True)
             ],
             f"reconstructions of {what} from epoch to epoch",
@@ -459,12 +477,12 @@ def _films(subject: Subject) -> Iterator[Picture]:
     yield film(
         "film-samples",
         [
-            pictures.grid(frame, subject.title(f"samples, epoch {epoch}"))
+            pictures.grid(frame, context.title(f"samples, epoch {epoch}"))
             for epoch, frame in zip(recording.epochs, samples, strict=True)
         ],
         "images decoded from the same noise, from epoch to epoch",
     )
-    yield film("film-latent-space", _latent_frames(subject), "latent space from epoch to epoch")
+    yield film("film-latent-space", _latent_frames(context), "latent space from epoch to epoch")
 
 
 def film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = False) -> Picture:
@@ -478,24 +496,24 @@ def film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = Fal
     )
 
 
-def _latent_frames(subject: Subject) -> list[Image.Image]:
-    recording = subject.recording
+def _latent_frames(context: ReportContext) -> list[Image.Image]:
+    recording = context.recording
     z = torch.from_numpy(recording.latents)
     plane = Plane(z[-1])
-    prior = plane.prior if subject.unit_prior else None
+    prior = plane.prior if context.unit_prior else None
     axes = (plane.axes[0].partition(" (")[0], plane.axes[1].partition(" (")[0])
     points = [plane.of(frame) for frame in z]
     # Of the later frames: the first steps may throw points far out
     limits = pictures.plane_limits(np.concatenate(points[len(points) // 2 :]), prior)
-    images = subject.data.validation.take(slice(0, z.shape[1]))
+    images = context.data.validation.take(slice(0, z.shape[1]))
     classes = images.labels is not None and images.labels.dim() == 1
     labels = images.labels.cpu().numpy() if images.labels is not None and classes else None
     return [
         pictures.latent_plane(
             at,
             labels,
-            subject.classes,
-            subject.title(f"validation images, epoch {epoch}"),
+            context.classes,
+            context.title(f"validation images, epoch {epoch}"),
             axes,
             prior,
             limits,
@@ -504,8 +522,8 @@ def _latent_frames(subject: Subject) -> list[Image.Image]:
     ]
 
 
-def _feature_films(subject: Subject) -> Iterator[Picture]:
-    recording = subject.recording
+def _feature_films(context: ReportContext) -> Iterator[Picture]:
+    recording = context.recording
     for layer, maps in recording.features.items():
         channels, height, width = maps.shape[1:]
         low = maps.min(axis=(1, 2, 3), keepdims=True)
@@ -516,7 +534,7 @@ def _feature_films(subject: Subject) -> Iterator[Picture]:
         yield film(
             f"film-{_plain(layer)}",
             [
-                pictures.grid(frame, subject.title(f"{what}, epoch {epoch}"), least_side=side)
+                pictures.grid(frame, context.title(f"{what}, epoch {epoch}"), least_side=side)
                 for epoch, frame in zip(recording.epochs, coloured, strict=True)
             ],
             f"the outputs of {what}, from epoch to epoch",

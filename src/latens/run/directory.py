@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -16,10 +17,10 @@ import yaml
 from torch import Tensor
 
 from latens import files
-from latens.model import serialization as storage
 from latens.config import TrainConfig
 from latens.errors import LatensError
-from latens.model.vae import VAE, load_vae
+from latens.model import serialization
+from latens.model.latent_model import LatentModel, load_model
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -30,7 +31,7 @@ PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
-PACKAGES = ("latens", "torch", "lightning-fabric", "numpy", "safetensors", "scikit-learn", "pillow")
+PACKAGES = ("latens", "torch", "numpy", "safetensors", "scikit-learn", "pillow")
 
 # What the files must hold for the rest of the package to rely on.
 RECORD = {"command": str, "options": dict, "data": dict, "parameters": int, "versions": dict}
@@ -110,8 +111,12 @@ class Run:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The options of the training."""
-        return TrainConfig.of(self.record["options"])
+        """The options of the training.
+
+        Raises:
+            LatensError: options that are not latens's.
+        """
+        return TrainConfig.from_record(self.record["options"])
 
     @property
     def is_pretrained(self) -> bool:
@@ -124,27 +129,51 @@ class Run:
         return self.record["data"]["name"]
 
     @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of z: `(D,)`, or `(D, h, w)` of a map."""
+        return tuple(self.record.get("latent_shape") or (self.config.model.latent_dim,))
+
+    @property
+    def latent_dims(self) -> int:
+        """How many latent dimensions there are altogether."""
+        return math.prod(self.latent_shape)
+
+    @property
     def title(self) -> str:
-        """Data, recipe, dimensions and β: what every picture says of itself."""
-        config = self.config
+        """Data, recipe, dimensions and objective: what every picture says of itself."""
         name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in self.name)
-        return f"{name}, {config.recipe}, {config.latent_dim} dims, β {self.beta}"
+        dims = "×".join(map(str, self.latent_shape))
+        return f"{name}, {self.config.model.recipe}, {dims} dims, {self.objective}"
+
+    @property
+    def objective(self) -> str:
+        """The objective in words, "β 1" of the ELBO; with the schedule of its β."""
+        told = self.config.objective
+        name, options = told.name, dict(told.options)
+        words = [] if name == "elbo" else [name]
+        if "samples" in options and options["samples"] > 1:
+            words.append(f"{options['samples']} samples")
+        if "beta" in options:
+            words.append(f"β {self.beta}")
+        return ", ".join(words) or name
 
     @property
     def beta(self) -> str:
-        """β in words, with its schedule."""
-        config = self.config
-        words = f"{config.beta:g}"
-        if config.beta_step:
-            words += f" + {config.beta_step:g} an epoch"
-        if config.beta_warmup:
+        """β in words, with its schedule; empty for an objective without one."""
+        told = self.config.objective
+        if "beta" not in told.options:
+            return ""
+        words = f"{told.options['beta']:g}"
+        if told.beta_step:
+            words += f" + {told.beta_step:g} an epoch"
+        if told.beta_warmup:
             words = f"0 → {words}"
-        return words + (f", {config.beta_cycles} times" if config.beta_cycles > 1 else "")
+        return words + (f", {told.beta_cycles} times" if told.beta_cycles > 1 else "")
 
     @cached_property
-    def vae(self) -> VAE:
+    def vae(self) -> LatentModel:
         """The trained model, in evaluation mode."""
-        return load_vae(self.path)
+        return load_model(self.path)
 
     @property
     def figures(self) -> dict[str, Any] | None:
@@ -213,11 +242,11 @@ class Run:
     def save_frame(self, epoch: int, tensors: dict[str, Tensor]) -> None:
         """Write what was recorded at an epoch."""
         (self.path / FILM).mkdir(exist_ok=True)
-        storage.write_tensors(self.path / FILM / f"{epoch:06d}.safetensors", tensors, {})
+        serialization.write_tensors(self.path / FILM / f"{epoch:06d}.safetensors", tensors, {})
 
-    def save_model(self, vae: VAE, half: bool = False) -> None:
+    def save_model(self, vae: LatentModel, half: bool = False) -> None:
         """Write config.json and model.safetensors, with 16-bit weights where `half`."""
-        storage.write_model(self.path, vae, vae.about, half)
+        serialization.write_model(self.path, vae, vae.about, half)
 
     def save_figures(self, figures: dict[str, Any]) -> None:
         """Write the figures on the test set."""
@@ -227,7 +256,7 @@ class Run:
         """Write the full state after so many images, and keep the last two such files."""
         folder = self.path / CHECKPOINTS
         name = f"{images:012d}.safetensors"
-        storage.write_tensors(folder / name, tensors, {"state": json.dumps(state)})
+        serialization.write_tensors(folder / name, tensors, {"state": json.dumps(state)})
         for old in sorted(folder.glob("[0-9]*.safetensors"))[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
@@ -239,11 +268,16 @@ class Run:
         """
         for path in sorted((self.path / CHECKPOINTS).glob("[0-9]*.safetensors"), reverse=True):
             try:
-                tensors, metadata = storage.read_tensors(path)
+                tensors, metadata = serialization.read_tensors(path)
                 return tensors, dict(json.loads(metadata["state"]))
             except (LatensError, KeyError, TypeError, ValueError):
                 continue  # the one before it is the last good state
         raise LatensError(f"{self.path} has no whole checkpoint to go on from: train anew")
+
+
+def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of metrics.jsonl whose averaged weights are kept: the best on validation images."""
+    return min(rows, key=lambda row: row["validation"]["final_loss"])
 
 
 def pretrained() -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from latens.errors import LatensError
 from latens.console import note
+from latens.errors import LatensError
 
 # Compiling takes the time of about so many images of training: below it, it is not begun.
 COMPILE_IMAGES = 3_000_000
@@ -29,8 +29,16 @@ def resolve_device(device: str) -> str:
         return next(name for name, available in here.items() if available)
     if not here.get(device):
         names = ", ".join(name for name, available in here.items() if available)
-        raise LatensError(f"device {device} is not to be had here; there are: {names}")
+        raise LatensError(f"device {device} is not available here; there are: {names}")
     return device
+
+
+def available_device(device: str) -> str:
+    """The device of that name; where this machine has none, the one meant by `auto`."""
+    try:
+        return resolve_device(device)
+    except LatensError:
+        return resolve_device("auto")
 
 
 def resolve_precision(precision: str, device: str) -> str:
@@ -56,11 +64,13 @@ def resolve_devices(devices: int, device: str) -> int:
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     most = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(device, 1)
     if devices > most:
-        raise LatensError(f"{devices} devices are not to be had here: of {device} there are {most}")
+        raise LatensError(f"{devices} devices are not available here: of {device} there are {most}")
     return devices
 
 
-def resolve_compile(wanted: bool | None, device: str, devices: int, images: int) -> bool:
+def resolve_compile(
+    wanted: bool | None, device: str, devices: int, images: int, uncompiled: str | None = None
+) -> bool:
     """Whether the training step is compiled: if told to, or if the training is long enough.
 
     Several processes exchange gradients in the middle of a step, which then is no single graph.
@@ -68,10 +78,15 @@ def resolve_compile(wanted: bool | None, device: str, devices: int, images: int)
 
     Args:
         images: to be seen in the whole training.
+        uncompiled: the objective's name, where no graph can hold it.
 
     Raises:
-        LatensError: wanted with several devices.
+        LatensError: wanted with several devices, or with such an objective.
     """
+    if uncompiled is not None:
+        if wanted:
+            raise LatensError(f"the objective {uncompiled} cannot be compiled: leave out compile")
+        return False
     if devices > 1:
         if wanted:
             raise LatensError(f"compile is for one device, and there are {devices}: leave it out")

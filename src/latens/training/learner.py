@@ -2,65 +2,112 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from latens.config import TrainConfig
 from latens.data import Images, jittered, unit_pixels
 from latens.errors import LatensError
-from latens.training.objectives import ELBO
+from latens.model.latent_model import LatentModel
 from latens.model.serialization import load_tensors
-from latens.model.vae import VAE
+from latens.training.objectives import Objective
+from latens.training.processes import Processes
 
-TERMS = ("loss", "reconstruction", "kl", "label")
 # The scale of gradients depends on pixels and likelihood; an outlier is one beside its neighbours.
 CLIP_FACTOR, CLIP_MEMORY = 4.0, 100
 # Steps between two averagings of the weights, each of which walks through all of them twice.
 AVERAGE_EVERY = 8
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's
+LEAST_NORM = 1e-30  # of a gradient that is divided by it
+NORM, LIMIT = "gradient_norm", "clip_limit"  # beside the terms of the loss
 
 
 class TrainingLoss(nn.Module):
-    """uint8 pixels in, nats per image out: one module, so that Fabric wraps all of it at once.
+    """uint8 pixels in, nats per image out: one module, so that one wrapper holds all of it.
 
     Args:
-        vae: what is trained.
-        free_bits: λ of the objective, in nats per latent dimension.
-        draw_bits: grey levels are probabilities, and each visit draws bits.
+        model: what is trained.
+        objective: what is minimised; its `moving` arguments are replaced at each step.
+        stochastic_binarize: grey levels are probabilities, and each visit draws bits.
         jitter: of `jittered`, in pixels.
+        processes: that train together.
+        moving: names of the objective's arguments that a schedule moves.
 
     Attributes:
-        weights: β and the label's α. They move, and a number would be compiled in; an argument
-            would be rounded to the precision of the networks.
+        moved: their values. A number would be compiled in, and an argument of `forward` would be
+            rounded to the precision of the networks.
     """
 
-    weights: Float[Tensor, "2"]
+    moved: Float[Tensor, " M"]
 
-    def __init__(self, vae: VAE, free_bits: float, draw_bits: bool, jitter: float = 0.0):
+    def __init__(
+        self,
+        model: LatentModel,
+        objective: Objective,
+        stochastic_binarize: bool,
+        jitter: float,
+        processes: Processes,
+        moving: tuple[str, ...] = (),
+    ):
         super().__init__()
-        self.vae = vae
-        self.free_bits = free_bits
-        self.draw_bits = draw_bits
+        self.model = model
+        self.objective = objective
+        self.stochastic_binarize = stochastic_binarize
         self.jitter = jitter
-        self.register_buffer("weights", torch.ones(2), persistent=False)
+        self.processes = processes
+        self.moving = moving
+        self.register_buffer("moved", torch.ones(len(moving)), persistent=False)
 
     def forward(
-        self, pixels: UInt8[Tensor, "B C H W"], y: Int64[Tensor, "B *A"] | None
-    ) -> Float[Tensor, "4 B"]:
-        """The terms of each image's loss, in the order of `TERMS`."""
-        x = unit_pixels(pixels, self.draw_bits and not self.jitter)
+        self,
+        pixels: UInt8[Tensor, "B C H W"],
+        y: Int64[Tensor, "B *A"] | None,
+        global_batch_size: int,
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """The loss of each image, and its terms, by name."""
+        x = unit_pixels(pixels, self.stochastic_binarize and not self.jitter)
         if self.jitter:
             x = jittered(x, self.jitter)
-            x = torch.bernoulli(x) if self.draw_bits else x
-        beta, alpha = self.weights
-        loss = ELBO(beta, self.free_bits, alpha)(self.vae(x, y))
-        return torch.stack((loss.per_image, loss.reconstruction, loss.kl, loss.label))
+            x = torch.bernoulli(x) if self.stochastic_binarize else x
+        draw = self.model(x, y, self.objective.samples)
+        if self.processes.count > 1:
+            joint = self.processes.joint(global_batch_size)
+            draw = replace(draw, joint=joint, own=self.processes.own)
+        loss = self._objective_now()(draw)
+        return {"loss": loss.per_image} | loss.terms
+
+    def _objective_now(self) -> Objective:
+        if not self.moving:
+            return self.objective
+        return replace(self.objective, **dict(zip(self.moving, self.moved, strict=True)))
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a step depends on besides the model and the objective.
+
+    Attributes:
+        learning_rate: of the first step; each step is told its own.
+        weight_decay: AdamW's.
+        clip: the largest norm of a gradient; None: relative to the usual one.
+        ema: decay per step of the averaged weights.
+        compile: one graph for a whole step.
+        batch_size: images of a full batch; others are not compiled.
+        bf16: the networks compute in bfloat16.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    clip: float | None = None
+    ema: float = 0.999
+    compile: bool = False
+    batch_size: int = 128
+    bf16: bool = False
 
 
 class Learner:
@@ -70,108 +117,121 @@ class Learner:
     wait for it.
 
     Args:
-        fabric: device, precision and processes; each has a share of every batch.
-        vae: what is trained, in place.
-        draw_bits: as in `TrainingLoss`.
-        config: resolved.
+        training_loss: of the model, which is trained in place.
+        options: of the steps.
+        processes: that train together; each has a share of every batch.
     """
 
-    def __init__(self, fabric: Fabric, vae: VAE, draw_bits: bool, config: TrainConfig):
-        self.fabric, self.config = fabric, config
-        self.vae = vae.to(fabric.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.averaged = copy.deepcopy(self.vae)
-        self.training_loss = TrainingLoss(vae, config.free_bits, draw_bits, config.jitter)
-        self.training_loss.to(fabric.device)
+    def __init__(self, training_loss: TrainingLoss, options: StepOptions, processes: Processes):
+        self.processes, self.options = processes, options
+        device = processes.device
+        self.training_loss = training_loss.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.model = training_loss.model
+        self.model.train()
+        self.averaged = copy.deepcopy(self.model)
+        trainable = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        if not trainable:
+            raise LatensError("every parameter of the model is frozen: there is nothing to train")
+        self.names = [name for name, _ in trainable]
+        self.parameters: list[Tensor] = [parameter for _, parameter in trainable]
         self.optimizer = torch.optim.AdamW(
-            vae.parameters(),
-            lr=config.learning_rate,
+            self.parameters,
+            lr=options.learning_rate,
             betas=BETAS,
             eps=EPSILON,
-            weight_decay=config.weight_decay,
-            fused=config.device != "mps",
+            weight_decay=options.weight_decay,
+            fused=device.type != "mps",
         )
-        self.loss: nn.Module = self.training_loss
-        if fabric.world_size > 1:  # its wrapper costs a small network a tenth of a step
-            self.loss = fabric.setup_module(self.training_loss)
-        self.parameters: list[Tensor] = list(vae.parameters())
-        self.usual_norm = torch.zeros((), device=fabric.device)  # 0 before the first step
+        self.loss: nn.Module = processes.wrap(training_loss)
+        self.usual_norm = torch.zeros((), device=device)  # 0 before the first step
         self.steps = 0
-        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled: Callable[..., dict[str, Tensor]] | None = None
 
     def step(
-        self, batch: Images, of: int, beta: float, label_weight: float, rate: float, seed: int
-    ) -> Float[Tensor, "6"]:
+        self,
+        batch: Images,
+        global_batch_size: int,
+        moved: Mapping[str, float],
+        rate: float,
+        seed: int,
+    ) -> dict[str, Float[Tensor, ""]]:
         """Learn from a batch.
 
         Args:
             batch: this process's share of the images.
-            of: how many images all processes have together.
-            beta, label_weight: of the objective.
+            global_batch_size: how many images all processes have together.
+            moved: the objective's moving arguments, by name.
             rate: the learning rate.
             seed: of the noise.
 
         Returns:
-            `TERMS` summed over this process's images; the gradient's norm, and the largest that
-            was let through.
+            The terms of the loss summed over this process's images; the gradient's norm, and the
+            largest that was let through.
         """
-        seed_noise(seed, self.fabric.device)
+        device = self.processes.device
+        seed_noise(seed, device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        pixels = batch.pixels.to(self.fabric.device, non_blocking=True)
-        labels = None if batch.labels is None else batch.labels.to(self.fabric.device)
-        self.training_loss.weights.copy_(torch.tensor([beta, label_weight]))
+        pixels = batch.pixels.to(device, non_blocking=True)
+        labels = None if batch.labels is None else batch.labels.to(device)
+        if moved:
+            self.training_loss.moved.copy_(torch.tensor([*moved.values()]))
         self.steps += 1
-        alone = self.fabric.world_size == 1  # a graph has no room for what processes exchange
-        if self.config.compile and alone and self.steps > 1 and of == self.config.batch_size:
+        alone = self.processes.count == 1  # a graph has no room for what processes exchange
+        full = global_batch_size == self.options.batch_size
+        if self.options.compile and alone and self.steps > 1 and full:
             return self._compiled_step(pixels, labels, rate)
-        with self.fabric.autocast():
-            terms = self.loss(pixels, labels)  # [T, B]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bf16):
+            terms = self.loss(pixels, labels, global_batch_size)
         # Processes average their gradients: so that it is the mean over all images, whatever
         # the share of each
-        self.fabric.backward(terms[0].sum() * (self.fabric.world_size / of))
+        (terms["loss"].sum() * (self.processes.count / global_batch_size)).backward()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         limit, clipped = self._limit(norm)
-        if self.fabric.device.type != "cpu" or norm > limit:  # on a CPU looking costs nothing
-            torch._foreach_mul_(gradients, clipped / norm)  # pyright: ignore[reportPrivateImportUsage]
+        if device.type != "cpu" or norm > limit:  # on a CPU looking costs nothing
+            torch._foreach_mul_(gradients, clipped / norm.clamp(min=LEAST_NORM))  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
         for parameter in self.parameters:  # zero_grad, without what it tells a profiler
             parameter.grad = None
-        return torch.cat((terms.detach().sum(1), torch.stack((norm, limit))))
+        return _sums(terms) | {NORM: norm, LIMIT: limit}
 
     def _limit(self, norm: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The largest norm let through, the user's or relative to the usual; the norm within it."""
         known = self.usual_norm > 0
-        if self.config.clip is None:
+        if self.options.clip is None:
             limit = torch.where(known, CLIP_FACTOR * self.usual_norm, math.inf)
         else:
-            limit = torch.full_like(norm, self.config.clip)
+            limit = torch.full_like(norm, self.options.clip)
         clipped = torch.minimum(norm, limit)
         moved = torch.lerp(self.usual_norm, clipped, 1 / CLIP_MEMORY)
         self.usual_norm.copy_(torch.where(known, moved, clipped))
         return limit, clipped
 
-    def _compiled_step(self, pixels: Tensor, y: Tensor | None, rate: float) -> Tensor:
+    def _compiled_step(self, pixels: Tensor, y: Tensor | None, rate: float) -> dict[str, Tensor]:
         if self._compiled is None:
             torch._dynamo.config.trace_autograd_ops = True  # the gradient in the same graph
-            self._moments = [self.optimizer.state[p] for p in self.parameters]
+            # A parameter that the first step has left alone has no moments: nothing depends on it
+            self._touched = [p for p in self.parameters if self.optimizer.state.get(p)]
+            self._moments = [self.optimizer.state[p] for p in self._touched]
             self._compiled = torch.compile(self._whole_step, dynamic=False, fullgraph=True)
-        rates = adamw_rates(rate, self.config.weight_decay, self.steps)
-        return self._compiled(pixels, y, rates.to(self.fabric.device))
+        rates = adamw_rates(rate, self.options.weight_decay, self.steps)
+        return self._compiled(pixels, y, rates.to(self.processes.device))
 
-    def _whole_step(self, pixels: Tensor, y: Tensor | None, rates: Tensor) -> Tensor:
+    def _whole_step(self, pixels: Tensor, y: Tensor | None, rates: Tensor) -> dict[str, Tensor]:
         """What `step` does, as one graph: nothing between its parts goes through Python."""
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=bf16):
-            terms = self.training_loss(pixels, y)
-        gradients = torch.autograd.grad(terms[0].mean(), self.parameters)
+        device = self.processes.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.options.bf16):
+            terms = self.training_loss(pixels, y, len(pixels))
+        gradients = torch.autograd.grad(terms["loss"].mean(), self._touched)
         norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
         limit, clipped = self._limit(norm)
+        share = clipped / norm.clamp(min=LEAST_NORM)
         for parameter, gradient, moments in zip(
-            self.parameters, gradients, self._moments, strict=True
+            self._touched, gradients, self._moments, strict=True
         ):
-            adamw_(parameter, gradient * (clipped / norm), moments, rates)
-        return torch.cat((terms.detach().sum(1), torch.stack((norm, limit))))
+            adamw_(parameter, gradient * share, moments, rates)
+        return _sums(terms) | {NORM: norm, LIMIT: limit}
 
     @torch.no_grad()
     def average(self, steps: int, all_steps: int) -> None:
@@ -183,10 +243,10 @@ class Learner:
         Args:
             all_steps: n, since the training began.
         """
-        decay = min(self.config.ema, (1 + all_steps) / (10 + all_steps))
-        averages: list[Tensor] = list(self.averaged.parameters())
+        decay = min(self.options.ema, (1 + all_steps) / (10 + all_steps))
+        averages: list[Tensor] = [p for p in self.averaged.parameters() if p.requires_grad]
         torch._foreach_lerp_(averages, self.parameters, 1 - decay**steps)  # pyright: ignore[reportPrivateImportUsage]
-        for average, buffer in zip(self.averaged.buffers(), self.vae.buffers(), strict=True):
+        for average, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
             average.copy_(buffer)
 
     # ---- its state -----------------------------------------------------------------------------
@@ -195,11 +255,11 @@ class Learner:
         """Weights, averaged weights, the optimiser's moments and the usual norm, by name."""
         moments = {
             f"{name}.{key}": value
-            for name, parameter in self.vae.named_parameters()
+            for name, parameter in zip(self.names, self.parameters, strict=True)
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
         return {
-            **{f"model.{name}": value for name, value in self.vae.state_dict().items()},
+            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
             **{f"average.{name}": value for name, value in self.averaged.state_dict().items()},
             **{f"optimizer.{name}": value for name, value in moments.items()},
             "usual_norm.": self.usual_norm,
@@ -219,7 +279,7 @@ class Learner:
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = value
-        load_tensors(self.vae, parts.get("model", {}), path)
+        load_tensors(self.model, parts.get("model", {}), path)
         load_tensors(self.averaged, parts.get("average", {}), path)
         try:
             self.usual_norm.copy_(parts["usual_norm"][""])
@@ -230,15 +290,24 @@ class Learner:
 
     def _restore_moments(self, moments: dict[str, Tensor]) -> None:
         state = {}
-        for i, (name, parameter) in enumerate(self.vae.named_parameters()):
+        for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
+            if f"{name}.step" not in moments:  # no gradient has come to it yet
+                continue
             values = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             for key in ("exp_avg", "exp_avg_sq"):
                 # In the parameter's own memory layout: the fused step walks both in parallel
                 values[key] = torch.empty_like(parameter).copy_(values[key])
-            self.steps = int(values["step"])
+            self.steps = max(self.steps, int(values["step"]))
             state[i] = values
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@torch.no_grad()
+def _sums(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each term summed over the images."""
+    sums = torch.stack([values.detach() for values in terms.values()]).sum(1)
+    return dict(zip(terms, sums, strict=True))
 
 
 def adamw_rates(rate: float, weight_decay: float, n: int) -> Float[Tensor, "3"]:

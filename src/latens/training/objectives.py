@@ -156,8 +156,8 @@ class IWAE(Objective, name="iwae"):
         """Minus the importance-weighted bound; only its gradient differs from the plain one."""
         log_w = draw.log_weights  # [K, B]
         bound = log_w.logsumexp(0) - math.log(len(log_w))
-        frozen = [stop_gradient(latent.q) for latent in draw.latents]
-        if not torch.is_grad_enabled() or any(q is None for q in frozen):
+        frozen = [q for q in map(stop_gradient, (latent.q for latent in draw.latents)) if q]
+        if not torch.is_grad_enabled() or len(frozen) < len(draw.latents):
             return Loss(-bound)
         weights = log_w.detach().softmax(0)  # w̃_k
         log_q = sum(q.log_prob(latent.z) for q, latent in zip(frozen, draw.latents, strict=True))
@@ -241,7 +241,7 @@ def stratified_log_weights(batch: int, size: int, like: Tensor) -> Float[Tensor,
     Minibatch stratified sampling: Chen et al. 2018, appendix C.2. Row i sums to one; a batch drawn
     without replacement gives an estimate of q(z_i) without bias.
     """
-    if batch == 1 or batch == size:
+    if batch in (1, size):
         return like.new_full((batch, batch), -math.log(batch))
     rest = batch - 1  # M in the paper
     weights = like.new_full((batch, batch), 1 / rest)

@@ -6,8 +6,9 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from latens.config import TrainConfig
-from latens.evaluation.metrics import Evaluation
 from latens.console import note, stderr, warn
+from latens.evaluation.metrics import Evaluation
+from latens.run.directory import best_row
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 1.0  # between printed epochs, however short they are
@@ -16,10 +17,10 @@ LINE_SECONDS = 1.0  # between printed epochs, however short they are
 class Bar:
     """A bar on a terminal, and a line for each epoch, at most one a second."""
 
-    def __init__(self, config: TrainConfig):
-        self.epochs = config.epochs
-        self.latent_dim = config.latent_dim
-        self.moving = bool(config.beta_warmup or config.beta_step)
+    def __init__(self, config: TrainConfig, latent_dims: int):
+        self.epochs = config.run.epochs
+        self.latent_dims = latent_dims
+        self.moving = bool(config.objective.beta_warmup or config.objective.beta_step)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -68,15 +69,20 @@ class Bar:
             f"epoch {row['epoch']:>4}  {row['images']:>11,} images  {row['seconds']:7.1f} s  "
             f"loss {train['loss']:8.2f}  validation −elbo {-validation['elbo']:8.2f} = "
             f"{validation['reconstruction']:.2f} + kl {validation['kl']:.2f} nats  "
-            f"active {validation['active_units']}/{self.latent_dim}"
+            f"active {validation['active_units']}/{self.latent_dims}"
             + (f"  β {row['beta']:.2f}" if self.moving else "")
             + ("" if right is None else f"  accuracy {right:.1%}")
         )
 
 
-def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainConfig) -> None:
-    """Say what went wrong in a training that ran to its end, each with its remedy."""
-    dims = config.latent_dim
+def comment(
+    rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainConfig, dims: int
+) -> None:
+    """Say what went wrong in a training that ran to its end, each with its remedy.
+
+    Args:
+        dims: how many latent dimensions there are.
+    """
     if evaluation.active_units <= dims // 10:
         warn(
             f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "
@@ -84,7 +90,7 @@ def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainCon
         )
     best = best_row(rows)
     lost = rows[-1]["validation"]["final_loss"] - best["validation"]["final_loss"]
-    if lost > 1 and not config.early_stopping:
+    if lost > 1 and not config.run.early_stopping:
         warn(
             f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}, "
             "whose weights were kept. More epochs are in vain; more images would help"
@@ -92,8 +98,3 @@ def comment(rows: list[dict[str, Any]], evaluation: Evaluation, config: TrainCon
     clipped = sum(row["clipped"] for row in rows) / len(rows)
     if clipped > 0.5:
         note(f"{clipped:.0%} of the steps were clipped: a larger --clip may train better")
-
-
-def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of metrics.jsonl whose averaged weights are kept: the best on validation images."""
-    return min(rows, key=lambda row: row["validation"]["final_loss"])

@@ -1,27 +1,19 @@
 """What a training leaves for films of itself: the same images and latents, epoch by epoch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from latens.analysis.feature_maps import feature_maps
 from latens.data import DataSet, Images
-from latens.errors import LatensError
 from latens.evaluation.labels import embed_all
-from latens.model.networks.labels import embedding_of
+from latens.model.latent_model import LatentModel
 from latens.run.directory import Run
-from latens.model.serialization import read_tensors
-from latens.model.vae import VAE
-from latens.analysis.views import feature_maps
+from latens.run.recording import FEATURES, SHOWN
 
-SHORT = 250  # epochs: trainings up to so long are recorded unless told otherwise
 EVERY = 20  # epochs that are all recorded; then each is so much later than the one before:
 LATER = 1.2
 PAIRS, SAMPLES, POINTS = 16, 36, 1_000
-FEATURES = "features."  # before the number and the name of a layer
 LARGEST_HALF = 65504.0
 
 
@@ -40,7 +32,7 @@ class Recorder:
         self.shown = {name: data.split(name).take(slice(0, PAIRS)) for name in SHOWN}
         self.points = data.validation.take(slice(0, POINTS))
 
-    def record(self, vae: VAE, epoch: int, final: bool = False) -> None:
+    def record(self, vae: LatentModel, epoch: int, final: bool = False) -> None:
         """Keep a frame, if one is due: 0 is the model before its first step.
 
         Args:
@@ -57,7 +49,7 @@ class Recorder:
             self.run.save_frame(epoch, self._seen(vae))
         vae.train(was_training)
 
-    def _seen(self, vae: VAE) -> dict[str, Tensor]:
+    def _seen(self, vae: LatentModel) -> dict[str, Tensor]:
         frame = {}
         for name, images in self.shown.items():
             x, y = _on(vae, images)
@@ -72,18 +64,15 @@ class Recorder:
         }
         return frame | features
 
-    def _conditions(self, vae: VAE) -> Int64[Tensor, "N *A"] | None:
+    def _conditions(self, vae: LatentModel) -> Int64[Tensor, "N *A"] | None:
         """Labels for new images of a conditional model: those of validation images, in turn."""
-        if embedding_of(vae) is None or self.points.labels is None:
+        if vae.label_embedding is None or self.points.labels is None:
             return None
         rows = torch.arange(SAMPLES) % len(self.points)
         return self.points.labels[rows].to(vae.device)
 
 
-SHOWN = ("train", "validation")
-
-
-def _on(vae: VAE, images: Images) -> tuple[Tensor, Tensor | None]:
+def _on(vae: LatentModel, images: Images) -> tuple[Tensor, Tensor | None]:
     y = None if images.labels is None else images.labels.to(vae.device)
     return images.unit().to(vae.device), y
 
@@ -95,59 +84,3 @@ def _half(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 def _bytes(images: Float[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
     return (images * 255).round().byte().cpu()
-
-
-# ---- the recording ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Frames of a training, E of them.
-
-    Attributes:
-        epochs: of each frame; 0 is before the first step.
-        train, validation: the reconstructions of the first images of each split.
-        samples: images decoded from the same noise.
-        latents: the mean z of the first validation images.
-        features: the outputs of every convolution for the first validation image, by layer.
-    """
-
-    epochs: Sequence[int]
-    train: UInt8[np.ndarray, "E N C H W"]
-    validation: UInt8[np.ndarray, "E V C H W"]
-    samples: UInt8[np.ndarray, "E M C H W"]
-    latents: Float[np.ndarray, "E P D"]
-    features: dict[str, Float[np.ndarray, "E channels h w"]]
-
-    def images(self, name: str) -> Float[Tensor, "E N C H W"]:
-        """The frames of "train", "validation" or "samples" in [0, 1]."""
-        return torch.from_numpy(getattr(self, name)).float() / 255
-
-
-def read_recording(run: Run) -> Recording:
-    """The frames that a training has left.
-
-    Raises:
-        LatensError: there are none, or they are damaged.
-    """
-    frames = run.frames
-    if not frames:
-        raise LatensError(
-            f"{run.path} holds no recording of its training, so there are no films of it: train "
-            "anew with --film"
-        )
-    read = [read_tensors(path)[0] for path in frames.values()]
-    names = set(read[0])
-    if any(set(frame) != names for frame in read) or not {*SHOWN, "samples", "latents"} <= names:
-        raise LatensError(f"{run.path}: its recording is damaged; train anew with --film")
-    every = {name: np.stack([frame[name].numpy() for frame in read]) for name in read[0]}
-    return Recording(
-        epochs=list(frames),
-        features={
-            name.removeprefix(FEATURES).partition(".")[2]: values.astype(np.float32)
-            for name, values in sorted(every.items())
-            if name.startswith(FEATURES)
-        },
-        latents=every["latents"].astype(np.float32),
-        **{name: every[name] for name in (*SHOWN, "samples")},
-    )

@@ -1,39 +1,35 @@
-"""The training loop: one function to read, over Lightning Fabric for device and precision."""
+"""The training loop: one class to read from top to bottom."""
 
-import atexit
-import logging
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from lightning_fabric import Fabric
 from torch import Tensor
 
-from latens.config import TrainConfig
-from latens.data import DataSet, Images
+from latens.data import Images
 from latens.errors import LatensError
-from latens.evaluation.metrics import Evaluation, evaluate
-from latens.training.objectives import ELBO, BetaSchedule
-from latens.training.recorder import Recorder
+from latens.evaluation.metrics import Evaluation, ObjectiveTerms, evaluate
+from latens.model.latents import Draw
 from latens.run.directory import CHECKPOINTS, Checkpoint, Run
-from latens.training.learner import AVERAGE_EVERY, TERMS, Learner, step_seeds
-from latens.model.vae import VAE
+from latens.training.learner import AVERAGE_EVERY, Learner, StepOptions, TrainingLoss, step_seeds
+from latens.training.objectives import Objective
+from latens.training.processes import Processes
 from latens.training.progress import Bar
+from latens.training.recorder import Recorder
+from latens.training.setup import TrainingSetup, labelled_share
+from latens.training.state import TrainingState
 
 CHECKPOINT_SECONDS = 30.0  # between full states
-# Between two looks at the numbers: steps where to look means to wait, for an accelerator or for
-# other processes, which must all look at once; elsewhere seconds, for a step may take one
-LOOK_EVERY, LOOK_SECONDS = 20, 0.05
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not what it chose, every time
+# Between two readings of the metrics: steps where to read means to wait, for an accelerator or for
+# other processes, which must all read at once; elsewhere seconds, for a step may take one
+SYNC_EVERY, SYNC_SECONDS = 20, 0.05
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
 
 
@@ -45,126 +41,65 @@ class Interrupted(Exception):
     """The user pressed Ctrl-C; the run, whose path is the argument, is saved."""
 
 
-@dataclass
-class Progressed:
-    """How far a training is: all that the next step depends on, besides tensors.
-
-    Attributes:
-        epoch: epochs finished.
-        images: images seen.
-        in_epoch: images seen of the epoch under way.
-        seconds: time spent in training, evaluation included.
-        sums: loss, reconstruction, KL and the label's loss summed over the images of this epoch,
-            in nats.
-        clipped: steps of this epoch whose gradient was clipped, and all of its steps.
-        gradient_norm: summed over the steps of this epoch.
-        all_steps: since the training began.
-        best_loss, best_epoch: of validation so far, at the schedule's last β.
-    """
-
-    epoch: int = 0
-    images: int = 0
-    in_epoch: int = 0
-    seconds: float = 0.0
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))
-    clipped: int = 0
-    steps: int = 0
-    gradient_norm: float = 0.0
-    all_steps: int = 0
-    best_loss: float = math.inf
-    best_epoch: int = 0
-
-    def begin_epoch(self) -> None:
-        """Forget what was summed over the last epoch."""
-        self.in_epoch, self.sums = 0, [0.0] * len(TERMS)
-        self.clipped, self.steps, self.gradient_norm = 0, 0, 0.0
-
-
-def launch(config: TrainConfig) -> Fabric:
-    """Device, precision and processes; from here on the program runs in each of these.
-
-    With several devices Fabric starts this program anew for each further one, up to here, unless
-    `torchrun` has started them all.
-
-    Args:
-        config: resolved.
-    """
-    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))  # as torchrun says
-    fabric = Fabric(
-        accelerator=config.device,
-        devices=config.devices,
-        num_nodes=nodes,
-        strategy="ddp" if config.devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-    )
-    fabric.launch()
-    if fabric.world_size > 1:
-        atexit.register(_leave_group)
-    return fabric
-
-
-def _leave_group() -> None:
-    """Leave the other processes in order, or the group's threads may abort this one as it ends."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 class Trainer:
     """The state of a training, and the loop over it.
 
     Args:
         run: where everything is left.
-        vae: what is trained, in place.
-        data: its training images are learned from, its validation images choose the best epoch.
-        config: resolved: device, precision, batch size, epochs or minutes are given.
+        setup: data, configuration, model and objective, resolved. The model is trained in place.
         checkpoint: the state to go on from; None starts afresh.
-        fabric: launched; None launches one. Each of its processes has a Trainer, learns from its
-            share of every batch, and measures its share of the validation images; the first one
-            alone writes.
+        processes: that train together. Each has a Trainer, learns from its share of every batch,
+            and measures its share of the validation images; the first one alone writes.
     """
 
     def __init__(
         self,
         run: Run,
-        vae: VAE,
-        data: DataSet,
-        config: TrainConfig,
+        setup: TrainingSetup,
+        processes: Processes,
         checkpoint: Checkpoint | None = None,
-        fabric: Fabric | None = None,
     ):
-        self.run, self.vae, self.data, self.config = run, vae, data, config
-        self.fabric = fabric or launch(config)
-        self.leads = self.fabric.is_global_zero
-        self.labelled = _labelled_share(data.train)
-        self.at = Progressed()
-        self.schedule = BetaSchedule(
-            config.beta or 0.0, config.beta_warmup or 0.0, config.beta_cycles, config.beta_step
-        )
-        self.learner = Learner(self.fabric, vae, data.train.draw_bits, config)
+        self.run, self.setup, self.processes = run, setup, processes
+        self.config, self.data = setup.config, setup.data
+        self.labelled = labelled_share(setup.data.train)
+        self.state = TrainingState()
+        self.objective = setup.objective.for_data(len(setup.data.train), self.labelled)
+        self.learner = self._learner()
         self.averaged = self.learner.averaged
-        self.images = self._resident(data.train)
+        self.images = _resident(setup.data.train, processes.device)
         self.evaluation: Evaluation | None = None
-        self.unread: list[Tensor] = []  # what the steps since the last look gave
-        self.waits = self.fabric.device.type != "cpu" or self.fabric.world_size > 1
-        self.looked = 0.0
-        self.bar = Bar(config)
+        self.unread: list[dict[str, Tensor]] = []  # what the steps since the last reading gave
+        self.waits = processes.device.type != "cpu" or processes.count > 1
+        self.synced = 0.0
+        self.bar = Bar(self.config, math.prod(setup.model.latent_shape))
         if checkpoint is not None:
             self._restore(*checkpoint)
-        self.began = time.perf_counter() - self.at.seconds
-        self.seconds = self.at.seconds  # at the last look, the same in all processes
+        self.began = time.perf_counter() - self.state.seconds
         self.saved = -math.inf  # when the last checkpoint was written
         self.recorder = None
-        if config.film and self.leads:
-            self.recorder = Recorder(run, data, max(run.frames, default=-1))
+        if self.config.run.film and processes.is_main:
+            self.recorder = Recorder(run, setup.data, max(run.frames, default=-1))
 
-    def _resident(self, images: Images) -> Images:
-        if (
-            self.fabric.device.type == "cpu"
-            or len(images) * math.prod(images.shape) > RESIDENT_BYTES
-        ):
-            return images
-        labels = None if images.labels is None else images.labels.to(self.fabric.device)
-        return Images(images.pixels.to(self.fabric.device), labels, images.draw_bits)
+    def _learner(self) -> Learner:
+        config = self.config
+        loss = TrainingLoss(
+            self.setup.model,
+            self.objective,
+            self.data.train.stochastic_binarize,
+            config.data.jitter,
+            self.processes,
+            moving=tuple(self.setup.moved(0.0, 0)),
+        )
+        options = StepOptions(
+            learning_rate=config.optimiser.learning_rate,
+            weight_decay=config.optimiser.weight_decay,
+            clip=config.optimiser.clip,
+            ema=config.optimiser.ema,
+            compile=bool(config.run.compile),
+            batch_size=self.setup.batch_size,
+            bf16=config.run.precision == "bf16",
+        )
+        return Learner(loss, options, self.processes)
 
     # ---- the loop ----------------------------------------------------------------------------
 
@@ -179,54 +114,38 @@ class Trainer:
             return self._loop(interrupted)
 
     def _loop(self, interrupted: threading.Event) -> Evaluation:
-        if self.at.images == 0:
+        if self.state.images == 0:
             self._save()
             self._record()
         while not self._finished():
-            for batch, of, seed in self.rest_of_epoch():
-                self.step(batch, of, seed)
+            for batch, global_batch_size, seed in self.rest_of_epoch():
+                self.step(batch, global_batch_size, seed)
                 if self.due:
-                    self.look()
+                    self.sync_metrics()
                     if self._heed(interrupted):
                         break
             self._end_epoch()
-            self._heed(interrupted)  # an epoch may be shorter than the way from look to look
-        if self.at.in_epoch:  # stopped when its time was up, in the middle of an epoch
+            self._heed(interrupted)  # an epoch may be shorter than the way between two readings
+        if self.state.in_epoch:  # stopped when its time was up, in the middle of an epoch
             self._end_epoch()
         self._save()
         return self.evaluation or self._evaluate()
 
-    def _heed(self, interrupted: threading.Event) -> bool:
-        """Save where it is time to; whether the time of the training is up.
-
-        Raises:
-            Interrupted: Ctrl-C in one of the processes.
-        """
-        if self._any_process(interrupted.is_set()):
-            self._save()
-            raise Interrupted(self.run.path)
-        if self.seconds - self.saved > CHECKPOINT_SECONDS:
-            self._save()
-        return self._out_of_time()
-
-    def step(self, batch: Images, of: int, seed: int) -> None:
+    def step(self, batch: Images, global_batch_size: int, seed: int) -> None:
         """Learn from a batch.
 
         Args:
             batch: this process's share of it.
-            of: how many images all processes have of it.
+            global_batch_size: how many images all processes have of it.
             seed: of the noise.
         """
-        objective, at = self.objective(self.labelled), self.at
-        beta, alpha = cast("float", objective.beta), cast("float", objective.label_weight)
-        rate = self.learning_rate()
-        self.unread.append(self.learner.step(batch, of, beta, alpha, rate, seed))
-        at.steps += 1
-        at.all_steps += 1
-        at.images += of
-        at.in_epoch += of
-        if at.steps % AVERAGE_EVERY == 0:
-            self.learner.average(AVERAGE_EVERY, at.all_steps)
+        share = self.share()
+        rate = self.setup.learning_rate(share)
+        moved = self.setup.moved(share, self.state.epoch)
+        self.unread.append(self.learner.step(batch, global_batch_size, moved, rate, seed))
+        self.state.count_step(global_batch_size, rate)
+        if self.state.steps % AVERAGE_EVERY == 0:
+            self.learner.average(AVERAGE_EVERY, self.state.all_steps)
 
     def rest_of_epoch(self) -> Iterator[tuple[Images, int, int]]:
         """The batches of this epoch that are still to come, in an order fixed by the seed.
@@ -235,186 +154,139 @@ class Trainer:
             This process's share of a batch, the number of images in all shares, and the seed of
             the step's noise.
         """
-        size, count = cast("int", self.config.batch_size), len(self.images)
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        seeds = step_seeds(self.config.seed, self.at.epoch, rank, math.ceil(count / size))
-        rng = np.random.default_rng([self.config.seed, self.at.epoch])
+        size, count, seed = self.setup.batch_size, len(self.images), self.config.run.seed
+        rank, processes = self.processes.rank, self.processes.count
+        seeds = step_seeds(seed, self.state.epoch, rank, math.ceil(count / size))
+        rng = np.random.default_rng([seed, self.state.epoch])
         order = torch.from_numpy(rng.permutation(count)).to(self.images.array.device)
         shuffled = self.images.take(order)
-        for start in range(self.at.in_epoch, count, size):
+        for start in range(self.state.in_epoch, count, size):
             end = min(start + size, count)
-            share = shuffled.take(slice(start + rank, end, world))
+            share = shuffled.take(slice(start + rank, end, processes))
             yield share, end - start, seeds[start // size]
 
     @property
     def due(self) -> bool:
-        """It is time to look."""
+        """It is time to read the metrics."""
         if self.waits:
-            return len(self.unread) >= LOOK_EVERY
-        return time.perf_counter() - self.looked > LOOK_SECONDS
+            return len(self.unread) >= SYNC_EVERY
+        return time.perf_counter() - self.synced > SYNC_SECONDS
 
-    def look(self) -> None:
-        """Read what the steps since the last look gave; the same in all processes.
+    def sync_metrics(self) -> None:
+        """Read what the steps since the last reading gave; the same in all processes.
 
         Raises:
             Diverged: it is no number.
         """
-        at, terms = self.at, len(TERMS)
-        rows = torch.stack(self.unread).cpu().double()  # [S, T + 2]
-        sums, norms, limits = rows[:, :terms], rows[:, terms], rows[:, terms + 1]
-        if self.fabric.world_size > 1:
-            # A row after the other in memory: gloo takes no notice of strides
-            sums = cast("Tensor", self.fabric.all_reduce(sums.contiguous(), reduce_op="sum"))
+        state, names = self.state, list(self.unread[0])
+        rows = torch.stack([torch.stack([*step.values()]) for step in self.unread]).cpu().double()
+        rows[:, :-2] = self.processes.sum(rows[:, :-2])  # terms; norm and limit are the same in all
         self.unread.clear()
-        if not (sums[:, 0].isfinite().all() and norms.isfinite().all()):
+        if not (rows[:, 0].isfinite().all() and rows[:, -2].isfinite().all()):
             raise Diverged(
-                f"the loss became {rows[-1, 0]:g} and the gradient's norm {norms[-1]:g} after "
-                f"{at.images:,} images: try a smaller --learning-rate or --precision float32. "
+                f"the loss became {rows[-1, 0]:g} and the gradient's norm {rows[-1, -2]:g} after "
+                f"{state.images:,} images: try a smaller --learning-rate or --precision float32. "
                 f"The last good state is in {self.run.path}/checkpoints"
             )
-        for step, norm in zip(sums.tolist(), norms.tolist(), strict=True):
-            # One by one: figures must not hang on when somebody looked
-            at.sums = [a + b for a, b in zip(at.sums, step, strict=True)]
-            at.gradient_norm += norm
-        at.clipped += int((norms > limits).sum())
-        self.looked = time.perf_counter()
+        state.add([dict(zip(names, row, strict=True)) for row in rows.tolist()])
+        self.synced = time.perf_counter()
         self._tell_time()
-        self.bar.show(at.images, at.epoch + 1, self.share(), at.sums[0] / at.in_epoch)
+        self.bar.show(
+            state.images, state.epoch + 1, self.share(), state.sums["loss"] / state.in_epoch
+        )
 
-    def _any_process(self, holds: bool) -> bool:
-        """Whether it holds in one of the processes."""
-        if self.fabric.world_size == 1:
-            return holds
-        return bool(self.fabric.all_reduce(torch.tensor(float(holds)), reduce_op="sum"))
+    def _heed(self, interrupted: threading.Event) -> bool:
+        """Save where it is time to; whether the time of the training is up.
 
-    def _tell_time(self) -> None:
-        """By the first process's clock: what hangs on the time is the same in all of them."""
-        self.seconds = time.perf_counter() - self.began
-        if self.fabric.world_size > 1:
-            self.seconds = self.fabric.broadcast(self.seconds)
-
-    def _evaluate(self) -> Evaluation:
-        """Validation figures, for which each process measures its share of the images."""
-        images, world = self.data.validation, self.fabric.world_size
-        if world == 1 or len(images) < world:
-            return evaluate(self.averaged, images)
-        rank = self.fabric.global_rank
-        share = images.take(slice(rank, None, world))
-        return evaluate(self.averaged, share, seed=rank, gather=_gathered)
+        Raises:
+            Interrupted: Ctrl-C in one of the processes.
+        """
+        if self.processes.any(interrupted.is_set()):
+            self._save()
+            raise Interrupted(self.run.path)
+        if self.state.seconds - self.saved > CHECKPOINT_SECONDS:
+            self._save()
+        return self.setup.out_of_time(self.state.seconds)
 
     def _end_epoch(self) -> None:
-        objective = self.objective()  # before the schedule moves on
+        state = self.state
+        moved = self.setup.moved(self.share(), state.epoch)  # before the schedule moves on
         if self.unread:
-            self.look()
-        if self.at.steps % AVERAGE_EVERY:
-            self.learner.average(self.at.steps % AVERAGE_EVERY, self.at.all_steps)
-        self.at.epoch += 1
-        self.evaluation = self._evaluate()
+            self.sync_metrics()
+        if state.steps % AVERAGE_EVERY:
+            self.learner.average(state.steps % AVERAGE_EVERY, state.all_steps)
+        state.epoch += 1
+        self.evaluation = self._evaluate(moved)
         self._tell_time()
         self._record()
-        row = self._row(self.evaluation, objective)
-        if row["validation"]["final_loss"] < self.at.best_loss:
-            self.at.best_loss, self.at.best_epoch = row["validation"]["final_loss"], self.at.epoch
+        row = state.row(self.evaluation, self.labelled, moved)
+        if row["validation"]["final_loss"] < state.best_loss:
+            state.best_loss, state.best_epoch = row["validation"]["final_loss"], state.epoch
             self._save_model()
-        if self.leads:
+        if self.processes.is_main:
             self.run.add_metrics(row)
-        self.at.begin_epoch()
+        state.begin_epoch()
         self.bar.epoch(row, last=self._finished())
+
+    # ---- what is measured --------------------------------------------------------------------
+
+    def _evaluate(self, moved: dict[str, float] | None = None) -> Evaluation:
+        """Validation figures and losses; each process measures its share of the images."""
+        images, processes = self.data.validation, self.processes
+        plain = self.setup.objective.for_data(len(images), labelled_share(images))
+        now, last = replace(plain, **(moved or {})), replace(plain, **self.setup.moved_at_last())
+        terms = ObjectiveTerms(_both_losses(now, last), samples=plain.samples)
+        if processes.count == 1 or len(images) < processes.count:
+            return evaluate(self.averaged, images, objective=terms)
+        shared = replace(
+            terms,
+            rank=processes.rank,
+            count=processes.count,
+            joint=processes.joint,
+            own=processes.own,
+            gather=processes.gather,
+        )
+        return evaluate(self.averaged, images, seed=processes.rank, objective=shared)
 
     def _record(self) -> None:
         if self.recorder is not None:
-            self.recorder.record(self.averaged, self.at.epoch, self._finished())
+            self.recorder.record(self.averaged, self.state.epoch, self._finished())
 
-    def _row(self, validation: Evaluation, objective: ELBO) -> dict[str, Any]:
-        """One line of metrics.jsonl; losses and KL in nats per image."""
-        at = self.at
-        means = dict(zip(TERMS, (value / at.in_epoch for value in at.sums), strict=True))
-        means["label"] /= self.labelled or 1
-        figures = {
-            "loss": _loss_of(objective, validation),
-            "final_loss": _loss_of(self.objective(last=True), validation),
-            "elbo": validation.elbo,
-            "reconstruction": validation.reconstruction,
-            "kl": validation.kl,
-            "label": validation.label,
-            "accuracy": validation.accuracy,
-            "kl_per_dim": validation.kl_per_dim,
-            "active_units": validation.active_units,
-        }
-        if self.vae.classifier is None:
-            for terms in (means, figures):
-                terms.pop("label")
-            figures.pop("accuracy")
-        return {
-            "epoch": at.epoch,
-            "images": at.images,
-            "seconds": round(self.seconds, 3),
-            "train": means,
-            "validation": figures,
-            "beta": objective.beta,
-            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
-            "gradient_norm": at.gradient_norm / at.steps,
-            "clipped": at.clipped / at.steps,
-        }
-
-    def objective(self, labelled: float = 1.0, last: bool = False) -> ELBO:
-        """What is minimised now, or at the `last` β of the schedule.
-
-        Args:
-            labelled: the share of images with a label; its term becomes a mean over those.
-        """
-        config, epochs = self.config, self.config.epochs or 1
-        beta = self.schedule.last(epochs) if last else self.schedule(self.share(), self.at.epoch)
-        return ELBO(beta, config.free_bits, (config.label_weight or 0.0) / (labelled or 1.0))
-
-    # ---- how far, how fast -------------------------------------------------------------------
+    # ---- how far -----------------------------------------------------------------------------
 
     def share(self) -> float:
         """How much of the training is done, in [0, 1], by images or by the clock."""
-        shares = []
-        if self.config.epochs:
-            shares.append(self.at.images / (self.config.epochs * len(self.images)))
-        if self.config.minutes:
-            shares.append(self.seconds / (60 * self.config.minutes))
-        return min(1.0, max(shares))
-
-    def learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to zero (Loshchilov & Hutter 2017)."""
-        share, warmup = self.share(), self.config.warmup
-        if share < warmup:
-            return self.config.learning_rate * max(share / warmup, 1e-3)
-        return (
-            self.config.learning_rate
-            * 0.5
-            * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
-        )
-
-    def _out_of_time(self) -> bool:
-        return bool(self.config.minutes) and self.seconds >= 60 * (self.config.minutes or 0)
+        return self.setup.share(self.state.images, self.state.seconds)
 
     def _finished(self) -> bool:
-        config, at = self.config, self.at
-        if config.early_stopping and at.epoch - at.best_epoch >= config.early_stopping:
+        state, run = self.state, self.config.run
+        if run.early_stopping and state.epoch - state.best_epoch >= run.early_stopping:
             return True
-        return self._out_of_time() or bool(config.epochs and at.epoch >= config.epochs)
+        return self.setup.out_of_time(state.seconds) or bool(
+            run.epochs and state.epoch >= run.epochs
+        )
+
+    def _tell_time(self) -> None:
+        """By the first process's clock: what hangs on the time is the same in all of them."""
+        self.state.seconds = self.processes.from_main(time.perf_counter() - self.began)
 
     # ---- saving and restoring ----------------------------------------------------------------
 
     def _save(self) -> None:
         """A checkpoint; before the first evaluation also the model that is loaded and shared."""
         if self.unread:
-            self.look()
+            self.sync_metrics()
         self._tell_time()
-        if self.leads:
-            state = asdict(self.at) | {"seconds": self.seconds}
-            self.run.save_checkpoint(self.at.images, self.learner.tensors(), state)
-        if not self.at.best_epoch:  # from then on, the model is that of the best epoch
+        if self.processes.is_main:
+            state = self.state.as_dict()
+            self.run.save_checkpoint(self.state.images, self.learner.tensors(), state)
+        if not self.state.best_epoch:  # from then on, the model is that of the best epoch
             self._save_model()
-        self.saved = self.seconds
+        self.saved = self.state.seconds
 
     def _save_model(self) -> None:
-        self.averaged.about = self.vae.about
-        if self.leads:
+        self.averaged.about = self.setup.model.about
+        if self.processes.is_main:
             self.run.save_model(self.averaged)
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -425,30 +297,32 @@ class Trainer:
         """
         path = self.run.path / CHECKPOINTS
         try:
-            self.at = Progressed(**state)
-        except TypeError as error:
+            self.state = TrainingState.from_dict(state)
+        except LatensError as error:
             raise LatensError(f"{path} holds a checkpoint of another kind: {error}") from error
-        self.learner.restore(tensors, path, begun=self.at.images > 0)
-        if self.leads:
-            self.run.forget_metrics_after(self.at.epoch)
+        self.learner.restore(tensors, path, begun=self.state.images > 0)
+        if self.processes.is_main:
+            self.run.forget_metrics_after(self.state.epoch)
 
 
-def _gathered(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The terms of the images of all processes, from those of each."""
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, terms)
-    return {name: torch.cat([part[name] for part in parts]) for name in terms}
+def _both_losses(now: Objective, last: Objective) -> Any:
+    """The loss of each image with the arguments of now, and with those of the schedule's end."""
+
+    def terms(draw: Draw) -> dict[str, Tensor]:
+        loss = now(draw)
+        own = {k: v for k, v in loss.terms.items() if k not in ("reconstruction", "kl", "label")}
+        final = loss if now == last else last(draw)
+        return own | {"loss": loss.per_image, "final_loss": final.per_image}
+
+    return terms
 
 
-def _labelled_share(images: Images) -> float:
-    """The share of images of which a label is known, in [0, 1]."""
-    if images.labels is None:
-        return 0.0
-    return (images.labels >= 0).reshape(len(images), -1).any(1).double().mean().item()
-
-
-def _loss_of(objective: ELBO, figures: Evaluation) -> float:
-    return objective.of_means(figures.reconstruction, figures.kl, figures.kl_per_dim, figures.label)
+def _resident(images: Images, device: torch.device) -> Images:
+    """The images on an accelerator, if they are few enough to stay there."""
+    if device.type == "cpu" or len(images) * math.prod(images.shape) > RESIDENT_BYTES:
+        return images
+    labels = None if images.labels is None else images.labels.to(device)
+    return Images(images.pixels.to(device), labels, images.stochastic_binarize)
 
 
 @contextmanager

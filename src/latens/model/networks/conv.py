@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latens.errors import LatensError
-from latens.model.networks.mlp import layers
+from latens.model.networks.mlp import check_sizes, layers
 from latens.model.parts import Decoder, Encoder
 
 LEAST_SIDE = 8  # pixels; below it nothing is left to convolve after one halving
@@ -118,6 +118,7 @@ class ConvEncoder(Encoder, name="conv"):
         depth: int = 1,
     ):
         super().__init__()
+        check_sizes(channels=channels, features=features, depth=depth)
         self.image_shape = image_shape
         self.channels = channels
         self.blocks = blocks

@@ -7,6 +7,7 @@ from itertools import pairwise
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from latens.errors import LatensError
 from latens.model.parts import Decoder, Encoder
 
 OUTPUT_GAIN = 0.1  # the decoder starts close to the mean image, and does not have to find it
@@ -23,6 +24,13 @@ def kaiming_init(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise a LatensError for a width or number that is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise LatensError(f"{name} is {size}: it must be above 0")
 
 
 def layers(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
@@ -84,6 +92,7 @@ class MLPDecoder(Decoder, name="mlp"):
         out_channels: int | None = None,
     ):
         super().__init__()
+        check_sizes(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         self.latent_shape = (latent_dim,)
         self.image_shape = image_shape
@@ -91,7 +100,9 @@ class MLPDecoder(Decoder, name="mlp"):
         self.dropout = dropout
         self.out_channels = out_channels or self.image_shape[0]
         self.layers = layers((latent_dim, *hidden), dropout)
-        self.output = nn.Linear(self.hidden[-1], self.out_channels * math.prod(self.image_shape[1:]))
+        self.output = nn.Linear(
+            self.hidden[-1], self.out_channels * math.prod(self.image_shape[1:])
+        )
         kaiming_init(self)
         self.output.weight.data.mul_(OUTPUT_GAIN)
 

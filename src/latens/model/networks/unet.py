@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latens.model.networks.conv import Geometry, ResidualBlock
-from latens.model.networks.mlp import OUTPUT_GAIN, kaiming_init, layers
+from latens.model.networks.mlp import OUTPUT_GAIN, check_sizes, kaiming_init, layers
 from latens.model.parts import Decoder, Encoder
 
 
@@ -74,6 +74,7 @@ class UNetEncoder(Encoder, name="unet"):
         depth: int = 1,
     ):
         super().__init__()
+        check_sizes(channels=channels, features=features, depth=depth)
         self.image_shape = image_shape
         self.channels = channels
         self.blocks = blocks

@@ -1,0 +1,41 @@
+"""The data that a run was trained on."""
+
+from typing import Any
+
+from latens.config import TrainConfig
+from latens.data import DataSet, load_data
+from latens.errors import LatensError
+from latens.run.directory import Run
+
+
+def data_options(config: TrainConfig) -> dict[str, Any]:
+    """The options of `load_data` in a configuration."""
+    data = config.data
+    return {
+        "size": data.image_size,
+        "grey": data.grey,
+        "binarisation": data.binarisation,
+        "validation": data.validation,
+        "split_seed": data.split_seed,
+        "labels": data.labels,
+        "skip_bad": data.skip_bad,
+    }
+
+
+def data_of(run: Run, data: Any = None) -> DataSet:
+    """The data that a run was trained on, in the same splits.
+
+    Args:
+        data: the same data again, of a run whose data came from Python.
+
+    Raises:
+        LatensError: they are not available, or have changed since.
+    """
+    source = run.record["data"]["source"] if data is None else data
+    found = load_data(source, **data_options(run.config))
+    if found.fingerprint() != run.record["data"]["fingerprint"]:
+        raise LatensError(
+            f"the images of {found.name} have changed since {run.path} was trained, so its splits "
+            "cannot be found again: put the old ones back"
+        )
+    return found

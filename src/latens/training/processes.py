@@ -1,0 +1,160 @@
+"""Several processes that train together, over torch.distributed; one process is the usual case."""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+LAUNCHED = "WORLD_SIZE"  # in the environment of each process that torchrun or `launch` has started
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training, as one of them sees it.
+
+    Attributes:
+        device: where this one computes.
+        rank: its number, from 0.
+        count: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def launch(cls, device: str, devices: int) -> Self:
+        """The processes that train together: from here on the program runs in each of them.
+
+        With several devices this program is started anew for each further one, and runs there up
+        to here, unless `torchrun` has started them all.
+
+        Args:
+            device: "cpu", "cuda" or "mps".
+            devices: how many of this machine.
+        """
+        if devices > 1 and LAUNCHED not in os.environ:
+            _start_others(devices)
+        count = int(os.environ.get(LAUNCHED, "1"))
+        if count == 1:
+            return cls(torch.device(device))
+        local = int(os.environ["LOCAL_RANK"])
+        if device == "cuda":
+            torch.cuda.set_device(local)
+        here = torch.device(device, local) if device == "cuda" else torch.device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
+            atexit.register(_leave_group)
+        return cls(here, dist.get_rank(), count)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    # ---- what they exchange ------------------------------------------------------------------
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients that are averaged over the processes."""
+        if self.count == 1:  # a wrapper costs a small network a tenth of a step
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes of a tensor of one shape."""
+        if self.count == 1:
+            return values
+        total = values.contiguous().to(self.device)  # gloo takes no notice of strides
+        dist.all_reduce(total)
+        return total.to(values.device)
+
+    def any(self, holds: bool) -> bool:
+        """Whether it holds in one of the processes."""
+        return bool(self.sum(torch.tensor(float(holds))))
+
+    def from_main(self, value: Any) -> Any:
+        """The first process's value, in each."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def gather(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of each process, one after the other, in all of them."""
+        if self.count == 1:
+            return terms
+        parts: list[Any] = [None] * self.count
+        dist.all_gather_object(parts, terms)
+        return {name: torch.cat([part[name] for part in parts]) for name in terms}
+
+    def joint(self, global_batch_size: int) -> Callable[[Tensor], Tensor]:
+        """From a process's share of a batch `[B, ...]` to all of it, through which gradients flow.
+
+        Args:
+            global_batch_size: of all shares; this one has every `count`-th image from `rank` on.
+        """
+        if self.count == 1:
+            return lambda values: values
+
+        def gathered(values: Tensor) -> Tensor:
+            from torch.distributed.nn.functional import all_reduce
+
+            every = values.new_zeros(global_batch_size, *values.shape[1:])
+            every[self.rank :: self.count] = values
+            return all_reduce(every)
+
+        return gathered
+
+    def own(self, values: Tensor) -> Tensor:
+        """This process's share of values of a whole batch."""
+        return values if self.count == 1 else values[self.rank :: self.count]
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def _start_others(devices: int) -> None:
+    """Start this program anew for each further device; they end with this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), LAUNCHED: str(devices)}
+    others = []
+    for rank in range(devices):
+        own = common | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(devices),
+        }
+        if rank == 0:
+            os.environ.update(own)
+            continue
+        words = [sys.executable, *sys.orig_argv[1:]]
+        others.append(subprocess.Popen(words, env=os.environ | own))  # noqa: S603 - ourselves
+    atexit.register(_end, others)
+
+
+def _end(others: list[subprocess.Popen]) -> None:
+    for process in others:
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _leave_group() -> None:
+    """Leave the other processes in order, or the group's threads may abort this one as it ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

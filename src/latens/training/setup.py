@@ -1,0 +1,402 @@
+"""From options to a training: what is `auto` decided, and all checked, before it begins."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from latens import catalogue
+from latens.config import AUTO, OWN, TrainConfig, replaced
+from latens.console import note
+from latens.data import DataSet, Images, load_data
+from latens.errors import LatensError
+from latens.model import recipes
+from latens.model.latent_model import LatentModel, load_model
+from latens.model.parts import Configurable, from_config, to_config
+from latens.run.data import data_options
+from latens.run.directory import Run, versions
+from latens.training.devices import (
+    available_device,
+    machine,
+    resolve_compile,
+    resolve_device,
+    resolve_devices,
+    resolve_precision,
+)
+from latens.training.objectives import Objective
+from latens.training.schedules import BetaSchedule, LearningRateSchedule
+
+# What is taken where the user names none: so many images are seen, in so many epochs.
+AUTO_IMAGES = 300_000
+AUTO_EPOCHS = (10, 500)
+AUTO_BATCH = (8, 128)
+AUTO_LEAST_PATIENCE = 10
+SHORT = 250  # epochs: trainings up to so long are recorded for films unless told otherwise
+START_IMAGES = 2_000  # from which parts set their first weights
+CHECKED_IMAGES = 2  # that pass through model and objective before a training
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """A training, resolved: made once by `prepare` or `reopen`, and handed on.
+
+    Attributes:
+        data: images in three splits.
+        config: with every `auto` and None decided.
+        model: what is trained, in place.
+        objective: what is minimised.
+        command: the command line, or the call, that says the same.
+    """
+
+    data: DataSet
+    config: TrainConfig
+    model: LatentModel
+    objective: Objective
+    command: str = ""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step of all processes."""
+        return self.config.optimiser.batch_size or 1
+
+    # ---- what moves --------------------------------------------------------------------------
+
+    def share(self, images: int, seconds: float) -> float:
+        """How much of the training is done, in [0, 1], by images seen or by the clock."""
+        run, shares = self.config.run, []
+        if run.epochs:
+            shares.append(images / (run.epochs * len(self.data.train)))
+        if run.minutes:
+            shares.append(seconds / (60 * run.minutes))
+        return min(1.0, max(shares))
+
+    def out_of_time(self, seconds: float) -> bool:
+        """Whether the time budget is spent."""
+        minutes = self.config.run.minutes
+        return bool(minutes) and seconds >= 60 * (minutes or 0)
+
+    def learning_rate(self, share: float) -> float:
+        """The learning rate when `share` of the training is done."""
+        optimiser = self.config.optimiser
+        return LearningRateSchedule(optimiser.learning_rate, optimiser.warmup)(share)
+
+    @property
+    def beta_schedule(self) -> BetaSchedule | None:
+        """How β moves; None for an objective without one."""
+        return beta_schedule(self.config, getattr(self.objective, "beta", None))
+
+    def moved(self, share: float, epoch: int) -> dict[str, float]:
+        """The objective's arguments that a schedule moves, by name, at this point."""
+        schedule = self.beta_schedule
+        return {} if schedule is None else {"beta": schedule(share, epoch)}
+
+    def moved_at_last(self) -> dict[str, float]:
+        """The same at the end: the loss that chooses the weights to keep has them."""
+        schedule = self.beta_schedule
+        return {} if schedule is None else {"beta": schedule.last(self.config.run.epochs or 1)}
+
+    # ---- what is written of it ---------------------------------------------------------------
+
+    def record(self) -> dict[str, Any]:
+        """What config.yaml holds."""
+        data = self.data
+        frozen = [n for n, p in self.model.named_parameters() if not p.requires_grad]
+        return {
+            "command": self.command,
+            "options": self.config.as_dict(),
+            "objective": to_config(self.objective),
+            **({"frozen": frozen} if frozen else {}),
+            "data": {
+                "name": data.name,
+                "source": data.source,
+                "shape": list(data.shape),
+                "splits": data.sizes(),
+                "classes": list(data.classes),
+                "attributes": list(data.attributes),
+                "binary": data.binary,
+                "crop": data.crop,
+                "fingerprint": data.fingerprint(),
+            },
+            "latent_shape": list(self.model.latent_shape),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "machine": machine(self.config.run.device),
+            "versions": versions(),
+        }
+
+
+def beta_schedule(config: TrainConfig, beta: float | None) -> BetaSchedule | None:
+    """How β moves over a training; None for an objective without one."""
+    if beta is None:
+        return None
+    told = config.objective
+    return BetaSchedule(beta, told.beta_warmup or 0.0, told.beta_cycles, told.beta_step)
+
+
+def prepare(
+    data: Any,
+    config: TrainConfig,
+    model: LatentModel | None = None,
+    objective: Objective | None = None,
+) -> TrainingSetup:
+    """All that a training needs, and every check that can be made before it; writes nothing.
+
+    Draws the first weights from torch's global generator, set to the configuration's seed.
+
+    Args:
+        data: as in `latens.train`.
+        model: in place of the recipe's.
+        objective: in place of the one named.
+
+    Raises:
+        LatensError: data or options that cannot be used, or that do not fit together.
+    """
+    command = _command(data, config, model, objective)
+    if model is None:
+        recipes.find(config.model.recipe)
+        _refuse_own(config.model, "likelihood", "prior", "posterior")
+    config = _with_defaults(config)
+    objective = objective or _make_objective(config)
+    images = load_data(data, **data_options(config))
+    config = resolve(config, images)
+    torch.manual_seed(config.run.seed)
+    model = model or build_model(config, images)
+    if model.image_shape != images.shape:
+        raise LatensError(
+            f"the model reads images of (C, H, W) {model.image_shape}, and {images.name} has "
+            f"{images.shape}"
+        )
+    _check(model, objective, images)
+    if model.is_fresh:
+        model.start_from(_some_images(images.train, config.run.seed), _mean_image(images))
+    return TrainingSetup(images, config, model, objective, command)
+
+
+def reopen(run: Run, data: DataSet) -> TrainingSetup:
+    """The training of a run that was interrupted, with the weights of its model.
+
+    A device that is not available here gives way to one that is.
+
+    Raises:
+        LatensError: options, model or objective that cannot be used.
+    """
+    config = run.config
+    here = available_device(config.run.device)
+    if here != config.run.device:
+        note(f"device {config.run.device} is not available here: going on with {here}")
+        config = replaced(config, run={"device": here, "precision": AUTO, "compile": None})
+    config = resolve(_with_defaults(config), data)
+    described = run.record.get("objective")
+    objective = _make_objective(config) if described is None else from_config(described)
+    if not isinstance(objective, Objective):
+        raise LatensError(f"{run.path}/config.yaml describes no objective")
+    model = load_model(run.path)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in run.record.get("frozen", ()))
+    return TrainingSetup(data, config, model, objective, run.record["command"])
+
+
+def _command(
+    data: Any, config: TrainConfig, model: LatentModel | None, objective: Objective | None
+) -> str:
+    """What trains in the same way: a command line where there is one, else a call."""
+    by_name = isinstance(data, str) or hasattr(data, "__fspath__")
+    if by_name and model is None and objective is None:
+        return config.command(str(data))
+    arguments = [repr(str(data)) if by_name else "…"]
+    arguments += ["model=…"] if model is not None else []
+    arguments += ["objective=…"] if objective is not None else []
+    return f"latens.train({', '.join(arguments)})"
+
+
+def _refuse_own(section: Any, *kinds: str) -> None:
+    for kind in kinds:
+        if getattr(section, kind) == OWN:
+            raise LatensError(f"{kind} own is a model's that Python gives: name another")
+
+
+# ---- what is decided -------------------------------------------------------------------------
+
+
+def _with_defaults(config: TrainConfig) -> TrainConfig:
+    """The configuration with what its recipe and its objective take where none is told."""
+    recipe = recipes.RECIPES.get(config.model.recipe)
+    defaults = dict(recipe.defaults) if recipe else {}
+    warmup = defaults.pop("beta_warmup", 0.0) if config.objective.has_beta else 0.0
+    if config.objective.beta_warmup is not None:
+        warmup = config.objective.beta_warmup
+    options = dict(config.objective.options)
+    if config.objective.name != OWN:
+        known = catalogue.find("objective", config.objective.name).options
+        own = {name: option.default for name, option in known.items()}
+        recipe_own = {name: value for name, value in defaults.items() if name in known}
+        options = own | recipe_own | options
+    return replaced(config, objective={"beta_warmup": warmup, "options": options})
+
+
+def _make_objective(config: TrainConfig) -> Objective:
+    if config.objective.name == OWN:
+        raise LatensError("objective own is one that Python gives: name another")
+    return catalogue.build("objective", config.objective.name, config.objective.options)
+
+
+def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
+    """The configuration with every `auto` and None decided.
+
+    Raises:
+        LatensError: a batch larger than the data, or a device that is not available.
+    """
+    images = len(data.train)
+    batch_size = config.optimiser.batch_size or min(images, _within(AUTO_BATCH, images // 10))
+    if batch_size > images:
+        raise LatensError(
+            f"a batch of {batch_size} is larger than the {images} training images: "
+            f"use --batch-size {images} or less"
+        )
+    epochs, patience = config.run.epochs, config.run.early_stopping
+    if epochs is None and config.run.minutes is None:
+        epochs = _within(AUTO_EPOCHS, math.ceil(AUTO_IMAGES / images))
+        patience = max(AUTO_LEAST_PATIENCE, epochs // 10) if patience is None else patience
+    device = resolve_device(config.run.device)
+    devices = resolve_devices(config.run.devices, device)
+    if batch_size < devices:
+        raise LatensError(f"a batch of {batch_size} cannot be shared out to {devices} devices")
+    objective = config.objective.name
+    compiles = objective != OWN and _compiles(config)
+    return replaced(
+        config,
+        model={"likelihood": _likelihood(config, data)},
+        optimiser={"batch_size": batch_size},
+        run={
+            "epochs": epochs,
+            "early_stopping": patience or 0,
+            "film": (epochs or 0) <= SHORT if config.run.film is None else config.run.film,
+            "device": device,
+            "devices": devices,
+            "precision": resolve_precision(config.run.precision, device),
+            "compile": resolve_compile(
+                config.run.compile,
+                device,
+                devices,
+                (epochs or 0) * images,
+                None if compiles else objective,
+            ),
+        },
+    )
+
+
+def _compiles(config: TrainConfig) -> bool:
+    return _make_objective(_with_defaults(config)).compiles
+
+
+def _likelihood(config: TrainConfig, data: DataSet) -> str:
+    if config.model.likelihood != AUTO:
+        return config.model.likelihood
+    return "bernoulli" if data.binary or data.shape[0] == 1 else "gaussian"
+
+
+def _within(bounds: tuple[int, int], value: int) -> int:
+    return max(bounds[0], min(bounds[1], value))
+
+
+def build_model(config: TrainConfig, data: DataSet) -> LatentModel:
+    """The model that a resolved configuration describes, for images and labels such as these.
+
+    Raises:
+        LatensError: a recipe, part or option that does not exist or does not fit.
+    """
+    told = config.model
+    kinds = ("network", "posterior", "prior", "likelihood")
+    return recipes.build(
+        told.recipe,
+        data.shape,
+        told.latent_dim,
+        None if told.network == AUTO else told.network,
+        latent_map=told.latent_map,
+        labels=len(data.classes or data.attributes) if data.train.labels is not None else 0,
+        exclusive=not data.attributes,
+        decoder_network=None if told.decoder_network == AUTO else told.decoder_network,
+        posterior=told.posterior,
+        prior=told.prior,
+        likelihood=told.likelihood,
+        options={kind: told.options_of(kind) for kind in kinds},
+        octaves=told.octaves,
+        input_noise=told.input_noise,
+    )
+
+
+def options_of_own(
+    model: LatentModel | None, objective: Objective | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a training whose model or objective is given, what they decide among them.
+
+    Raises:
+        LatensError: an option that the model or the objective decides.
+    """
+    options = dict(options)
+    own = set()
+    if model is not None:
+        own |= {"recipe", "latent_dim", "latent_map", "network", "decoder_network", "octaves"}
+        own |= {"likelihood", "prior", "posterior", "sigma"}
+        own |= {n for kind in ("likelihood", "prior", "posterior") for n in _option_names(kind)}
+    if objective is not None:
+        own |= {"objective", *_option_names("objective")}
+    for name in own & options.keys():
+        raise LatensError(f"{name} is decided by what is given: leave it out")
+    if model is not None:
+        options |= {"recipe": OWN, "latent_dim": math.prod(model.latent_shape)}
+        for kind in ("likelihood", "prior", "posterior"):
+            options[kind] = _name_of(kind, getattr(model, kind, None))
+    if objective is not None:
+        options["objective"] = OWN
+    return options
+
+
+def _option_names(kind: str) -> set[str]:
+    return {name for choice in catalogue.choices(kind).values() for name in choice.options}
+
+
+def _name_of(kind: str, part: Configurable | None) -> str:
+    """What the command line calls a part; "own" where it has no name there."""
+    for choice in catalogue.choices(kind).values():
+        if type(part).__name__ == choice.class_name and type(part).__module__ == choice.module:
+            return choice.name
+    return OWN
+
+
+# ---- checks, and where a model begins --------------------------------------------------------
+
+
+@torch.no_grad()
+def _check(model: LatentModel, objective: Objective, data: DataSet) -> None:
+    """Pass two images through model and objective, which say by themselves what does not fit."""
+    if objective.label_weight and model.classifier is None:
+        raise LatensError("label_weight is for a model with a classifier: semi_supervised")
+    few = data.train.take(slice(0, min(CHECKED_IMAGES, len(data.train))))
+    device = model.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        y = None if few.labels is None else few.labels.to(device)
+        objective(model.draw(few.unit().to(device), y, objective.samples))
+
+
+def _mean_image(data: DataSet) -> Float[Tensor, "C H W"]:
+    total = torch.zeros(data.shape, dtype=torch.int64)
+    for block in data.train.blocks():
+        total += block.pixels.sum(0)
+    return (total.double() / (255 * len(data.train))).float()
+
+
+def _some_images(images: Images, seed: int) -> Float[Tensor, "N C H W"]:
+    """Training images drawn at random, by a generator of their own."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.take(order[:START_IMAGES].sort().values).unit()
+
+
+def labelled_share(images: Images) -> float:
+    """The share of images of which a label is known, in [0, 1]."""
+    if images.labels is None:
+        return 0.0
+    return (images.labels >= 0).reshape(len(images), -1).any(1).double().mean().item()
