@@ -32,10 +32,7 @@ DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 
 
 # What is on by default, or in a file, is taken back by --no-NAME
-Options = Annotated[
-    TrainOptions,  # pyright: ignore[reportInvalidTypeForm]
-    Parameter(name="*", negative=None, negative_bool="no-"),
-]
+Options = Annotated[TrainOptions, Parameter(name="*", negative=None, negative_bool="no-")]
 
 
 def _before_parsing(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -23,7 +23,11 @@ _NAMES = {
     "decoder_network": "network",
     "objective": "objective",
 }
-_AUTO = dict.fromkeys(("likelihood", "network", "decoder_network"), (config.AUTO,))
+_AUTO: dict[str, tuple[str, ...]] = {
+    "likelihood": (config.AUTO,),
+    "network": (config.AUTO,),
+    "decoder_network": (config.AUTO,),
+}
 _GROUPS = {
     "data": "Data",
     "model": "Model",
@@ -95,7 +99,7 @@ def _in_words(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-TrainOptions = make_dataclass(
+TrainOptions: Any = make_dataclass(
     "TrainOptions",
     [*_of_sections(), *_of_parts()],
     frozen=True,

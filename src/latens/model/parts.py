@@ -133,7 +133,7 @@ class Likelihood(Part, ABC):
 
     @abstractmethod
     def parameters_at(self, mean: Tensor) -> Tensor:
-        """The parameters `[P, H, W]` of a p(x|z) of this mean `[C, H, W]`: where training starts."""
+        """Parameters `[P, H, W]` of a p(x|z) with the mean `[C, H, W]`: where training starts."""
 
     @abstractmethod
     def kind(self, binary_pixels: bool) -> Kind:
