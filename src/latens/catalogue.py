@@ -8,6 +8,7 @@ imported: importing torch takes far longer than `--help` may.
 
 import ast
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -141,14 +142,15 @@ def build(kind: str, name: str, options: Mapping[str, Any], **structure: Any) ->
         if option not in choice.options:
             raise LatensError(f"{option} is no option of the {kind} {name}: leave it out")
     cls = choice.load()
-    arguments = set(_argument_names(cls))
+    arguments = set(argument_names(cls))
     return cls(**{key: v for key, v in structure.items() if key in arguments}, **options)
 
 
-def _argument_names(cls: type) -> list[str]:
-    from latens.model.parts import argument_names  # imports torch, as the class has by now
-
-    return argument_names(cls)
+def argument_names(cls: type) -> list[str]:
+    """The names of the constructor's arguments."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # without self
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [parameter.name for parameter in parameters if parameter.kind not in variadic]
 
 
 # ---- reading the source ----------------------------------------------------------------------

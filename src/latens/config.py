@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from latens import catalogue
 from latens.errors import LatensError, unknown
@@ -263,7 +263,7 @@ class TrainConfig:
             self.model.options_of(kind)
 
     @classmethod
-    def from_options(cls, **options: Any) -> Self:
+    def from_options(cls, **options: Any) -> "TrainConfig":
         """A configuration from names and values side by side, as the command line has them.
 
         Raises:
@@ -284,7 +284,7 @@ class TrainConfig:
         return cls(**sections)
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
+    def from_record(cls, record: Mapping[str, Any]) -> "TrainConfig":
         """The configuration that a config.yaml holds, nested, or flat as of latens 0.1.0.
 
         Raises:
@@ -331,7 +331,7 @@ class TrainConfig:
                 words += [] if isinstance(value, bool) else [_word(value)]
         return shlex.join(words)
 
-    def with_options(self, **options: Any) -> Self:
+    def with_options(self, **options: Any) -> "TrainConfig":
         """The same with other values of some options."""
         return type(self).from_options(**(self.options() | options))
 

@@ -1,20 +1,20 @@
 """What the programs and the tests beside them build alike."""
 
-import torch
-from lightning_fabric import Fabric
-
 from latens import TrainConfig
-from latens.api import _build, resolve
 from latens.data import DataSet
 from latens.training.learner import Learner
-from latens.training.trainer import launch
+from latens.training.processes import Processes
+from latens.training.setup import TrainingSetup, prepare
+from latens.training.trainer import learner_of
 
 SMALL = {"recipe": "mlp", "hidden": "32", "latent_dim": 3, "epochs": 3, "precision": "float32"}
 
 
-def learner(digits: DataSet, fabric: Fabric | None = None, **options) -> Learner:
-    """A small one on a processor, whose weights are always the same at first."""
-    config = resolve(TrainConfig.of(SMALL | {"device": "cpu"} | options), digits)
-    torch.manual_seed(0)
-    vae = _build(config, digits)
-    return Learner(fabric or launch(config), vae, False, config)
+def small_setup(digits: DataSet, **options) -> TrainingSetup:
+    """A small training on a processor, whose weights are always the same at first."""
+    return prepare(digits, TrainConfig.from_options(**SMALL | {"device": "cpu"} | options))
+
+
+def learner(digits: DataSet, processes: Processes | None = None, **options) -> Learner:
+    """What learns in it."""
+    return learner_of(small_setup(digits, **options), processes or Processes.launch("cpu", 1))

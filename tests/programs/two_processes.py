@@ -1,26 +1,46 @@
-"""A step by each of several processes, and what they measure together: to the file named."""
+"""A step by each of several processes, and what they measure together: to the file named.
+
+The objectives named after it are those with statistics over the batch.
+"""
 
 import sys
+from dataclasses import replace
 
 import torch
 from learning import learner
 from torch.distributions import Normal
 
 import latens
-from latens import TrainConfig
-from latens.api import resolve
-from latens.evaluation.metrics import evaluate
-from latens.training.trainer import _gathered, launch
+from latens.evaluation.metrics import ObjectiveTerms, evaluate
+from latens.training.processes import Processes
 
 Normal.rsample = lambda self, shape=(): self.loc.expand(shape + self.loc.shape)  # no noise
+Normal.sample = Normal.rsample
 digits = latens.load_data("digits")
-fabric = launch(resolve(TrainConfig.of({"device": "cpu", "precision": "float32"}), digits))
-rank, world = fabric.global_rank, fabric.world_size
-t = learner(digits, fabric)
-batch = digits.train.take(slice(rank, 33, world))
-terms = fabric.all_reduce(t.step(batch, 33, 0.5, 0.0, 1e-3, rank)[:4], reduce_op="sum")
-share = digits.test.take(slice(rank, None, world))
-figures = evaluate(t.averaged, share, gather=_gathered if world > 1 else None)
-if fabric.is_global_zero:
-    found = {"world": world, "terms": terms, "tensors": t.tensors(), "figures": figures.as_dict()}
+processes = Processes.launch("cpu", 1)
+rank, count = processes.rank, processes.count
+found = {"count": count}
+for name, options in {
+    "elbo": {},
+    "free-bits": {"free_bits": 0.05},
+    "beta-tc": {"objective": "beta-tc"},
+    "info-vae": {"objective": "info-vae"},
+    "jitter": {"jitter": 1.0},
+}.items():
+    t = learner(digits, processes, **options)
+    images = 1 if name == "jitter" else 33  # one process has none of it, or fewer
+    batch = digits.train.take(slice(rank, images, count))
+    step = t.step(batch, images, {"beta": 0.5}, 1e-3, rank)
+    terms = {k: processes.sum(v) for k, v in step.items() if not k.startswith(("gradient", "clip"))}
+    found[name] = {"terms": terms, "tensors": t.tensors()}
+free = latens.ELBO(free_bits=0.05)
+measured = ObjectiveTerms(lambda draw: {"loss": free(draw).per_image})
+if count > 1:
+    measured = replace(
+        measured, rank=rank, count=count, joint=processes.joint, own=processes.own,
+        gather=processes.gather,
+    )  # fmt: skip
+figures = evaluate(learner(digits, processes).averaged, digits.test, objective=measured)
+found["figures"] = figures.as_dict() | figures.objective
+if processes.is_main:
     torch.save(found, sys.argv[1])

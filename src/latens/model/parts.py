@@ -5,7 +5,6 @@ the same name. That is all it takes for `to_config` and `from_config` to save an
 composition, one's own parts included, without pickle.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from latens.catalogue import argument_names
 from latens.errors import LatensError, unknown
 
 Kind = Literal["grey cross-entropy", "binary", "8-bit", "density"]
@@ -148,13 +148,6 @@ class Classifier(Part):
     """
 
     latent_shape: tuple[int, ...]
-
-
-def argument_names(cls: type) -> list[str]:
-    """The names of the constructor's arguments."""
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # without self
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [parameter.name for parameter in parameters if parameter.kind not in variadic]
 
 
 def to_config(part: Configurable) -> dict[str, Any]:

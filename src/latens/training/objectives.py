@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -72,7 +71,7 @@ class Objective(Configurable, ABC):
     def loss(self, draw: Draw) -> Loss:
         """The loss of each image without the label's term, and terms of its own besides the two."""
 
-    def for_data(self, images: int, labelled: float) -> Self:
+    def for_data(self, images: int, labelled: float) -> "Objective":
         """The same for a training set: what depends on its size is known from here on.
 
         Args:
@@ -203,9 +202,9 @@ class BetaTC(Objective, name="beta-tc"):
         super().__post_init__()
         self._check_not_negative("beta", "mi_weight", "dimension_weight")
 
-    def for_data(self, images: int, labelled: float) -> Self:
+    def for_data(self, images: int, labelled: float) -> "Objective":
         """With N, the number of training images."""
-        return replace(super().for_data(images, labelled), dataset_size=images)
+        return replace(super().for_data(images, labelled), dataset_size=images)  # pyright: ignore[reportCallIssue]
 
     def loss(self, draw: Draw) -> Loss:
         """The three parts of the KL, each with its weight, from the first sample of z."""

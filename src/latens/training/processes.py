@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ class Processes:
     count: int = 1
 
     @classmethod
-    def launch(cls, device: str, devices: int) -> Self:
+    def launch(cls, device: str, devices: int) -> "Processes":
         """The processes that train together: from here on the program runs in each of them.
 
         With several devices this program is started anew for each further one, and runs there up

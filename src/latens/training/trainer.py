@@ -63,8 +63,7 @@ class Trainer:
         self.config, self.data = setup.config, setup.data
         self.labelled = labelled_share(setup.data.train)
         self.state = TrainingState()
-        self.objective = setup.objective.for_data(len(setup.data.train), self.labelled)
-        self.learner = self._learner()
+        self.learner = learner_of(setup, processes)
         self.averaged = self.learner.averaged
         self.images = _resident(setup.data.train, processes.device)
         self.evaluation: Evaluation | None = None
@@ -79,27 +78,6 @@ class Trainer:
         self.recorder = None
         if self.config.run.film and processes.is_main:
             self.recorder = Recorder(run, setup.data, max(run.frames, default=-1))
-
-    def _learner(self) -> Learner:
-        config = self.config
-        loss = TrainingLoss(
-            self.setup.model,
-            self.objective,
-            self.data.train.stochastic_binarize,
-            config.data.jitter,
-            self.processes,
-            moving=tuple(self.setup.moved(0.0, 0)),
-        )
-        options = StepOptions(
-            learning_rate=config.optimiser.learning_rate,
-            weight_decay=config.optimiser.weight_decay,
-            clip=config.optimiser.clip,
-            ema=config.optimiser.ema,
-            compile=bool(config.run.compile),
-            batch_size=self.setup.batch_size,
-            bf16=config.run.precision == "bf16",
-        )
-        return Learner(loss, options, self.processes)
 
     # ---- the loop ----------------------------------------------------------------------------
 
@@ -303,6 +281,29 @@ class Trainer:
         self.learner.restore(tensors, path, begun=self.state.images > 0)
         if self.processes.is_main:
             self.run.forget_metrics_after(self.state.epoch)
+
+
+def learner_of(setup: TrainingSetup, processes: Processes) -> Learner:
+    """What makes the steps of a training."""
+    config, train = setup.config, setup.data.train
+    loss = TrainingLoss(
+        setup.model,
+        setup.objective.for_data(len(train), labelled_share(train)),
+        train.stochastic_binarize,
+        config.data.jitter,
+        processes,
+        moving=tuple(setup.moved(0.0, 0)),
+    )
+    options = StepOptions(
+        learning_rate=config.optimiser.learning_rate,
+        weight_decay=config.optimiser.weight_decay,
+        clip=config.optimiser.clip,
+        ema=config.optimiser.ema,
+        compile=bool(config.run.compile),
+        batch_size=setup.batch_size,
+        bf16=config.run.precision == "bf16",
+    )
+    return Learner(loss, options, processes)
 
 
 def _both_losses(now: Objective, last: Objective) -> Any:
