@@ -1,16 +1,18 @@
+from . import analysis as analysis
 from . import pictures as pictures
-from .analysis import views as views
 from .api import evaluate as evaluate
 from .api import load as load
 from .api import resume as resume
 from .api import train as train
-from .model.classifiers import MLPClassifier as MLPClassifier
-from .report.comparison import compare as compare
 from .config import TrainConfig as TrainConfig
 from .data import Images as Images
 from .data import load_data as load_data
 from .errors import LatensError as LatensError
 from .evaluation.metrics import Evaluation as Evaluation
+from .model.classifiers import MLPClassifier as MLPClassifier
+from .model.latent_model import LatentModel as LatentModel
+from .model.latents import Draw as Draw
+from .model.latents import Latent as Latent
 from .model.likelihoods import Bernoulli as Bernoulli
 from .model.likelihoods import DiscretisedLogistic as DiscretisedLogistic
 from .model.likelihoods import Gaussian as Gaussian
@@ -18,6 +20,8 @@ from .model.networks import ConditionalDecoder as ConditionalDecoder
 from .model.networks import ConditionalEncoder as ConditionalEncoder
 from .model.networks import ConvDecoder as ConvDecoder
 from .model.networks import ConvEncoder as ConvEncoder
+from .model.networks import ConvMapDecoder as ConvMapDecoder
+from .model.networks import ConvMapEncoder as ConvMapEncoder
 from .model.networks import FourierDecoder as FourierDecoder
 from .model.networks import LabelEmbedding as LabelEmbedding
 from .model.networks import MLPDecoder as MLPDecoder
@@ -25,8 +29,6 @@ from .model.networks import MLPEncoder as MLPEncoder
 from .model.networks import NoisyEncoder as NoisyEncoder
 from .model.networks import UNetDecoder as UNetDecoder
 from .model.networks import UNetEncoder as UNetEncoder
-from .training.objectives import ELBO as ELBO
-from .training.objectives import BetaSchedule as BetaSchedule
 from .model.parts import Classifier as Classifier
 from .model.parts import Decoder as Decoder
 from .model.parts import Encoder as Encoder
@@ -35,11 +37,18 @@ from .model.parts import Part as Part
 from .model.parts import Posterior as Posterior
 from .model.parts import Prior as Prior
 from .model.posteriors import DiagonalGaussian as DiagonalGaussian
+from .model.posteriors import DiagonalGaussianMap as DiagonalGaussianMap
 from .model.priors import GaussianMixture as GaussianMixture
 from .model.priors import StandardNormal as StandardNormal
+from .model.vae import VAE as VAE
+from .report.comparison import compare as compare
 from .run.directory import Run as Run
 from .sweeps import sweep as sweep
-from .model.vae import VAE as VAE
-from .model.vae import Draw as Draw
+from .training.objectives import ELBO as ELBO
+from .training.objectives import IWAE as IWAE
+from .training.objectives import BetaTC as BetaTC
+from .training.objectives import Loss as Loss
+from .training.objectives import Objective as Objective
+from .training.schedules import BetaSchedule as BetaSchedule
 
 __version__: str
