@@ -47,6 +47,7 @@ from .sweeps import sweep as sweep
 from .training.objectives import ELBO as ELBO
 from .training.objectives import IWAE as IWAE
 from .training.objectives import BetaTC as BetaTC
+from .training.objectives import InfoVAE as InfoVAE
 from .training.objectives import Loss as Loss
 from .training.objectives import Objective as Objective
 from .training.schedules import BetaSchedule as BetaSchedule

@@ -14,10 +14,10 @@ from torch.distributions import (
     Normal,
 )
 
-from latens import ELBO, IWAE, BetaSchedule, BetaTC, Draw, Latent, LatensError
+from latens import ELBO, IWAE, BetaSchedule, BetaTC, Draw, InfoVAE, Latent, LatensError
 from latens.model.distributions import diagonal_normal, kl
 from latens.model.parts import from_config, to_config
-from latens.training.objectives import stratified_log_weights
+from latens.training.objectives import mmd, stratified_log_weights
 
 
 def standard_normal(dims):
@@ -239,6 +239,45 @@ def test_a_posterior_that_is_no_diagonal_gaussian_is_refused(draw):
     full = replace(draw, latents=(Latent.sample(q, standard_normal(3), 2),))
     with pytest.raises(LatensError, match="needs a diagonal Gaussian"):
         BetaTC(dataset_size=10)(full)
+
+
+# ---- maximum mean discrepancy ----------------------------------------------------------------
+
+
+def test_mmd_is_that_of_its_definition():
+    """Gretton et al. 2012, equation 3, written out with loops; squared width D = 3."""
+    a, b = torch.randn(5, 3), torch.randn(5, 3) + 1
+
+    def k(u, v):
+        return math.exp(-float((u - v).square().sum()) / (2 * 3))
+
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+    within = sum(k(a[i], a[j]) + k(b[i], b[j]) for i, j in pairs) / 20
+    between = sum(k(u, v) for u in a for v in b) / 25
+    assert mmd(a, b).item() == pytest.approx(within - 2 * between, rel=1e-4)
+
+
+def test_mmd_between_gaussians_is_the_closed_form():
+    """E k(u, v) of u, v ~ N(0, 1), N(m, s²) in one dimension is a Gaussian integral."""
+    m, s = 1.0, 0.5
+
+    def expected(difference, variance):
+        return math.exp(-(difference**2) / (2 * (1 + variance))) / math.sqrt(1 + variance)
+
+    exact = expected(0, 2) + expected(0, 2 * s**2) - 2 * expected(m, 1 + s**2)
+    found = [mmd(torch.randn(500, 1), m + s * torch.randn(500, 1)).item() for _ in range(20)]
+    assert sum(found) / 20 == pytest.approx(exact, abs=0.01)
+
+
+def test_info_vae_adds_the_discrepancy_to_every_image(draw):
+    torch.manual_seed(5)
+    loss = InfoVAE(beta=0.5, mmd_weight=10.0)(draw)
+    terms = loss.terms
+    expected = terms["reconstruction"] + 0.5 * terms["kl"] + 10 * terms["mmd"]
+    torch.testing.assert_close(loss.per_image, expected)
+    torch.manual_seed(5)
+    latent = draw.latents[0]
+    torch.testing.assert_close(terms["mmd"][0], mmd(latent.z[0], latent.p.sample((6,))))
 
 
 # ---- schedules of β --------------------------------------------------------------------------

@@ -248,3 +248,62 @@ def stratified_log_weights(batch: int, size: int, like: Tensor) -> Float[Tensor,
     row = torch.arange(batch)
     weights[row, (row + 1) % batch] = (size - rest) / (size * rest)
     return weights.log()
+
+
+@dataclass(frozen=True)
+class InfoVAE(Objective, name="info-vae"):
+    """loss = −E_q log p(x|z) + β KL(q(z|x) ‖ p(z)) + λ MMD(q(z), p(z)), in nats per image.
+
+    Zhao et al. 2019, "InfoVAE: Balancing Learning and Inference in Variational Autoencoders",
+    equation 7, where β = 1 − α and the weight of the divergence is α + λ − 1; β = 0 is the
+    MMD-VAE, or WAE-MMD (Tolstikhin et al. 2018). MMD is the squared maximum mean discrepancy with
+    a Gaussian kernel whose squared width is the number of latent dimensions, estimated without
+    bias (Gretton et al. 2012, equation 3) over the batch and as many samples of the prior.
+
+    Args:
+        beta: β, the weight of the KL of each image.
+        mmd_weight: λ, nats for each unit of MMD.
+
+    Raises:
+        LatensError: a negative argument.
+    """
+
+    beta: float | Float[Tensor, ""] = 0.0
+    mmd_weight: float = 1000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_not_negative("beta", "mmd_weight")
+
+    def loss(self, draw: Draw) -> Loss:
+        """−E_q log p(x|z) + β KL + λ MMD; the MMD of the batch counts for each of its images."""
+        discrepancy = sum(self._mmd(draw, latent) for latent in draw.latents)
+        reconstruction = -draw.log_px_z.mean(0)
+        mmd = discrepancy + torch.zeros_like(reconstruction)
+        cost = self.beta * draw.kl + self.mmd_weight * mmd
+        return Loss(reconstruction + cost, {"mmd": mmd})
+
+    @staticmethod
+    def _mmd(draw: Draw, latent: Latent) -> Float[Tensor, ""]:
+        z = latent.z[0]
+        with torch.no_grad():
+            shape = torch.Size() if latent.p.batch_shape else torch.Size((len(z),))
+            prior = latent.p.sample(shape)
+            prior = prior[0] if prior.dim() > z.dim() else prior
+        return mmd(draw.joint(z.flatten(1)), draw.joint(prior.flatten(1)))
+
+
+def mmd(a: Float[Tensor, "M D"], b: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
+    """The squared maximum mean discrepancy of two samples, Gaussian kernel of squared width D."""
+    count = len(a)
+    if count < 2:
+        return (a - b).sum() * 0
+
+    def kernel(u: Tensor, v: Tensor) -> Tensor:
+        squares = (u * u).sum(1)[:, None] + (v * v).sum(1) - 2 * u @ v.T
+        return torch.exp(-squares / (2 * u.shape[1]))
+
+    pairs = count * (count - 1)
+    within = (kernel(a, a).sum() + kernel(b, b).sum() - 2 * count) / pairs  # without i = j
+    between = kernel(a, b)
+    return within - 2 * between.mean()
