@@ -88,9 +88,10 @@ def digits():
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """A finished run of a few seconds."""
+    """A finished run, with a film and without a report."""
     path = tmp_path_factory.mktemp("runs") / "digits"
-    return latens.train("digits", out=path, recipe="mlp", latent_dim=4, epochs=8)
+    options = {"recipe": "mlp", "latent_dim": 4, "epochs": 8, "report": False}
+    return latens.train("digits", out=path, **options)
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ def prepare(
         _refuse_own(config.model, "likelihood", "prior", "posterior")
     config = _with_defaults(config)
     objective = objective or _make_objective(config)
-    images = load_data(data, **data_options(config))
+    images = data if isinstance(data, DataSet) else load_data(data, **data_options(config))
     config = resolve(config, images)
     torch.manual_seed(config.run.seed)
     model = model or build_model(config, images)
