@@ -95,7 +95,7 @@ def test_grey_data_are_not_binary_and_black_and_white_are():
 def test_all_splits_together_are_binary_where_each_is():
     data = binarise(dataset(), "dynamic")
     every = data.split("all")
-    assert not every.draw_bits
+    assert not every.stochastic_binarize
     assert set(every.pixels.unique().tolist()) == {0, 255}
     assert torch.equal(every.pixels, data.split("all").pixels)
 
@@ -178,6 +178,11 @@ def test_jitter_moves_the_border_linearly_too_and_none_moves_nothing():
     centre = (moved.sum((1, 3)) * torch.arange(33.0)).sum(1) / moved.sum((1, 2, 3)) - 16
     expected = 0.5 * (1 + (13.5 / 16.5) ** 2) ** 0.5  # shift, and what is linear
     assert centre.std().item() == pytest.approx(expected, rel=0.07)
+
+
+def test_jitter_of_no_images_is_none():
+    x = torch.zeros(0, 3, 9, 12)
+    assert jittered(x, 0.5).shape == x.shape
 
 
 @pytest.mark.parametrize("count", [1, 7, 30, 100])

@@ -1,4 +1,4 @@
-"""Images in memory: uint8 in one array until they are in the batch."""
+"""Images as uint8 in one array, converted to floats batch by batch."""
 
 import hashlib
 import math
@@ -16,25 +16,34 @@ from latens.errors import LatensError, unknown
 
 BINARISATION_SEED = 777  # as in Tomczak & Welling 2018, whose validation and test sets it fixes
 SPLITS = ("train", "validation", "test")
-BYTES_IN_BLOCK = 2**23  # of pixels, handled at a time where a whole set is walked through
+BYTES_IN_BLOCK = 2**23  # of pixels, processed at a time when all images are read
 
 
-def unit_pixels(pixels: UInt8[Tensor, "B C H W"], draw_bits: bool) -> Float[Tensor, "B C H W"]:
-    """uint8 pixels as floats in [0, 1]; with `draw_bits` as bits, 1 with that probability."""
+def unit_pixels(
+    pixels: UInt8[Tensor, "B C H W"], stochastic_binarize: bool
+) -> Float[Tensor, "B C H W"]:
+    """uint8 pixels as floats in [0, 1].
+
+    Args:
+        stochastic_binarize: draw each pixel as 0 or 1, with its grey level as the probability of 1.
+    """
     x = pixels.float().div_(255)
-    return torch.bernoulli(x) if draw_bits else x
+    return torch.bernoulli(x) if stochastic_binarize else x
 
 
 def jittered(x: Float[Tensor, "B C H W"], pixels: float) -> Float[Tensor, "B C H W"]:
-    """Each image moved, turned, stretched and sheared a little, by a random affine map of its own.
+    """Each image under its own small random affine map: shifted, rotated, scaled and sheared.
 
-    More images of the same kind, against overfitting (Simard et al. 2003, "Best Practices for
-    Convolutional Neural Networks").
+    Data augmentation against overfitting (Simard et al. 2003, "Best Practices for Convolutional
+    Neural Networks").
 
     Args:
-        pixels: the deviation of the shift in x and in y, and at the border of what is linear.
+        pixels: the standard deviation in pixels of the shift in x and in y, and of the
+            displacement of the border by the linear part.
     """
     count, _, height, width = x.shape
+    if not count:  # affine_grid takes no empty batch, which one of several processes may get
+        return x
     # In units of half the image, in which grid_sample measures
     scale = 2 * pixels / torch.tensor([width, height], device=x.device).reshape(2, 1)
     affine = torch.eye(2, 3, device=x.device) + scale * torch.randn(count, 2, 3, device=x.device)
@@ -47,17 +56,18 @@ class Images:
     """Images and, where known, their labels: rows of one array that several splits share.
 
     Attributes:
-        array: `[M, C, H, W]` uint8, in memory or memory-mapped; nothing of it is copied before
-            `pixels` asks.
+        array: `[M, C, H, W]` uint8, in memory or memory-mapped; it is not copied until `pixels`
+            is read.
         labels: class indices `[N]`, or rows of attributes `[N, A]` of 0 and 1; −1 where unknown;
             None where no image has any.
-        draw_bits: the grey levels are probabilities, and each visit draws fresh bits.
+        stochastic_binarize: the grey levels are probabilities, and `unit` draws new bits each
+            time.
         rows: which of the array's images these are, in their order; None is all of them.
     """
 
     array: UInt8[Tensor, "M C H W"]
     labels: Int64[Tensor, "N *A"] | None = None
-    draw_bits: bool = False
+    stochastic_binarize: bool = False
     rows: Int64[Tensor, " N"] | None = None
 
     def __len__(self) -> int:
@@ -71,7 +81,7 @@ class Images:
 
     @property
     def pixels(self) -> UInt8[Tensor, "N C H W"]:
-        """The images themselves, gathered from the array."""
+        """The images, gathered from the array."""
         # Whole rows are copied, where array[rows] picks single bytes
         return self.array if self.rows is None else self.array.index_select(0, self.rows)
 
@@ -86,7 +96,7 @@ class Images:
 
     def unit(self) -> Float[Tensor, "N C H W"]:
         """All pixels as floats in [0, 1], ready for a model."""
-        return unit_pixels(self.pixels, self.draw_bits)
+        return unit_pixels(self.pixels, self.stochastic_binarize)
 
     def batches(self, size: int) -> Iterator["Images"]:
         """Consecutive batches in order; the last one may be smaller."""
@@ -94,7 +104,7 @@ class Images:
             yield self.take(slice(start, start + size))
 
     def blocks(self) -> Iterator["Images"]:
-        """Consecutive batches of a size that leaves memory alone, however large the set."""
+        """Consecutive batches of at most `BYTES_IN_BLOCK`, to go through sets of any size."""
         return self.batches(max(1, BYTES_IN_BLOCK // math.prod(self.shape)))
 
 
@@ -103,8 +113,9 @@ class DataSet:
     """A named set of images in three splits.
 
     Attributes:
-        name: what it is called: the data set's name, or that of its file or folder.
-        source: what `load_data` reads it from again: the data set's name, or an absolute path.
+        name: the data set's name, or that of its file or folder.
+        source: what `load_data` reads it from again: the data set's name, or an absolute path;
+            `IN_MEMORY` for images that were given from Python.
         train, validation, test: the splits.
         classes: the names of the labels 0, 1, 2, … where an image has one of them.
         attributes: the names of the labels' columns where an image has or lacks each of them.
@@ -140,11 +151,13 @@ class DataSet:
         return joined([getattr(self, name) for name in SPLITS])
 
     def fingerprint(self) -> str:
-        """sha256 over pixels, labels and splits: the same only for the very same data."""
+        """sha256 over pixels, labels and splits."""
         digest = hashlib.sha256()
         for name in SPLITS:
             images = self.split(name)
-            digest.update(f"{name} {len(images)} {images.shape} {images.draw_bits}".encode())
+            digest.update(
+                f"{name} {len(images)} {images.shape} {images.stochastic_binarize}".encode()
+            )
             for batch in images.blocks():
                 digest.update(batch.pixels.contiguous().numpy().data)
             if images.labels is not None:
@@ -198,9 +211,9 @@ def keep_labels(images: Images, count: int, seed: int) -> Images:
 def binarise(data: DataSet, how: Binarisation | str) -> DataSet:
     """The data set with bits for pixels.
 
-    "threshold" is 1 from grey level 128 up. "static" draws each bit once, by a fixed seed.
-    "dynamic" draws training bits afresh at each visit (Salakhutdinov & Murray 2008; Burda et al.
-    2016) and fixes those of validation and test by the seed, so that figures can be compared.
+    "threshold" is 1 from grey level 128 up. "static" draws each bit once, with a fixed seed.
+    "dynamic" draws training bits anew each time (Salakhutdinov & Murray 2008; Burda et al.
+    2016) and fixes those of validation and test by the seed, so that results are comparable.
 
     Raises:
         LatensError: no such binarisation.
@@ -212,7 +225,7 @@ def binarise(data: DataSet, how: Binarisation | str) -> DataSet:
     generator = torch.Generator().manual_seed(BINARISATION_SEED)
     splits = {name: fix_bits(data.split(name), how, generator) for name in SPLITS}
     if how == "dynamic":
-        splits["train"] = replace(data.train, draw_bits=True)
+        splits["train"] = replace(data.train, stochastic_binarize=True)
     return replace(data, **splits, binary=True)
 
 
@@ -228,12 +241,12 @@ def fix_bits(images: Images, how: str, generator: torch.Generator | None = None)
             drawn = torch.bernoulli(grey.pixels / 255, generator=generator)
         array[done : done + len(grey)] = drawn * 255
         done += len(grey)
-    return replace(images, array=array, rows=None, draw_bits=False)
+    return replace(images, array=array, rows=None, stochastic_binarize=False)
 
 
 def joined(parts: list[Images]) -> Images:
     """Images of several splits in turn, with fixed bits; −1 where a part has no labels."""
-    parts = [fix_bits(part, "static") if part.draw_bits else part for part in parts]
+    parts = [fix_bits(part, "static") if part.stochastic_binarize else part for part in parts]
     if len(parts) == 1:
         return parts[0]
     shapes = {part.labels.shape[1:] for part in parts if part.labels is not None}
@@ -250,5 +263,7 @@ def joined(parts: list[Images]) -> Images:
 
 
 def _is_binary(images: Images) -> bool:
+    if images.stochastic_binarize:
+        return True
     batches = (batch.pixels for batch in images.blocks())
     return all(bool(((pixels == 0) | (pixels == 255)).all()) for pixels in batches)
