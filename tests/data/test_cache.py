@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from latens import Images, LatensError, load_data
-from latens.api import _mean_image
 from latens.data import cache
 from latens.data.decoding import Target
 from latens.data.images import DataSet, hold_out
+from latens.training.setup import _mean_image
 
 COUNT = 20
 
@@ -97,6 +97,16 @@ def test_other_options_are_decoded_anew(place, folder, monkeypatch):
     assert len(list(place.iterdir())) == 4
 
 
+def test_another_version_of_the_format_is_decoded_anew(place, folder, monkeypatch):
+    load_data(folder)
+    known = set(place.iterdir())
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    calls = count_decoding(monkeypatch)
+    load_data(folder)
+    assert len(calls) == 1
+    assert len(set(place.iterdir()) - known) == 2
+
+
 def test_a_source_that_has_changed_is_decoded_again(place, folder, monkeypatch, capsys):
     calls = count_decoding(monkeypatch)
     before = load_data(folder).fingerprint()
@@ -138,7 +148,7 @@ def test_bad_images_are_left_out_when_told(place, folder, capsys):
 def test_only_bad_images_cannot_be_skipped(place, folder):
     for path in folder.iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(LatensError, match="is no image"):
+    with pytest.raises(LatensError, match="is not an image"):
         load_data(folder, skip_bad=True)
 
 
@@ -154,6 +164,6 @@ def test_no_room_for_the_cache(folder, monkeypatch, place):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(LatensError, match="No space left on device; make room"):
+    with pytest.raises(LatensError, match="No space left on device; free some space"):
         load_data(folder)
     assert list(place.iterdir()) == []

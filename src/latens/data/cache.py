@@ -1,4 +1,4 @@
-"""Decoded images on disk: made once, memory-mapped, recognised by a fingerprint of their files."""
+"""A cache of decoded images on disk: memory-mapped arrays, named by a digest of their files."""
 
 import hashlib
 import json
@@ -12,27 +12,28 @@ from typing import cast
 import numpy as np
 import pooch
 
+from latens.console import note
 from latens.data.decoding import ImageFile, Target, decode
 from latens.errors import LatensError
 from latens.files import read_json, replacing, write_json
-from latens.console import note
 
-CACHED_FROM = 1_000  # images; fewer are decoded anew each time, in a second or so
+CACHED_FROM = 1_000  # images; fewer are decoded each time, which takes about a second
+FORMAT = 1  # to be raised when the same files would be decoded to other pixels, or stored otherwise
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept: `LATENS_CACHE`, or the user's cache. It is created.
+    """Where decoded images are stored: `LATENS_CACHE`, or the user's cache. It is created.
 
     Raises:
-        LatensError: it cannot be.
+        LatensError: the folder cannot be created.
     """
     folder = Path(os.environ.get("LATENS_CACHE") or pooch.os_cache("latens") / "decoded")
     try:
         folder.expanduser().mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LatensError(
-            f"cannot keep decoded images in {folder}: {error.strerror}; set LATENS_CACHE to a "
-            "folder that can be written"
+            f"cannot store decoded images in {folder}: {error.strerror}; set LATENS_CACHE to a "
+            "writable folder"
         ) from error
     return folder.expanduser()
 
@@ -42,18 +43,18 @@ def decoded(
 ) -> tuple[np.ndarray, list[int]]:
     """Image files as one uint8 array `[N, C, H, W]`, and the indices of those left out as bad.
 
-    From a thousand images on the array is a file of the cache, memory-mapped: it is decoded once,
-    and again when a file of the source has changed. It has its name only when it is whole.
+    From a thousand images on the array is a memory-mapped file of the cache: it is decoded once,
+    and again when a file of the source has changed. It is written atomically.
 
     Args:
         source: the folder or zip file that the files are in.
 
     Raises:
-        LatensError: a file that cannot be read, unless `target.skip_bad`; no room for the cache.
+        LatensError: a file that cannot be read, unless `target.skip_bad`; no space for the cache.
     """
     if len(files) < CACHED_FROM:
         return decode(files, target)
-    key = _digest([str(source.resolve()), asdict(target)])
+    key = _digest([FORMAT, str(source.resolve()), asdict(target)])
     path = cache_folder() / f"{key}-{_digest([_stamp(file) for file in files])}.npy"
     known = _read(path)
     if known is not None:
@@ -68,8 +69,8 @@ def decoded(
             write_json(path.with_suffix(".json"), {"source": str(source), "bad": bad})
     except OSError as error:
         raise LatensError(
-            f"cannot keep decoded images in {path.parent}: {error.strerror}; make room, or set "
-            "LATENS_CACHE to another folder"
+            f"cannot store decoded images in {path.parent}: {error.strerror}; free some space, "
+            "or set LATENS_CACHE to another folder"
         ) from error
     for old in stale:
         old.unlink(missing_ok=True)
@@ -81,7 +82,7 @@ def _digest(content: object) -> str:
 
 
 def _stamp(file: ImageFile) -> list[object]:
-    """What changes when a file changes: in a zip its checksum, on disk its size and time."""
+    """What identifies a version of a file: in a zip its checksum, on disk its size and time."""
     if isinstance(file, zipfile.Path):
         info = file.root.getinfo(file.at)
         return [file.at, info.file_size, info.CRC]
@@ -90,7 +91,7 @@ def _stamp(file: ImageFile) -> list[object]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, list[int]] | None:
-    """What the cache holds under this name, if it is whole."""
+    """What the cache holds under this name; None if it is missing or incomplete."""
     try:
         return np.load(path, mmap_mode="c"), list(read_json(path.with_suffix(".json"))["bad"])
     except (OSError, ValueError, EOFError, KeyError, TypeError):
@@ -98,10 +99,10 @@ def _read(path: Path) -> tuple[np.ndarray, list[int]] | None:
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped array whose room on the disk is taken at once.
+    """A memory-mapped array whose disk space is allocated in advance.
 
     Raises:
-        OSError: there is not so much room; later it would be a signal that ends the process.
+        OSError: the disk is full; without allocation, a later write would end in SIGBUS.
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
