@@ -197,12 +197,12 @@ def test_a_truncated_png_is_named(folder):
 
 def test_a_text_file_called_png_is_named(folder):
     (folder / "text.png").write_text("I am no image")
-    assert "text.png" in expect_failure(folder, "is no image")
+    assert "text.png" in expect_failure(folder, "is not an image")
 
 
 def test_an_empty_file_is_named(folder):
     (folder / "empty.png").touch()
-    assert "empty.png" in expect_failure(folder, "is no image")
+    assert "empty.png" in expect_failure(folder, "is not an image")
 
 
 def test_an_animation_is_named(folder):
@@ -325,7 +325,7 @@ def test_minus_one_is_an_unknown_label(tmp_path):
         (np.full((20, 8, 8), -0.1), "scale them"),
         (np.full((20, 8, 8), np.nan), "NaN"),
         (np.full((20, 8, 8), 300), "integers from 300"),
-        (np.zeros((0, 8, 8), np.uint8), "no image in it"),
+        (np.zeros((0, 8, 8), np.uint8), "contains no images"),
         (np.full((20, 8, 8), "a"), "pixels must be"),
         (np.full((20, 8, 8), {}), "pickled Python objects"),
     ],
@@ -341,25 +341,25 @@ def test_truncated_arrays(tmp_path):
     (tmp_path / "x.npy").write_bytes(content[:500])
     expect_failure(tmp_path / "x.npy", "truncated or damaged")
     (tmp_path / "y.npz").write_bytes(b"PK nonsense")
-    expect_failure(tmp_path / "y.npz", "is no .npz file")
+    expect_failure(tmp_path / "y.npz", "is not a .npz file")
     np.savez(tmp_path / "z.npz", images=noise(20, 8, 8))
     content = (tmp_path / "z.npz").read_bytes()
     (tmp_path / "z.npz").write_bytes(content[:700])
-    expect_failure(tmp_path / "z.npz", "is no .npz file|truncated or damaged")
+    expect_failure(tmp_path / "z.npz", "is not a .npz file|truncated or damaged")
 
 
 def test_labels_that_do_not_fit(tmp_path):
     np.savez(tmp_path / "x.npz", images=noise(20, 8, 8), labels=np.arange(19))
     expect_failure(tmp_path / "x.npz", "20 images but labels of shape")
     np.savez(tmp_path / "n.npz", images=noise(20, 8, 8), labels=np.full(20, np.nan))
-    expect_failure(tmp_path / "n.npz", "labels that are no classes")
+    expect_failure(tmp_path / "n.npz", "labels that are not classes")
     np.savez(tmp_path / "0.npz", images=np.array(3))
     expect_failure(tmp_path / "0.npz", "must be")
     np.savez(tmp_path / "t.npz", x_train=noise(20, 8, 8), x_test=noise(20, 9, 9))
     expect_failure(tmp_path / "t.npz", "in the test split")
     with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
         archive.writestr("notes.txt", "nothing")
-    expect_failure(tmp_path / "z.npz", "something else than arrays")
+    expect_failure(tmp_path / "z.npz", "other things than arrays")
     np.savez(tmp_path / "y.npz", a=noise(20, 8, 8), b=np.arange(19))
     expect_failure(tmp_path / "y.npz", "call the images")
 

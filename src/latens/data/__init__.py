@@ -1,7 +1,9 @@
-"""Images from a name or a path, split and binarised."""
+"""Images from a name, a path or Python objects, split and binarised."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,10 +23,12 @@ from latens.data.images import (
     keep_labels,
     unit_pixels,
 )
+from latens.data.in_memory import THE_DATA, is_path, name_in_memory, read_in_memory
 from latens.data.sources import SOURCES, Raw, data_folder, read_source
 from latens.errors import LatensError, unknown
 
 __all__ = [
+    "IN_MEMORY",
     "SOURCES",
     "SPLITS",
     "Binarisation",
@@ -36,11 +40,13 @@ __all__ = [
     "jittered",
     "load_data",
     "load_split",
+    "name_of",
     "source_of",
     "unit_pixels",
 ]
 
 FEWEST_IMAGES = 10
+IN_MEMORY = "<in memory>"  # the source of data that were given from Python
 CELEBA = "celeba"
 NAMES = {name: source.about for name, source in SOURCES.items()} | {
     CELEBA: "202,599 faces with 40 attributes (Liu et al. 2015), 64x64, colour; not downloaded"
@@ -48,7 +54,7 @@ NAMES = {name: source.about for name, source in SOURCES.items()} | {
 
 
 def load_data(
-    data: str | Path,
+    data: Any,
     *,
     size: tuple[int, int] | None = None,
     grey: bool = False,
@@ -58,41 +64,48 @@ def load_data(
     labels: int | None = None,
     skip_bad: bool = False,
 ) -> DataSet:
-    """A data set by name, or from a folder of images, a `.npy` or a `.npz`.
+    """A data set by name, from a folder of images, a `.npy` or a `.npz`, or from Python objects.
 
     Args:
-        data: a name of `SOURCES`, or a path.
-        size: (H, W) that images of a folder are brought to; None finds one.
-        grey: read a folder's images as grey even where there is colour.
+        data: a name of `SOURCES`; a path; or images in memory: a numpy array or a tensor (uint8,
+            or floats in [0, 1]; `[N, H, W]`, `[N, C, H, W]` or `[N, H, W, C]` with C = 1 or 3), a
+            pair of one and its labels, a data set as of torchvision or Hugging Face whose items
+            are images, pairs (image, label) or mappings, or a mapping from train, validation and
+            test to any of these. A `DataSet` is returned as it is unless an option changes it.
+        size: (H, W) to which the images of a folder, or those in memory, are resized; None keeps
+            a common size of at most 128 pixels and otherwise chooses one.
+        grey: convert such images to grey even where there is colour.
         binarisation: how bits are made of grey levels, see `latens.data.images.binarise`.
         validation: how many training images are held out; None takes the data set's own number,
             or a tenth. A tenth is held out for testing too where there is no test split.
         split_seed: decides which images are held out, and which keep their label.
         labels: how many training images keep their label, evenly over the classes; None: all.
-        skip_bad: leave out image files that cannot be read, and say which.
+        skip_bad: leave out images that cannot be read, and say which.
 
     Raises:
         LatensError: data that do not exist, cannot be read or are too few.
     """
-    raw, default = _read(data, size, grey, skip_bad)
+    raw, default = _read(data, Target(size, 1 if grey else None, skip_bad=skip_bad))
+    if isinstance(data, DataSet) and (binarisation, validation, labels) == ("none", None, None):
+        return data
+    what = data if is_path(data) else THE_DATA
     if len(raw.train) < FEWEST_IMAGES:
         raise LatensError(
-            f"{data} has {len(raw.train)} images: at least {FEWEST_IMAGES} are needed to train, "
+            f"{what} has {len(raw.train)} images: at least {FEWEST_IMAGES} are needed to train, "
             "validate and test"
         )
     train, held_out, test = _split(raw, validation, default, split_seed)
     for name, images in (("validation", held_out), ("test", test)):
         if images.shape != train.shape:
             raise LatensError(
-                f"{data}: images of (C, H, W) {train.shape} to train on, but {images.shape} in "
+                f"{what} has training images of (C, H, W) {train.shape}, but {images.shape} in "
                 f"the {name} split"
             )
     if labels is not None:
         train = keep_labels(train, labels, split_seed)
-    source = source_of(data)
-    named = DataSet(
-        Path(source).name,
-        source,
+    found = DataSet(
+        name_of(data),
+        source_of(data),
         train,
         held_out,
         test,
@@ -100,7 +113,7 @@ def load_data(
         raw.attributes,
         crop=raw.crop,
     )
-    return binarise(named, binarisation)
+    return binarise(found, binarisation)
 
 
 def _split(
@@ -121,43 +134,69 @@ def _split(
     return train, held_out, test
 
 
-def source_of(data: str | Path) -> str:
-    """What `load_data` can read again from anywhere: a data set's name, or an absolute path."""
-    return str(data) if str(data) in NAMES else str(Path(data).expanduser().absolute())
+def source_of(data: Any) -> str:
+    """What `load_data` can read again from anywhere: a data set's name, or an absolute path.
+
+    It is `IN_MEMORY` for Python objects, which `load_data` cannot find again. A `DataSet` has the
+    source that it was loaded from.
+    """
+    if isinstance(data, DataSet):
+        return data.source
+    if not is_path(data):
+        return IN_MEMORY
+    known = str(data) in NAMES or str(data) == IN_MEMORY
+    return str(data) if known else str(Path(data).expanduser().absolute())
+
+
+def name_of(data: Any) -> str:
+    """A short name of any data that `load_data` takes, such as for a run directory."""
+    return Path(source_of(data)).name if is_path(data) else name_in_memory(data)
 
 
 def load_split(
-    data: str | Path,
+    data: Any,
     split: str | None,
     shape: tuple[int, int, int],
     binarisation: Binarisation | str = "none",
     names: tuple[str, ...] = (),
 ) -> Images:
-    """Images for a model that was not trained on them, brought to its (C, H, W) where they can be.
+    """Images for a model that was not trained on them, resized to its (C, H, W) where they can be.
 
     Args:
+        data: as in `load_data`.
         split: train, validation, test or all; None is the test split of data that have one, and
-            otherwise all there is.
-        names: the model's classes or attributes: labels are brought to their order.
+            otherwise all images.
+        names: the model's classes or attributes: labels are converted to their order.
 
     Raises:
         LatensError: data that do not exist or cannot be read, or a split they do not have.
     """
-    channels, height, width = shape
-    if str(data) in SOURCES:
+    channels, *size = shape
+    if isinstance(data, DataSet) or (is_path(data) and str(data) in SOURCES):
         known = load_data(data, binarisation=binarisation)
         images = known.split(split or "test")
         return _renamed(images, known.classes or known.attributes, names)
-    folder = str(data) == CELEBA or Path(data).expanduser().is_dir()
-    raw, _ = _read(data, (height, width) if folder else None, folder and channels == 1)
+    target = Target((size[0], size[1]), 1 if channels == 1 else None)
+    # Class names that are numbers are those of labels, and not of the indices 0, 1, …
+    numbers = all(name.lstrip("-").isdecimal() for name in names)
+    indexed = names if isinstance(data, Images) or not numbers else ()
+    raw, _ = _read(data, target if _can_be_resized(data) else Target(), indexed)
     found = {name: getattr(raw, name) for name in SPLITS if getattr(raw, name) is not None}
     if split is None:
         split = "test" if "test" in found else "all"
     if split != "all" and split not in found:
-        raise LatensError(f"{data} has no {split} split of its own: leave out --split")
+        what = data if is_path(data) else THE_DATA
+        raise LatensError(f"{what} has no {split} split of its own: leave out --split")
     images = joined(list(found.values()) if split == "all" else [found[split]])
     images = _renamed(images, raw.classes or raw.attributes, names)
     return images if binarisation == "none" else fix_bits(images, binarisation)
+
+
+def _can_be_resized(data: Any) -> bool:
+    if is_path(data):
+        return str(data) == CELEBA or Path(data).expanduser().is_dir()
+    parts = data.values() if isinstance(data, Mapping) else [data]
+    return not any(isinstance(part, Images) for part in parts)
 
 
 def _renamed(images: Images, found: tuple[str, ...], names: tuple[str, ...]) -> Images:
@@ -176,36 +215,51 @@ def _renamed(images: Images, found: tuple[str, ...], names: tuple[str, ...]) -> 
     return replace(images, labels=torch.stack(columns, 1))
 
 
-def _read(
-    data: str | Path, size: tuple[int, int] | None, grey: bool, skip_bad: bool = False
-) -> tuple[Raw, int]:
+def _read(data: Any, target: Target, names: tuple[str, ...] = ()) -> tuple[Raw, int]:
     """The raw images, and how many are held out for validation by default (0: a tenth)."""
-    path = Path(data).expanduser()
-    try:
-        str(data).encode()
-    except UnicodeEncodeError:
-        raise LatensError(f"the name {str(data)!r} is not valid UTF-8: rename it") from None
-    if str(data) in SOURCES:
-        if size or grey:
+    if not is_path(data):
+        return read_in_memory(data, target, names), 0
+    path, name = Path(data).expanduser(), str(data)
+    _check_text(name)
+    own_size = target.size is None and target.channels is None
+    if name in SOURCES:
+        if not own_size:
             raise LatensError(f"--size and --grey are for folders of images: {data} has its own")
-        return read_source(str(data)), SOURCES[str(data)].validation
-    if str(data) == CELEBA:
+        return read_source(name), SOURCES[name].validation
+    if name == CELEBA:
         path = data_folder() / CELEBA
-    if str(data) == CELEBA or is_celeba(path):
-        return read_celeba(path, Target(size or SIZE, 1 if grey else 3, CROP, skip_bad)), 0
+    if name == CELEBA or is_celeba(path):
+        faces = replace(target, size=target.size or SIZE, channels=target.channels or 3, crop=CROP)
+        return read_celeba(path, faces), 0
     if path.is_dir():
-        return read_folder(path, Target(size, 1 if grey else None, skip_bad=skip_bad)), 0
+        return read_folder(path, target), 0
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
-        if size or grey:
-            raise LatensError(f"--size and --grey are for folders of images, and {data} is none")
+        if not own_size:
+            raise LatensError(f"--size and --grey are for folders of images: {data} is a file")
         return read_array(path), 0
-    if path.is_file():
+    raise _not_found(name, path)
+
+
+def _check_text(name: str) -> None:
+    if name == IN_MEMORY:
         raise LatensError(
-            f"{data} is neither a folder of images nor a .npy or .npz file; a single image "
-            "is too little to train on"
-            if path.suffix.lower() in SUFFIXES
-            else f"{data} is neither a folder of images nor a .npy or .npz file"
+            "the run was trained on images that were given from Python: give them again, as in "
+            "latens.evaluate(run, data=...)"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise LatensError(f"the name {name!r} is not valid UTF-8: rename it") from None
+
+
+def _not_found(name: str, path: Path) -> LatensError:
+    """The error for a name or a path that is not a data set."""
+    if path.is_file():
+        single = "; a single image is too little to train on"
+        return LatensError(
+            f"{name} is neither a folder of images nor a .npy or .npz file"
+            + (single if path.suffix.lower() in SUFFIXES else "")
         )
     if len(path.parts) > 1 or path.suffix:
-        raise LatensError(f"no such file or folder: {data}")
-    raise unknown("data set (and no file or folder of that name either)", str(data), NAMES)
+        return LatensError(f"no such file or folder: {name}")
+    return unknown("data set (and no file or folder of that name either)", name, NAMES)

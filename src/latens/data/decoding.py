@@ -1,39 +1,41 @@
-"""Image files to uint8 arrays: many at a time, from folders and from inside a zip file."""
+"""Images of any size and mode as one uint8 array: files of a folder or a zip file, or in memory."""
 
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import Progress
 
-from latens.errors import LatensError
 from latens.console import note, progress, warn
+from latens.errors import LatensError
 
 ImageFile = Path | zipfile.Path
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-DEFAULT_SIDE = 64  # pixels: what a folder of mixed or large images is brought to
-LARGEST_KEPT = 128  # pixels: images of one size up to this are left as they are
-NAMED = 3  # bad files that a note names; it counts the rest
+DEFAULT_SIDE = 64  # pixels: the side to which mixed or large images are resized
+LARGEST_KEPT = 128  # pixels: images of one size up to this are not resized
+NAMED = 3  # bad images that a warning names; it counts the rest
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What image files are brought to.
+    """The size and the channels that images are converted to.
 
     Attributes:
-        size: (H, W); None keeps a common size up to 128, else takes 64x64 (less if any image is).
+        size: (H, W) in pixels; None keeps a common size up to 128, else takes 64x64, or less if
+            any image is smaller.
         channels: 1 for grey, 3 for RGB; None takes 3 as soon as one image has colour.
-        crop: cut a central square of this share of the width first; None cuts no more than the
-            shape of `size` demands.
-        skip_bad: go on without files that cannot be read.
+        crop: cut out a central square of this fraction of the width first; None crops only as
+            far as the aspect ratio of `size` demands.
+        skip_bad: leave out images that cannot be read.
     """
 
     size: tuple[int, int] | None = None
@@ -44,26 +46,45 @@ class Target:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself before it is decoded."""
+    """What is known of an image before it is converted.
 
-    path: ImageFile
-    size: tuple[int, int]  # (H, W)
+    Attributes:
+        size: (H, W), before any rotation that its EXIF data ask for.
+        mode: Pillow's name for its pixels' format.
+    """
+
+    size: tuple[int, int]
     mode: str
+
+
+def header_of(image: Image.Image, name: str | ImageFile) -> Header:
+    """Size and mode of an opened image; `name` is what messages call it.
+
+    Raises:
+        LatensError: the image is animated.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # of a stereo camera: its first frame is used
+        raise LatensError(
+            f"{name} is animated ({frames} frames): latens reads still images; save its frames "
+            "as separate images"
+        )
+    return Header((image.height, image.width), image.mode)
 
 
 def read_header(path: ImageFile) -> Header:
     """Size and mode of an image file.
 
     Raises:
-        LatensError: the file is no image, is animated, or would take too much memory.
+        LatensError: the file is not an image, is animated, or would take too much memory.
     """
     try:
         with path.open("rb") as stream, Image.open(stream) as image:
-            frames = getattr(image, "n_frames", 1)
-            header = Header(path, (image.height, image.width), image.mode)
-            animated = frames > 1 and image.format != "MPO"  # of a stereo camera: take its first
+            return header_of(image, path)
+    except LatensError:
+        raise
     except UnidentifiedImageError:
-        raise LatensError(f"{path} is no image, whatever its name says: remove it") from None
+        raise LatensError(f"{path} is not an image, despite its extension: remove it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise LatensError(
             f"{path} has more pixels than is safe to decode (over {Image.MAX_IMAGE_PIXELS:,}): "
@@ -71,30 +92,49 @@ def read_header(path: ImageFile) -> Header:
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise LatensError(f"{path} cannot be read: {one_line(error)}") from error
-    if animated:
-        raise LatensError(
-            f"{path} is animated ({frames} frames): latens reads still images; save its frames "
-            "as files of their own"
-        )
-    return header
 
 
 def read_image(
     path: ImageFile, channels: int, size: tuple[int, int], crop: float | None = None
 ) -> np.ndarray:
-    """One image as uint8 `[C, H, W]`: turned upright, resized to cover `size`, cut at the centre.
-
-    With a `crop` a central square is cut out first. Palette and CMYK images become RGB, 16-bit
-    ones 8-bit; what is transparent is laid on white.
+    """One image file as uint8 `[C, H, W]`, see `to_array`.
 
     Raises:
-        LatensError: the file is truncated or broken.
+        LatensError: the file is truncated or damaged.
+    """
+    with naming(path), path.open("rb") as stream, Image.open(stream) as opened:
+        return to_array(opened, channels, size, crop)
+
+
+@contextmanager
+def naming(name: str | ImageFile) -> Iterator[None]:
+    """What Pillow raises for a damaged image becomes one line that names it.
+
+    Raises:
+        LatensError: the block met an image that cannot be decoded.
     """
     try:
-        with path.open("rb") as stream, Image.open(stream) as opened:
-            image = _plain(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
+        yield
+    except LatensError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
-        raise LatensError(f"{path} is damaged ({one_line(error)}): replace or remove it") from error
+        raise LatensError(f"{name} is damaged ({one_line(error)}): replace or remove it") from error
+
+
+def to_array(
+    image: Image.Image, channels: int, size: tuple[int, int], crop: float | None = None
+) -> np.ndarray:
+    """An image as uint8 `[C, H, W]`: rotated as its EXIF data say, resized to cover `size` (H, W),
+    cropped at the centre.
+
+    With a `crop` a central square is cut out first. Palette and CMYK images become RGB, 16-bit
+    ones 8-bit; transparent pixels are blended with white.
+
+    Raises:
+        OSError, SyntaxError, ValueError: pixels that are damaged or of an unknown range.
+    """
+    upright = ImageOps.exif_transpose(image)
+    image = _plain(upright).convert("L" if channels == 1 else "RGB")
     if crop is not None:
         side = crop * image.width / 2
         x, y = image.width / 2, image.height / 2
@@ -110,7 +150,7 @@ def _plain(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray((values.clip(0, 65_535) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("it holds floating-point pixels, whose range is not known")
+        raise ValueError("it holds floating-point pixels, whose range is unknown")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -119,7 +159,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def one_line(error: Exception) -> str:
-    """An exception's text without what follows its first line."""
+    """The first line of an exception's text."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -128,16 +168,16 @@ def _note_conversions(headers: list[Header]) -> None:
         "16-bit": lambda mode: mode.startswith("I"),
         "palette": lambda mode: mode == "P",
         "CMYK": lambda mode: mode == "CMYK",
-        "with transparency": lambda mode: mode.endswith("A"),
+        "with transparency (blended with white)": lambda mode: mode.endswith("A"),
     }
     counts = {kind: sum(test(h.mode) for h in headers) for kind, test in kinds.items()}
     found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     if found:
-        note(f"images converted to 8-bit grey or RGB: {found} (what is transparent, on white)")
+        note(f"images converted to 8-bit grey or RGB: {found}")
 
 
 def _common_size(headers: list[Header]) -> tuple[int, int]:
-    """The size all images are brought to unless the user names one."""
+    """The size (H, W) of all images unless the user names one."""
     sizes = {header.size for header in headers}
     if len(sizes) == 1 and max(headers[0].size) <= LARGEST_KEPT:
         return headers[0].size
@@ -145,54 +185,91 @@ def _common_size(headers: list[Header]) -> tuple[int, int]:
     return side, side
 
 
+def _in_memory(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
+
+
 def decode(
     files: Sequence[ImageFile],
     target: Target,
-    allocate: Callable[[tuple[int, ...]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = _in_memory,
 ) -> tuple[np.ndarray, list[int]]:
     """Image files as one uint8 array `[N, C, H, W]`, and the indices of those left out as bad.
 
     Args:
-        allocate: gives the array for a shape; rows of bad files stay as they are in it.
+        allocate: gives the array for a shape; rows of bad files are not written.
 
     Raises:
         LatensError: a file that cannot be read, unless `target.skip_bad`; or none that can.
     """
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool, progress("images") as bar:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        work = _Work(len(files), target.skip_bad, pool, bar)
-        headers = work.every(lambda i: read_header(files[i]), "scanning")
+        return decode_each(
+            len(files),
+            lambda i: read_header(files[i]),
+            lambda i, *how: read_image(files[i], *how),
+            target,
+            allocate,
+            pool.map,
+        )
+
+
+def decode_each(
+    count: int,
+    header: Callable[[int], Header],
+    image: Callable[[int, int, tuple[int, int], float | None], np.ndarray],
+    target: Target,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = _in_memory,
+    apply: Callable[..., Iterable[Any]] = map,
+) -> tuple[np.ndarray, list[int]]:
+    """Images of any origin as one uint8 array `[N, C, H, W]`, and the indices of the bad ones.
+
+    Args:
+        count: N.
+        header: gives the header of image i; every header is read before the first image.
+        image: gives image i as uint8 `[C, H, W]`, from i, C, (H, W) and `target.crop`.
+        allocate: as in `decode`.
+        apply: how a function is applied to many indices: in turn, or by several threads.
+
+    Raises:
+        LatensError: an image that cannot be read, unless `target.skip_bad`; or none that can.
+    """
+    with progress("images") as bar:
+        work = _Work(count, target.skip_bad, apply, bar)
+        headers = work.every(header, "scanning")
         _note_conversions(headers)
         size = target.size or _common_size(headers)
         grey = all(header.mode in GREY_MODES for header in headers)
         channels = target.channels or (1 if grey else 3)
-        pixels = allocate((len(files), channels, *size))
+        pixels = allocate((count, channels, *size))
 
         def fill(i: int) -> bool:  # a worker writes its row itself, so that no images pile up
-            pixels[i] = read_image(files[i], channels, size, target.crop)
+            pixels[i] = image(i, channels, size, target.crop)
             return True
 
         work.every(fill, "decoding")
-    _note_left_out([work.bad[i] for i in sorted(work.bad)], len(files))
+    _note_left_out([work.bad[i] for i in sorted(work.bad)], count)
     return pixels, sorted(work.bad)
 
 
 class _Work:
-    """Tasks over files, many at a time; bad files drop out where that is asked for.
+    """Tasks over images, several at a time; bad images are left out where that is asked for.
 
     Attributes:
-        bad: the error of each file that dropped out.
+        bad: the error of each image that was left out.
     """
 
-    def __init__(self, count: int, skip_bad: bool, pool: ThreadPoolExecutor, bar: Progress):
-        self.count, self.skip_bad, self.pool, self.bar = count, skip_bad, pool, bar
+    def __init__(
+        self, count: int, skip_bad: bool, apply: Callable[..., Iterable[Any]], bar: Progress
+    ):
+        self.count, self.skip_bad, self.apply, self.bar = count, skip_bad, apply, bar
         self.bad: dict[int, LatensError] = {}
 
     def every(self, task: Callable[[int], T], what: str) -> list[T]:
-        """What the task gives for each file that has not dropped out.
+        """What the task gives for each image that has not been left out.
 
         Raises:
-            LatensError: of the first bad file, if none may drop out or all have.
+            LatensError: of the first bad image, if none may be left out or all are bad.
         """
 
         def attempt(i: int) -> T | None:
@@ -205,7 +282,7 @@ class _Work:
                 return None
 
         todo = [i for i in range(self.count) if i not in self.bad]
-        done = self.bar.track(self.pool.map(attempt, todo), len(todo), description=what)
+        done = self.bar.track(self.apply(attempt, todo), len(todo), description=what)
         found = [result for result in done if result is not None]
         if not found:
             raise next(iter(self.bad.values()))

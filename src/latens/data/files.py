@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from latens.data.arrays import as_pixels, class_indices
 from latens.data.cache import decoded
 from latens.data.decoding import Target, one_line
 from latens.data.images import SPLITS, Images
@@ -65,7 +66,7 @@ def read_folder(folder: Path, target: Target) -> Raw:
     """A folder of images. Sub-folders are classes; train/, validation/ and test/ are splits.
 
     Raises:
-        LatensError: no images in it, or one that cannot be read.
+        LatensError: the folder has no images, or one that cannot be read.
     """
     paths = find_images(folder)
     pixels, bad = decoded(folder, paths, target)
@@ -76,7 +77,7 @@ def read_folder(folder: Path, target: Target) -> Raw:
         if strange:
             raise LatensError(
                 f"{folder} has train/ and beside it {', '.join(strange)}: only validation/ and "
-                "test/ can stand there"
+                "test/ may stand there"
             )
         splits = [SPLIT_FOLDERS[part[0]] for part in parts]
         parts = [part[1:] for part in parts]
@@ -113,17 +114,16 @@ def split_by(images: Images, splits: list[str], bad: list[int]) -> Raw:
 def read_array(path: Path) -> Raw:
     """A `.npy` of images (memory-mapped), or a `.npz` of images with labels.
 
-    Images are `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`; uint8, bool, or floats in [0, 1],
-    which are rounded to 256 levels. In a `.npz` they are called images, x, x_train or data, the
-    labels labels, y or y_train, and a test split x_test and y_test.
+    Images are arrays as `as_pixels` takes them. In a `.npz` they are called images, x, x_train or
+    data, the labels labels, y or y_train, and a test split x_test and y_test.
 
     Raises:
-        LatensError: the file is no such array.
+        LatensError: the file is not such an array.
     """
     with path.open("rb") as file:
         start = file.read(6)
     if start != b"\x93NUMPY" and not zipfile.is_zipfile(path):
-        raise LatensError(f"{path} is no {path.suffix} file, whatever its name says")
+        raise LatensError(f"{path} is not a {path.suffix} file, despite its extension")
     try:
         # Copy-on-write: pages are read as they are needed, and nothing is ever written back.
         loaded = np.load(path, mmap_mode="c" if start == b"\x93NUMPY" else None)
@@ -132,7 +132,7 @@ def read_array(path: Path) -> Raw:
         with loaded:
             arrays = {name: loaded[name] for name in loaded.files}
             if any(not isinstance(array, np.ndarray) for array in arrays.values()):
-                raise LatensError(f"{path} is a zip file of something else than arrays")
+                raise LatensError(f"{path} is a zip file that holds other things than arrays")
     except LatensError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -172,63 +172,7 @@ def _label_names(
         return (), None
     if y.shape not in ((count,), (count, 1)):
         raise LatensError(
-            f"{path} has {count} images but labels of shape {y.shape}: one each is needed"
+            f"{path} has {count} images but labels of shape {y.shape}: one label per image is "
+            "needed"
         )
-    if y.dtype.kind == "f" and not (np.isfinite(y) & (y == np.floor(y))).all():
-        raise LatensError(f"{path} has labels that are no classes: use whole numbers or names")
-    if y.dtype.kind == "f":
-        y = y.astype(np.int64)
-    values = y.reshape(-1).tolist()
-    unlabelled = -1 if y.dtype.kind == "i" else None
-    names = known or tuple(str(v) for v in np.unique(y).tolist() if v != unlabelled)
-    texts = [str(value) for value in values]
-    strange = {text for text in texts if text != str(unlabelled)} - set(names)
-    if strange:
-        raise LatensError(f"{path}: test labels unknown in training: {', '.join(sorted(strange))}")
-    index = {name: i for i, name in enumerate(names)}
-    return names, torch.tensor([index.get(text, -1) for text in texts])
-
-
-def as_pixels(array: np.ndarray, path: Path) -> torch.Tensor:
-    """Any array of images as uint8 `[N, C, H, W]`.
-
-    Raises:
-        LatensError: wrong rank, channels, type or values; or no image at all.
-    """
-    if array.ndim not in (3, 4):
-        raise LatensError(
-            f"{path} has shape {array.shape}: images must be [N, H, W], [N, H, W, C] or "
-            "[N, C, H, W]"
-        )
-    if array.size == 0:
-        raise LatensError(f"{path} has shape {array.shape}: there is no image in it")
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    if array.shape[1] not in (1, 3):
-        raise LatensError(
-            f"{path} has shape {array.shape}: images must have 1 channel (grey) or 3 (RGB)"
-        )
-    return torch.from_numpy(_as_uint8(array, path))
-
-
-def _as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array * np.uint8(255)
-    if array.dtype.kind not in "fiu":
-        raise LatensError(f"{path} holds {array.dtype}: pixels must be uint8, or floats in [0, 1]")
-    low, high = array.min(), array.max()
-    if np.isnan(low):
-        raise LatensError(f"{path} holds NaN: mend or remove those images")
-    if array.dtype.kind in "iu":
-        if low < 0 or high > 255:
-            raise LatensError(f"{path} holds integers from {low} to {high}: pixels are 0 to 255")
-        return array.astype(np.uint8)
-    if low < 0 or high > 1:
-        raise LatensError(
-            f"{path} holds floats from {low:g} to {high:g}: scale them to [0, 1], or save uint8"
-        )
-    return np.rint(array * 255).astype(np.uint8)
+    return class_indices(y.reshape(-1).tolist(), path, known)
