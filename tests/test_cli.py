@@ -276,7 +276,7 @@ def test_bad_images(run_latens, tmp_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     expect_refusal(run_latens("train", folder), "no images in", tmp_path)
     (folder / "text.png").write_text("I am no image")
-    expect_refusal(run_latens("train", folder), "text.png is no image", tmp_path)
+    expect_refusal(run_latens("train", folder), "text.png is not an image", tmp_path)
 
 
 def test_bad_arrays(run_latens, tmp_path, array):
@@ -290,7 +290,7 @@ def test_bad_arrays(run_latens, tmp_path, array):
 
 def test_a_data_folder_that_does_not_exist(shell_latens, tmp_path):
     done = shell_latens("train", "mnist", env={"LATENS_DATA": "absent"})
-    expect_refusal(done, "LATENS_DATA is 'absent', which is no folder", tmp_path)
+    expect_refusal(done, "LATENS_DATA is 'absent', which is not a folder", tmp_path)
 
 
 def test_no_network(shell_latens, tmp_path, tmp_path_factory):
@@ -300,7 +300,7 @@ def test_no_network(shell_latens, tmp_path, tmp_path_factory):
         "https_proxy": "http://127.0.0.1:9",
         "no_proxy": "",
     }
-    expect_refusal(shell_latens("train", "kmnist", env=env), "cannot get kmnist/", tmp_path)
+    expect_refusal(shell_latens("train", "kmnist", env=env), "cannot download kmnist/", tmp_path)
 
 
 # ---- bad run directories ---------------------------------------------------------------------

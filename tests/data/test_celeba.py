@@ -115,9 +115,9 @@ def test_a_list_that_announces_other_images_than_it_has(folder):
     [
         (ATTRIBUTES, "000002.jpg -1", "000002.jpg 2", "000002.jpg has other values"),
         (ATTRIBUTES, "000002.jpg -1", "000002.jpg", "000002.jpg has other values"),
-        (ATTRIBUTES, "24", "many", "no list of attributes"),
-        (PARTITION, "000002.jpg 0", "000002.jpg 7", "no partition"),
-        (PARTITION, "000002.jpg 0", "000002.jpg", "no partition"),
+        (ATTRIBUTES, "24", "many", "not a list of attributes"),
+        (PARTITION, "000002.jpg 0", "000002.jpg 7", "not a partition"),
+        (PARTITION, "000002.jpg 0", "000002.jpg", "not a partition"),
         (PARTITION, " 1", " 0", "leaves the validation split empty"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_zip_file_that_is_cut_short(folder):
     pack(folder)
     path = folder / f"{IMAGES}.zip"
     path.write_bytes(path.read_bytes()[:-200])
-    expect_error(folder, "no whole zip file")
+    expect_error(folder, "not a complete zip file")
 
 
 def test_a_corrupt_image_is_named_and_skipped_only_when_told(folder, capsys):

@@ -162,7 +162,7 @@ def test_a_file_the_mirror_does_not_have(source, cache, server):
 
 def test_a_data_folder_that_does_not_exist(monkeypatch, tmp_path):
     monkeypatch.setenv("LATENS_DATA", str(tmp_path / "absent"))
-    with pytest.raises(LatensError, match="is no folder: create it or unset it"):
+    with pytest.raises(LatensError, match="is not a folder: create it or unset it"):
         load_data("mnist")
 
 

@@ -20,7 +20,7 @@ ATTRIBUTES = "list_attr_celeba.txt"
 PARTITION = "list_eval_partition.txt"
 SIZE = (64, 64)
 # The central 140 of 178 columns, as in Tolstikhin et al. 2018, "Wasserstein Auto-Encoders", and
-# after; a share, so that images at half size are cut alike.
+# later; a fraction, so that images at half size are cropped in the same way.
 CROP = 140 / 178
 
 
@@ -67,7 +67,9 @@ def _find(folder: Path) -> tuple[Path, dict[str, ImageFile]]:
     try:
         archive = zipfile.ZipFile(packed)
     except (zipfile.BadZipFile, OSError) as error:
-        raise LatensError(f"{packed} is no whole zip file ({error}): download it again") from error
+        raise LatensError(
+            f"{packed} is not a complete zip file ({error}): download it again"
+        ) from error
     names = [name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES]
     return packed, {Path(name).name: zipfile.Path(archive, name) for name in names}
 
@@ -84,7 +86,7 @@ def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]
             if len(values) != len(names) or not set(values) <= {"-1", "1"}:
                 raise ValueError(f"{file} has other values than {len(names)} times −1 or 1")
     except (ValueError, IndexError) as error:
-        raise LatensError(f"{path} is damaged or no list of attributes: {error}") from error
+        raise LatensError(f"{path} is damaged or not a list of attributes: {error}") from error
     if len(rows) != count:
         raise LatensError(f"{path} announces {count:,} images and lists {len(rows):,}")
     return names, rows
@@ -97,11 +99,11 @@ def _read_partition(path: Path) -> dict[str, str]:
         splits = {file: SPLITS[int(split)] for file, split in pairs}
     except (ValueError, IndexError) as error:
         raise LatensError(
-            f"{path} is damaged or no partition: each line is a file and 0, 1 or 2"
+            f"{path} is damaged or not a partition: each line is a file and 0, 1 or 2"
         ) from error
     for name in SPLITS:
         if name not in splits.values():
-            raise LatensError(f"{path} leaves the {name} split empty: mend it")
+            raise LatensError(f"{path} leaves the {name} split empty: correct it")
     return splits
 
 

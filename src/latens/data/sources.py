@@ -27,7 +27,10 @@ IDX_FILES = (
 
 @dataclass(frozen=True)
 class Raw:
-    """What a source yields before it is split and binarised; a split it does not have is None."""
+    """Images as read from a source, before they are split and binarised.
+
+    Splits that the source does not have are None.
+    """
 
     train: Images
     validation: Images | None = None
@@ -43,9 +46,9 @@ class Source:
 
     Attributes:
         about: one line for `latens data`.
-        read: what makes `Raw` of the source.
+        read: reads the source's files.
         validation: how many training images are held out unless the user says otherwise.
-        folder: where its files lie, below the data folder.
+        folder: where its files are, below the data folder.
         mirrors: addresses of the folder that holds the files, tried in turn.
         files: file name -> md5.
         classes: the names of the labels.
@@ -64,24 +67,26 @@ def data_folder() -> Path:
     """Where downloads are kept: `LATENS_DATA`, or the user's cache.
 
     Raises:
-        LatensError: `LATENS_DATA` is set and is no folder.
+        LatensError: `LATENS_DATA` is set and is not a folder.
     """
     chosen = os.environ.get("LATENS_DATA")
     if not chosen:
         return Path(pooch.os_cache("latens"))
     folder = Path(chosen).expanduser()
     if not folder.is_dir():
-        raise LatensError(f"LATENS_DATA is '{chosen}', which is no folder: create it or unset it")
+        raise LatensError(
+            f"LATENS_DATA is '{chosen}', which is not a folder: create it or unset it"
+        )
     return folder
 
 
 def fetch(source: Source, file: str) -> Path:
     """The path of one file of `source`, downloaded unless it is there with the right checksum.
 
-    A download goes to a temporary file and takes its name only once its checksum is right.
+    Downloads are atomic: a file appears under its name only once its checksum is verified.
 
     Raises:
-        LatensError: no mirror could give the file.
+        LatensError: the file is not available from any mirror.
     """
     folder = data_folder() / source.folder
     known_hash = f"md5:{(source.files or {})[file]}"
@@ -96,8 +101,8 @@ def fetch(source: Source, file: str) -> Path:
         except (requests.RequestException, ValueError) as error:
             reasons.append(f"{mirror}: {_reason(error)}")
     raise LatensError(
-        f"cannot get {source.folder}/{file}: {'; '.join(reasons)}. Check the network, or set "
-        f"LATENS_DATA to a folder that holds {source.folder}/{file}"
+        f"cannot download {source.folder}/{file}: {'; '.join(reasons)}. Check the network, or set "
+        f"LATENS_DATA to a folder that contains {source.folder}/{file}"
     )
 
 
@@ -110,7 +115,7 @@ def _reason(error: Exception) -> str:
         case requests.Timeout():
             return "no answer"
         case ValueError():
-            return "the file that came has the wrong checksum"
+            return "the downloaded file has the wrong checksum"
     return type(error).__name__
 
 
@@ -144,7 +149,7 @@ def _amat(source: Source) -> Raw:
 
 
 def _read_text(source: Source, file: str) -> bytes:
-    """A text file's content; a gzipped copy in the data folder serves if its content is right."""
+    """A text file's content; a gzipped copy in the data folder is used if its checksum is right."""
     packed = data_folder() / source.folder / f"{file}.gz"
     if packed.is_file():
         content = gzip.decompress(packed.read_bytes())
@@ -269,7 +274,7 @@ def read_source(name: str) -> Raw:
     """The raw images of a named data set.
 
     Raises:
-        LatensError: no such data set, or its files can be had nowhere.
+        LatensError: no such data set, or its files are not available.
     """
     if name not in SOURCES:
         raise unknown("data set (and no file or folder of that name either)", name, SOURCES)
