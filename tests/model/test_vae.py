@@ -1,88 +1,136 @@
 import copy
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Laplace
+from torch.distributions import Independent, Laplace, Normal
 
 import latens
 from latens import (
     VAE,
-    Bernoulli,
     ConvDecoder,
+    ConvMapDecoder,
+    ConvMapEncoder,
     Decoder,
-    DiscretisedLogistic,
+    DiagonalGaussianMap,
     Gaussian,
     LatensError,
     MLPDecoder,
     MLPEncoder,
     Posterior,
     StandardNormal,
+    catalogue,
 )
-from latens.model.likelihoods import Gaussian as GaussianLikelihood
-from latens.training.objectives import ELBO
+from latens.model.distributions import diagonal_normal
 from latens.model.recipes import RECIPES, build, describe
+from latens.training.objectives import ELBO
 
-SHAPES = [(1, 28, 28), (3, 64, 64), (2, 17, 23), (1, 8, 8)]
+# ---- one contract for every recipe and every part --------------------------------------------
 
-
-@pytest.fixture(params=SHAPES, ids=str)
-def shape(request):
-    return request.param
-
-
-# ---- one contract for every recipe -----------------------------------------------------------
-
-
+# Odd sizes and a number of channels that is neither grey nor colour: a recipe has no others' luck
+ODD = (2, 9, 13)
 LABELS = {"classes": torch.tensor([0, 2, -1, 1]), "attributes": torch.randint(-1, 2, (4, 3))}
+SMALL = {
+    "mlp": {"hidden": (16,)},
+    "conv": {"channels": 4, "features": 16},
+    "unet": {"channels": 4, "features": 16},
+}
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli, DiscretisedLogistic])
-@pytest.mark.parametrize("recipe", RECIPES)
+@dataclass(frozen=True)
+class Case:
+    """A composition, of three classes."""
+
+    recipe: str = "mlp"
+    shape: tuple[int, int, int] = (1, 8, 8)
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def build(self, latent_dim=5, **choices):
+        network = RECIPES[self.recipe].network or "conv"
+        options = {"network": SMALL[network]}
+        choices = {"labels": 3, "options": options} | self.choices | choices
+        return build(self.recipe, self.shape, latent_dim, **choices)
+
+    @property
+    def name(self):
+        return "-".join([self.recipe, *self.choices.values(), "x".join(map(str, self.shape))])
+
+
+CASES = [
+    *(Case(recipe, ODD) for recipe in RECIPES),
+    *(
+        Case(shape=(channels, 8, 8), choices={"likelihood": likelihood})
+        for likelihood in catalogue.choices("likelihood")
+        for channels in (1, 3)
+    ),
+    *(
+        Case(choices={kind: name})
+        for kind in ("prior", "posterior")
+        for name in catalogue.choices(kind)
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 class TestContract:
-    """Of every recipe: three classes are known of four images, and a fourth image has none."""
+    """Three classes are known of four images, and a fourth image has none."""
 
-    def test_draw_has_the_documented_shapes(self, recipe, shape, likelihood):
-        vae = build(recipe, shape, 5, likelihood(), labels=3)
-        draw = vae.draw(torch.rand(4, *shape), LABELS["classes"], samples=3)
-        assert draw.z.shape == (3, 4, 5)
+    def test_draw_has_the_documented_shapes(self, case):
+        draw = case.build().draw(torch.rand(4, *case.shape), LABELS["classes"], samples=3)
+        (latent,) = draw.latents
+        assert latent.z.shape == (3, 4, 5)
         for name in ("log_px_z", "log_pz", "log_qz_x", "log_weights"):
             assert getattr(draw, name).shape == (3, 4), name
-        assert draw.kl is not None
-        assert draw.kl.shape == (4, 5)
-        assert (draw.posterior.batch_shape, draw.posterior.event_shape) == ((4,), (5,))
+        assert draw.kl.shape == (4,)
+        if draw.kl_per_dim is not None:
+            assert draw.kl_per_dim.shape == (4, 5)
+        assert (latent.q.batch_shape, latent.q.event_shape) == ((4,), (5,))
 
-    def test_every_parameter_gets_a_gradient(self, recipe, shape, likelihood):
-        vae = build(recipe, shape, 5, likelihood(), labels=3)
+    def test_every_parameter_gets_a_gradient(self, case):
+        vae = case.build()
         with torch.no_grad():  # a zero that a residual block starts at hides what is before it
             for parameter in vae.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-        draw = vae.draw(torch.rand(8, *shape), LABELS["classes"].repeat(2))
+        draw = vae.draw(torch.rand(8, *case.shape), LABELS["classes"].repeat(2))
         ELBO(label_weight=1.0)(draw).per_image.mean().backward()
         without = [n for n, p in vae.named_parameters() if p.grad is None or not p.grad.any()]
         assert without == []
 
-    def test_saved_and_loaded_it_is_equal_to_the_bit(self, recipe, shape, likelihood, tmp_path):
-        vae = build(recipe, shape, 5, likelihood(), labels=3).eval()
+    def test_saved_and_loaded_it_is_equal_to_the_bit(self, case, tmp_path):
+        vae = case.build().eval()
         vae.save_pretrained(tmp_path / "model")
         again = latens.load(tmp_path / "model")
-        x, y = torch.rand(4, *shape), LABELS["classes"]
+        x, y = torch.rand(4, *case.shape), LABELS["classes"]
         assert torch.equal(again.reconstruct(x, y), vae.reconstruct(x, y))
+        assert again.state_dict().keys() == vae.state_dict().keys()
         for name, value in vae.state_dict().items():
             assert torch.equal(again.state_dict()[name], value), name
         assert not again.training
 
     @pytest.mark.parametrize("labels", LABELS)
-    def test_pictures_are_images(self, recipe, shape, likelihood, labels):
-        vae = build(recipe, shape, 2, likelihood(), labels=3, exclusive=labels == "classes")
-        x, y = torch.rand(4, *shape), LABELS[labels]
+    def test_pictures_are_images(self, case, labels):
+        vae = case.build(latent_dim=2, exclusive=labels == "classes")
+        x, y = torch.rand(4, *case.shape), LABELS[labels]
         for images in (vae.sample(4, y), vae.reconstruct(x, y)):
-            assert images.shape == (4, *shape)
+            assert images.shape == (4, *case.shape)
             assert images.min() >= 0
             assert images.max() <= 1
-        assert vae.interpolate(x, x.flip(0), steps=6, y=y).shape == (4, 6, *shape)
+        assert vae.interpolate(x, x.flip(0), steps=6, y=y).shape == (4, 6, *case.shape)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape"), [("conv", (1, 28, 28)), ("unet", (3, 64, 64)), ("conv", (2, 17, 23))]
+)
+def test_the_networks_in_their_own_size(recipe, shape):
+    vae = build(recipe, shape, 5)
+    draw = vae.draw(torch.rand(2, *shape))
+    ELBO()(draw).per_image.mean().backward()
+    assert all(parameter.grad is not None for parameter in vae.parameters())
+    assert vae.sample(2).shape == (2, *shape)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -94,7 +142,7 @@ def test_a_recipe_cites_its_source(recipe):
 
 def test_an_unknown_recipe_is_named_with_the_nearest():
     with pytest.raises(LatensError, match="unknown recipe 'covn': did you mean 'conv'"):
-        build("covn", (1, 28, 28), 2, Bernoulli())
+        build("covn", (1, 28, 28), 2)
 
 
 # ---- drawing ---------------------------------------------------------------------------------
@@ -109,14 +157,20 @@ def small(latent_dim=2, shape=(1, 4, 4), **parts):
 def test_draw_agrees_with_torch_distributions():
     vae, x = small(), torch.rand(5, 1, 4, 4)
     draw = vae.draw(x, samples=7)
-    q, p = draw.posterior, torch.distributions.Normal(0, 1)
-    torch.testing.assert_close(draw.log_qz_x, q.log_prob(draw.z))
-    torch.testing.assert_close(draw.log_pz, p.log_prob(draw.z).sum(-1))
-    planes = torch.stack([vae.decoder(z) for z in draw.z]) + vae.offset
+    (latent,) = draw.latents
+    q, p = vae.encode(x).base_dist, Normal(0, 1)
+    log_q, log_p = q.log_prob(latent.z).sum(-1), p.log_prob(latent.z).sum(-1)
+    torch.testing.assert_close(draw.log_qz_x, log_q)
+    torch.testing.assert_close(draw.log_pz, log_p)
+    logits = torch.stack([vae.decoder(z) for z in latent.z]) + vae.offset
     bce = nn.functional.binary_cross_entropy_with_logits(
-        planes, x.expand_as(planes), reduction="none"
+        logits, x.expand_as(logits), reduction="none"
     )
     torch.testing.assert_close(draw.log_px_z, -bce.sum((2, 3, 4)))
+    torch.testing.assert_close(draw.log_weights, -bce.sum((2, 3, 4)) + log_p - log_q)
+    kl = torch.distributions.kl_divergence(q, p.expand(q.batch_shape))
+    torch.testing.assert_close(draw.kl_per_dim, kl)
+    torch.testing.assert_close(draw.kl, kl.sum(1))
 
 
 def test_gradients_agree_with_finite_differences():
@@ -128,9 +182,7 @@ def test_gradients_agree_with_finite_differences():
         torch.manual_seed(3)
         posterior = vae.encode(x)  # float32 inside, so compare at its precision
         z = posterior.base_dist.loc + posterior.base_dist.scale * torch.randn(3, 2)
-        kl = torch.distributions.kl_divergence(
-            posterior.base_dist, torch.distributions.Normal(0.0, 1.0)
-        )
+        kl = torch.distributions.kl_divergence(posterior.base_dist, Normal(0.0, 1.0))
         return (-vae.decode(z.double()).log_prob(x) + kl.sum(1)).sum()
 
     loss().backward()
@@ -175,19 +227,20 @@ def test_the_start_is_the_mean_image():
     with torch.no_grad():
         vae.decoder.output.weight.zero_()
         vae.decoder.output.bias.zero_()
-    vae.start_from(mean)
+    assert vae.is_fresh
+    vae.start_from(torch.rand(3, 1, 4, 4), mean)
     torch.testing.assert_close(vae.sample(1)[0], mean)
+    assert not vae.is_fresh
 
 
 def test_importance_samples_are_the_same_in_pieces(monkeypatch):
     vae, x = small(), torch.rand(5, 1, 4, 4)
-    monkeypatch.setattr(
-        "latens.model.vae.VALUES_AT_ONCE", 15 * 16
-    )  # three samples of five images at once
+    at_once = "latens.model.latent_model.VALUES_AT_ONCE"
+    monkeypatch.setattr(at_once, 15 * 16)  # three samples of five images
     log_w = vae.log_weights(x, samples=10)
     assert log_w.shape == (10, 5)
     assert len(log_w.unique()) == 50  # all drawn anew
-    monkeypatch.setattr("latens.model.vae.VALUES_AT_ONCE", 2 * 16)  # two images at once, one sample
+    monkeypatch.setattr(at_once, 2 * 16)  # two images, one sample
     assert vae.log_weights(x, samples=10).shape == (10, 5)
     rows = []
     decode = vae.decode
@@ -206,7 +259,7 @@ class Labelled(Decoder):
 
     def __init__(self):
         super().__init__()
-        self.latent_shape, self.image_shape, self.planes = (2,), (1, 4, 4), 1
+        self.latent_shape, self.image_shape, self.out_channels = (2,), (1, 4, 4), 1
 
     def forward(self, z, y=None):
         return y[:, None, None, None].float().expand(len(z), 1, 4, 4) + 0 * z.sum()
@@ -214,7 +267,7 @@ class Labelled(Decoder):
 
 @pytest.mark.parametrize("rows", [1000, 4])
 def test_a_label_goes_with_each_of_its_samples(monkeypatch, rows):
-    monkeypatch.setattr("latens.model.vae.VALUES_AT_ONCE", rows * 16)
+    monkeypatch.setattr("latens.model.latent_model.VALUES_AT_ONCE", rows * 16)
     vae = VAE(MLPEncoder((1, 4, 4), (16,)), Labelled(), likelihood=Gaussian(0.1))
     x, y = torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 0])
     means = vae.decode(torch.randn(5, 3, 2), y).mean
@@ -245,29 +298,94 @@ class LaplacePosterior(Posterior):
 def test_without_a_closed_form_the_kl_is_estimated():
     vae, x = small(posterior=LaplacePosterior(16, 2)), torch.rand(4, 1, 4, 4)
     draw = vae.draw(x, samples=20_000)
-    assert draw.kl is None
+    (latent,) = draw.latents
+    assert latent.kl is None
+    assert draw.kl_per_dim is None
     difference = draw.log_qz_x - draw.log_pz
-    torch.testing.assert_close(draw.kl_per_image, difference.mean(0))
+    torch.testing.assert_close(draw.kl, difference.mean(0))
     # KL(Laplace(μ, b) ‖ N(0, 1)) by hand, for each dimension
-    mean, b = draw.posterior.base_dist.loc, draw.posterior.base_dist.scale
+    mean, b = latent.q.base_dist.loc, latent.q.base_dist.scale
     exact = (0.5 * math.log(2 * math.pi) - 1 - (2 * b).log() + 0.5 * (mean**2 + 2 * b**2)).sum(1)
     error = difference.std(0) / math.sqrt(20_000)
-    assert ((draw.kl_per_image - exact).abs() < 4 * error).all()
+    assert ((draw.kl - exact).abs() < 4 * error).all()
 
 
-class MapDecoder(Decoder):
-    """A decoder of a map of latents."""
+# ---- maps of latents -------------------------------------------------------------------------
+
+
+def with_map(shape, channels=2):
+    encoder = ConvMapEncoder(shape, channels=4)
+    latent_shape = (channels, *encoder.feature_map)
+    decoder = ConvMapDecoder(latent_shape, shape, channels=4)
+    return VAE(encoder, decoder, posterior=DiagonalGaussianMap(encoder.features, latent_shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "coarse"), [((1, 12, 12), (6, 6)), ((3, 9, 13), (5, 7)), ((2, 17, 23), (9, 12))]
+)
+class TestMap:
+    def test_every_latent_has_its_place(self, shape, coarse):
+        vae, x = with_map(shape), torch.rand(4, *shape)
+        draw = vae.draw(x, samples=3)
+        (latent,) = draw.latents
+        assert vae.latent_shape == (2, *coarse)
+        assert latent.z.shape == (3, 4, 2, *coarse)
+        assert (latent.q.batch_shape, latent.q.event_shape) == ((4,), (2, *coarse))
+        assert latent.kl.shape == (4, 2, *coarse)
+        assert draw.kl_per_dim.shape == (4, 2 * math.prod(coarse))
+        torch.testing.assert_close(draw.kl, latent.kl.sum((1, 2, 3)))
+        torch.testing.assert_close(
+            draw.log_pz, Normal(0, 1).log_prob(latent.z).sum((-3, -2, -1)), rtol=1e-4, atol=1e-4
+        )
+        assert draw.log_weights.shape == (3, 4)
+        assert vae.embed(x).shape == (4, 2, *coarse)
+        assert vae.log_prob(x, samples=3).shape == (4,)
+
+    def test_pictures_are_images(self, shape, coarse):
+        vae, x = with_map(shape), torch.rand(4, *shape)
+        assert vae.sample(5).shape == (5, *shape)
+        assert vae.sample_prior(5).shape == (5, 2, *coarse)
+        assert vae.decode_images(torch.randn(3, 2, 2, *coarse)).shape == (3, 2, *shape)
+        for spherical in (False, True):
+            path = vae.interpolate(x, x.flip(0), steps=5, spherical=spherical)
+            assert path.shape == (4, 5, *shape)
+            torch.testing.assert_close(path[:, 0], vae.reconstruct(x))
+            torch.testing.assert_close(path[:, -1], vae.reconstruct(x.flip(0)))
+
+    def test_every_parameter_gets_a_gradient(self, shape, coarse):
+        vae = with_map(shape)
+        with torch.no_grad():  # a zero that a residual block starts at hides what is before it
+            for parameter in vae.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        ELBO()(vae.draw(torch.rand(4, *shape))).per_image.mean().backward()
+        without = [n for n, p in vae.named_parameters() if p.grad is None or not p.grad.any()]
+        assert without == []
+
+    def test_saved_and_loaded_it_is_equal_to_the_bit(self, shape, coarse, tmp_path):
+        vae, x = with_map(shape).eval(), torch.rand(4, *shape)
+        vae.save_pretrained(tmp_path)
+        again = latens.load(tmp_path)
+        assert again.latent_shape == vae.latent_shape
+        assert torch.equal(again.reconstruct(x), vae.reconstruct(x))
+        for name, value in vae.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value), name
+
+
+class TwiceAsWide(Decoder):
+    """A decoder of one's own, of a map of 2x3x3."""
 
     def __init__(self):
         super().__init__()
-        self.latent_shape, self.image_shape, self.planes = (2, 3, 3), (1, 6, 6), 1
+        self.latent_shape, self.image_shape, self.out_channels = (2, 3, 3), (1, 6, 6), 1
         self.layer = nn.ConvTranspose2d(2, 1, 2, stride=2)
 
     def forward(self, z, y=None):
         return self.layer(z)
 
 
-class MapPosterior(Posterior):
+class Reshaped(Posterior):
+    """A map of latents from a vector of features."""
+
     def __init__(self):
         super().__init__()
         self.event_shape = (2, 3, 3)
@@ -275,30 +393,46 @@ class MapPosterior(Posterior):
 
     def forward(self, features):
         mean, log_scale = self.layer(features).reshape(-1, 2, 2, 3, 3).unbind(1)
-        return latens.distributions.diagonal_normal(mean, log_scale.exp(), 3)
+        return diagonal_normal(mean, log_scale.exp(), 3)
 
 
-def test_latents_may_be_a_map():
-    vae = VAE(MLPEncoder((1, 6, 6), (16,)), MapDecoder(), posterior=MapPosterior())
+def test_a_map_of_ones_own_parts():
+    vae = VAE(MLPEncoder((1, 6, 6), (16,)), TwiceAsWide(), posterior=Reshaped())
     x = torch.rand(4, 1, 6, 6)
     draw = vae.draw(x, samples=2)
-    assert draw.z.shape == (2, 4, 2, 3, 3)
-    assert draw.kl is not None
-    assert draw.kl.shape == (4, 2, 3, 3)
-    torch.testing.assert_close(draw.kl_per_image, draw.kl.sum((1, 2, 3)))
+    assert draw.latents[0].z.shape == (2, 4, 2, 3, 3)
+    assert draw.latents[0].kl.shape == (4, 2, 3, 3)
+    torch.testing.assert_close(draw.kl, draw.latents[0].kl.sum((1, 2, 3)))
     assert vae.sample(5).shape == (5, 1, 6, 6)
     assert vae.interpolate(x, x, steps=3).shape == (4, 3, 1, 6, 6)
     assert vae.log_prob(x, samples=3).shape == (4,)
+
+
+def test_a_map_of_another_resolution_is_refused():
+    with pytest.raises(LatensError, match="are no map of 6x6"):
+        ConvMapDecoder((2, 5, 6), (1, 12, 12))
+    with pytest.raises(LatensError, match="are no map"):
+        DiagonalGaussianMap(16, (2,))
+    encoder = ConvMapEncoder((1, 12, 12), channels=4)
+    with pytest.raises(LatensError, match="latent shape of posterior"):
+        VAE(
+            encoder,
+            ConvMapDecoder((2, 6, 6), (1, 12, 12), channels=4),
+            posterior=DiagonalGaussianMap(encoder.features, (3, 6, 6)),
+        )
+
+
+# ---- parts that do not fit -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
         ({"decoder": MLPDecoder(2, (1, 5, 5))}, "image_shape of encoder and decoder"),
-        ({"decoder": ConvDecoder(2, (1, 8, 8), planes=3)}, "image_shape|planes"),
+        ({"decoder": ConvDecoder(2, (1, 8, 8), out_channels=3)}, "image_shape|out_channels"),
         ({"prior": StandardNormal((3,))}, "latent shape of prior"),
         ({"posterior": LaplacePosterior(16, 3)}, "latent shape of posterior"),
-        ({"decoder": MLPDecoder(2, (1, 4, 4), planes=2)}, "planes of likelihood"),
+        ({"decoder": MLPDecoder(2, (1, 4, 4), out_channels=2)}, "out_channels of likelihood"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(parts, words):
@@ -311,7 +445,7 @@ def test_parts_that_do_not_fit_are_refused(parts, words):
 
 
 def test_from_pretrained_reads_what_save_pretrained_writes(tmp_path):
-    vae = small(likelihood=GaussianLikelihood(0.3)).eval()
+    vae = small(likelihood=Gaussian(0.3)).eval()
     vae.save_pretrained(tmp_path)
     again = VAE.from_pretrained(tmp_path)
     x = torch.rand(2, 1, 4, 4)
@@ -336,7 +470,7 @@ def test_a_name_on_the_hub_is_fetched_without_anything_but_config_and_weights(
         asked.update(options, name=name)
         return str(tmp_path)
 
-    monkeypatch.setattr("latens.model.vae.snapshot_download", download)
+    monkeypatch.setattr("latens.model.latent_model.snapshot_download", download)
     monkeypatch.setattr(
         "huggingface_hub.hub_mixin.hf_hub_download", lambda **_: str(tmp_path / "config.json")
     )
