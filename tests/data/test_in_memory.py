@@ -397,10 +397,10 @@ class Unsized:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (7, "data cannot be a int"),
-        (None, "data cannot be a NoneType"),
-        (Unsized(), "data cannot be a Unsized: .*__getitem__"),
-        (torch.utils.data.DataLoader(MNIST()), "data cannot be a DataLoader"),
+        (7, "data cannot be of type int"),
+        (None, "data cannot be of type NoneType"),
+        (Unsized(), "data cannot be of type Unsized: .*__getitem__"),
+        (torch.utils.data.DataLoader(MNIST()), "data cannot be of type DataLoader"),
         ([], "data is empty"),
         ({}, "a mapping with no splits"),
         ({"test": DIGITS}, "a mapping with test: its keys must be train"),
@@ -416,17 +416,21 @@ class Unsized:
         ((DIGITS, LABELS + 0.5), "labels that are not classes"),
         ((DIGITS, ["a", 1] * 20), "labels that are not classes"),
         (DIGITS.reshape(COUNT, 64), "the data set has shape"),
+        ((DIGITS.reshape(COUNT, 64), LABELS), "the data set has shape"),
         (DIGITS / 100, "floats from 0 to 2.55: scale them"),
         (torch.full((20, 8, 8), torch.nan), "holds NaN"),
-        ([*pictures(), "text"], "item 40 is not an image but a str"),
+        ([*pictures(), "text"], "item 40 is not an image but of type str"),
         ([*DIGITS, DIGITS[0] / 100], "item 40 holds floats from 0 to 2"),
-        ([(x, 1, 2) for x in DIGITS], "item 0 is not an image but a tuple of ndarray, int, int"),
+        (
+            [(x, 1, 2) for x in DIGITS],
+            "item 0 is not an image but of type tuple with ndarray, int, int",
+        ),
         ([DIGITS], r"item 0 is an array of shape \(40, 8, 8\)|1 channel"),
-        (list(DIGITS[None, None]), "item 0 is not an image but a ndarray of shape"),
+        (list(DIGITS[None, None]), "item 0 is not an image but of type ndarray of shape"),
         ([{"a": 1, "b": 2}] * 20, "item 0 is a mapping with a, b: it must have one image"),
         ([{"a": x, "b": x} for x in DIGITS], "item 0 is a mapping with a, b"),
-        ([(x, {}) for x in DIGITS], "item 0 has a dict as its label"),
-        ([(x, [1, 2]) for x in DIGITS], "item 0 has a tuple as its label"),
+        ([(x, {}) for x in DIGITS], "item 0 has a label of type dict"),
+        ([(x, [1, 2]) for x in DIGITS], "item 0 has a label of type tuple"),
         ([(x, [[1, 0], 1][i % 2]) for i, x in enumerate(DIGITS)], "labels of different kinds"),
         (MNIST(labels=LABELS + 1), "labels from 1 to 10, but 10 class names"),
         (Dataset(pictures(), ["x"] * COUNT, names=list(NAMES)), "not among its classes: x"),
@@ -438,8 +442,8 @@ def test_what_cannot_be_used(data, words):
 
 
 def test_what_is_of_latens_has_its_own_size(digits):
-    expect_failure(digits, "size and grey are for images that", size=(4, 4))
-    expect_failure(digits.train, "size and grey are for images that", grey=True)
+    expect_failure(digits, "size and grey do not apply", size=(4, 4))
+    expect_failure(digits.train, "size and grey do not apply", grey=True)
 
 
 def test_bad_items_are_named_and_left_out_only_when_told(tmp_path, capsys):

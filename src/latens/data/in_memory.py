@@ -23,7 +23,7 @@ from latens.errors import LatensError
 
 IMAGE_KEYS = ("image", "img", "pixel_values")  # of a row that is a mapping
 LABEL_KEYS = ("label", "labels", "fine_label")
-BYTES_KEPT = 2**29  # of decoded images, which are then asked for once and not twice
+BYTES_KEPT = 2**29  # of decoded images, which are read once; further ones are read twice
 THE_DATA = "the data set"  # what messages call it
 
 
@@ -65,7 +65,7 @@ def read_in_memory(data: Any, target: Target, names: tuple[str, ...] = ()) -> Ra
             pairs (image, label) or mappings; or a mapping from train, validation and test to any
             of these but a `DataSet`. An image is a PIL image, or an array `[H, W]`, `[C, H, W]`
             or `[H, W, C]`. A label is a whole number, a text, a row of attributes, or None.
-        target: the size and the channels that images are brought to, as those of a folder.
+        target: the size and the channels that images are converted to, as those of a folder.
         names: the classes or attributes that whole numbers stand for, if the data name none.
 
     Raises:
@@ -126,12 +126,13 @@ def _is_image(value: Any) -> bool:
 
 
 def _is_pair(data: Any) -> bool:
-    """Whether this is (images, labels): not two images, nor two items."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
+    """Whether this is (images, labels): neither two images nor two items."""
+    if not isinstance(data, tuple | list) or len(data) != 2 or not _is_array(data[0]):
         return False
     images, labels = data
-    fits = labels.ndim < 3 if _is_array(labels) else isinstance(labels, list | tuple)
-    return _is_array(images) and images.ndim > 2 and fits
+    if not _is_array(labels):
+        return isinstance(labels, list | tuple)
+    return labels.ndim == 1 or (labels.ndim == 2 and images.ndim > 2)
 
 
 def _is_whole(data: Any) -> bool:
@@ -147,10 +148,10 @@ def _to_numpy(array: np.ndarray | Tensor) -> np.ndarray:
 
 
 def _splits(data: Any) -> dict[str, Any]:
-    """What is given for each split; all is for training where splits have no names.
+    """What is given for each split; data without named splits are for training.
 
     Raises:
-        LatensError: no data set, an empty one, or splits that cannot be told apart.
+        LatensError: no data set, an empty one, or keys that do not name splits.
     """
     parts = {"train": data}
     if isinstance(data, Mapping):
@@ -165,8 +166,8 @@ def _splits(data: Any) -> dict[str, Any]:
         where = f"the {name} split" if isinstance(data, Mapping) else "data"
         if not isinstance(part, Images | ByIndex):
             raise LatensError(
-                f"{where} cannot be a {type(part).__name__}: give a name, a path, arrays, or a "
-                "data set with __len__ and __getitem__"
+                f"{where} cannot be of type {type(part).__name__}: give a name, a path, "
+                "arrays, or a data set with __len__ and __getitem__"
             )
         if len(part) == 0:
             raise LatensError(f"{where} is empty: there are no images in it")
@@ -181,8 +182,8 @@ def _fits(images: Images, target: Target) -> bool:
 def _refuse_target(target: Target) -> None:
     if target.size or target.channels:
         raise LatensError(
-            "size and grey are for images that are not yet of latens: an Images or a DataSet has "
-            "its own"
+            "size and grey do not apply to an Images or a DataSet of latens: give the original "
+            "images"
         )
 
 
@@ -193,7 +194,7 @@ def _read_arrays(parts: Mapping[str, Any]) -> tuple[dict[str, Images], dict[str,
     """The images of each split, and a label or None for each image.
 
     Raises:
-        LatensError: arrays that are not images, or labels that are more or fewer.
+        LatensError: arrays that are not images, or not as many labels as images.
     """
     images, labels = {}, {}
     for name, part in parts.items():
@@ -240,8 +241,8 @@ def _labelled(
 class _Items:
     """The items of one or several splits, in turn, each converted as it is read.
 
-    The images are asked for twice, for their sizes and for their pixels, unless those that are
-    kept in between take little memory.
+    Each item is read twice, first for the image's size and then for its pixels, except for the
+    first `BYTES_KEPT` of images, which stay in memory in between.
 
     Attributes:
         splits: the split of each item.
@@ -332,10 +333,10 @@ def _image_and_label(item: Any, name: str) -> tuple[Any, Any]:
         return item[0], item[1] if len(item) == 2 else None
     what = type(item).__name__
     if isinstance(item, tuple | list):
-        what += f" of {', '.join(type(value).__name__ for value in item[:3])}"
+        what += f" with {', '.join(type(value).__name__ for value in item[:3])}"
     elif _is_array(item):
         what += f" of shape {tuple(item.shape)}"
-    raise LatensError(f"{name} is not an image but a {what}: give an image, or (image, label)")
+    raise LatensError(f"{name} is not an image but of type {what}: give images or (image, label)")
 
 
 # ---- labels ----------------------------------------------------------------------------------
@@ -355,7 +356,7 @@ def _plain_label(label: Any, i: int) -> Any:
     if label is None or isinstance(label, int | float | str) or attributes:
         return label
     raise LatensError(
-        f"item {i} has a {type(label).__name__} as its label: give a whole number, a name, or "
+        f"item {i} has a label of type {type(label).__name__}: give a whole number, a name, or "
         "attributes of 0 and 1"
     )
 
