@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latens.config import TrainConfig, check_names, check_seed
 from latens.console import stderr
-from latens.data import Images, load_split, source_of
+from latens.data import IN_MEMORY, DataSet, Images, load_split, name_of, source_of
 from latens.errors import LatensError
 from latens.evaluation.labels import label_statistics, neighbour_accuracy
 from latens.evaluation.metrics import Evaluation
@@ -63,7 +63,7 @@ def train(
         options, objective = options | {"objective": objective}, None
     options = options_of_own(model, objective, options)
     config = TrainConfig.from_options(**options)
-    path = Path(out) if out else next_path(RUNS, Path(source_of(data)).name, config.model.recipe)
+    path = Path(out) if out else next_path(RUNS, name_of(data), config.model.recipe)
     refuse_existing(path)
     with torch.random.fork_rng():
         setup = prepare(data, config, model, objective)
@@ -143,7 +143,8 @@ def evaluate(
     if not isinstance(model, LatentModel):
         run = model if isinstance(model, Run) else Run.open(model)
         model = load_model(run.path).to(resolve_device(device))
-    if not isinstance(data, Images | Tensor):
+    given = data
+    if not isinstance(data, Images) and not _is_batch(data):
         data, split = _images_for(model, run, data, split)
     precision = resolve_precision(precision, model.device.type)
     figures = measure(model, data, importance_samples, seed, refine=refine, precision=precision)
@@ -152,7 +153,7 @@ def evaluate(
         return figures
     if run is None or not isinstance(data, Images):
         raise LatensError("neighbours are training images: give the run that the model is from")
-    train = data_of(run).train
+    train = data_of(run, given if _in_memory(run) else None).train
     right = neighbour_accuracy(model, train, data, neighbours)
     return replace(figures, neighbour_accuracy=right)
 
@@ -162,8 +163,10 @@ def _images_for(
 ) -> tuple[Images, str | None]:
     """The images to measure, and which split they are where that is known."""
     if run is not None and (data is None or source_of(data) == run.record["data"]["source"]):
-        split = split or "test"
-        return data_of(run, data).split(split), split
+        own = data_of(run) if data is None or not _in_memory(run) else _if_its_own(run, data)
+        if own is not None:
+            split = split or "test"
+            return own.split(split), split
     if data is None:
         raise LatensError("a VAE alone does not know its data: name some, or give images")
     binarisation = "none" if run is None else run.config.data.binarisation
@@ -172,12 +175,31 @@ def _images_for(
     return load_split(data, split, vae.image_shape, binarisation, names), split
 
 
+def _in_memory(run: Run) -> bool:
+    """Whether the run's data came from Python, and cannot be read again."""
+    return run.record["data"]["source"] == IN_MEMORY
+
+
+def _if_its_own(run: Run, data: Any) -> DataSet | None:
+    """The data given, if they are those that the run was trained on."""
+    try:
+        return data_of(run, data)
+    except LatensError:
+        return None
+
+
+def _is_batch(data: Any) -> bool:
+    """Images as a model takes them: floats `[N, C, H, W]`."""
+    return isinstance(data, Tensor) and data.is_floating_point() and data.dim() == 4
+
+
 def report(
     path: str | Path,
     out: str | Path | None = None,
     projection: str = "pca",
     attribute: str | None = None,
     plane: tuple[int, int] | None = None,
+    data: Any = None,
 ) -> Path:
     """Write the pictures and the page of a run anew; returns the page's path.
 
@@ -187,6 +209,7 @@ def report(
         projection: of the latent plane of more than two dimensions: pca, tsne or umap.
         attribute: what the latent plane is coloured by, where images have attributes.
         plane: the two latent dimensions along which a plane is decoded; None: of the largest KL.
+        data: the same data again, of a run whose data came from Python.
 
     Raises:
         LatensError: no run directory, a damaged one, or one without a finished epoch.
@@ -197,23 +220,24 @@ def report(
     folder = Path(out or (run.path.name if run.is_pretrained else run.path))
     if folder.resolve() != run.path.resolve():
         check_out(folder)
-    return write_report(run, data_of(run), folder, projection, attribute, plane)
+    return write_report(run, data_of(run, data), folder, projection, attribute, plane)
 
 
-def export(path: str | Path, out: str | Path) -> Run:
+def export(path: str | Path, out: str | Path, data: Any = None) -> Run:
     """Write a run's model with 16-bit weights, its card and its figures, ready to be shared.
 
     The test figures are measured anew, with these weights.
 
     Args:
         out: a folder that does not exist yet.
+        data: the same data again, of a run whose data came from Python.
 
     Raises:
         LatensError: no run directory, or `out` exists.
     """
     run, out = Run.open(path), Path(out)
     refuse_existing(out)
-    data = data_of(run)
+    data = data_of(run, data)
     record = run.record | {"data": run.record["data"] | {"source": data.name}}
     exported = Run.create(out, record, run.metrics)
     vae = load_model(run.path)

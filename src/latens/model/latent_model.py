@@ -258,6 +258,8 @@ def load_model(folder: Path) -> LatentModel:
     Raises:
         LatensError: files that are missing, damaged, foreign, or do not fit together.
     """
+    from latens.model import recipes  # noqa: F401 - so that every part of latens is known
+
     model, about = read_model(folder)
     if not isinstance(model, LatentModel):
         raise LatensError(f"{folder} holds a {type(model).__name__}, not a VAE")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from latens import catalogue
 from latens.config import AUTO, OWN, TrainConfig, replaced
 from latens.console import note
-from latens.data import DataSet, Images, load_data
+from latens.data import IN_MEMORY, DataSet, Images, load_data
 from latens.errors import LatensError
 from latens.model import recipes
 from latens.model.latent_model import LatentModel, load_model
@@ -160,7 +160,7 @@ def prepare(
         _refuse_own(config.model, "likelihood", "prior", "posterior")
     config = _with_defaults(config)
     objective = objective or _make_objective(config)
-    images = data if isinstance(data, DataSet) else load_data(data, **data_options(config))
+    images = _load(data, config)
     config = resolve(config, images)
     torch.manual_seed(config.run.seed)
     model = model or build_model(config, images)
@@ -173,6 +173,19 @@ def prepare(
     if model.is_fresh:
         model.start_from(_some_images(images.train, config.run.seed), _mean_image(images))
     return TrainingSetup(images, config, model, objective, command)
+
+
+def _load(data: Any, config: TrainConfig) -> DataSet:
+    """The data; those that cannot be read again by their name and the options say so."""
+    options = data_options(config)
+    images = load_data(data, **options)
+    if not isinstance(data, DataSet) or images.source == IN_MEMORY:
+        return images
+    try:
+        again = load_data(images.source, **options).fingerprint()
+    except LatensError:
+        again = ""
+    return images if again == images.fingerprint() else replace(images, source=IN_MEMORY)
 
 
 def reopen(run: Run, data: DataSet) -> TrainingSetup:
