@@ -15,10 +15,10 @@ from latens import (
     MLPEncoder,
     UNetDecoder,
     UNetEncoder,
+    catalogue,
 )
-from latens.model.recipes import NETWORKS
 
-PAIRS = NETWORKS
+NETWORKS = [*catalogue.choices("network")]
 SMALL = {
     "mlp": {"hidden": (8,)},
     "conv": {"channels": 4, "features": 8, "depth": 2},
@@ -26,21 +26,21 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=25)
 @given(
     channels=st.sampled_from([1, 2, 3, 5]),
     height=st.integers(8, 70),
     width=st.integers(8, 70),
-    planes=st.sampled_from([None, 4]),
+    out_channels=st.sampled_from([None, 4]),
 )
-def test_any_shape_goes_in_and_comes_out(name, channels, height, width, planes):
-    encoder, decoder = PAIRS[name]
+def test_any_shape_goes_in_and_comes_out(name, channels, height, width, out_channels):
+    encoder, decoder = (catalogue.find(side, name).load() for side in ("network", "decoder"))
     shape = (channels, height, width)
     features = encoder(shape, **SMALL[name])(torch.rand(2, *shape))
     assert features.shape == (2, 8)
-    out = decoder(3, shape, planes=planes, **SMALL[name])(torch.randn(2, 3))
-    assert out.shape == (2, planes or channels, height, width)
+    out = decoder(3, shape, out_channels=out_channels, **SMALL[name])(torch.randn(2, 3))
+    assert out.shape == (2, out_channels or channels, height, width)
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 8), (3, 100, 3)])
@@ -135,7 +135,7 @@ def test_labels_that_are_missing_or_of_another_sort(y):
         encoder(torch.rand(2, 1, 4, 4), y)
 
 
-def test_the_label_reaches_features_and_planes():
+def test_the_label_reaches_features_and_images():
     labels, x, y = LabelEmbedding(3), torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])
     encoder = ConditionalEncoder(MLPEncoder((1, 4, 4), (8,)), labels)
     same = x[:1].expand(3, -1, -1, -1)

@@ -2,9 +2,8 @@ import json
 
 import pytest
 
-from latens import LatensError, MLPEncoder, Part
-from latens.model.likelihoods import Gaussian
-from latens.model.parts import from_config, to_config
+from latens import IWAE, LatensError, MLPEncoder, Part
+from latens.model.parts import Configurable, from_config, to_config
 from latens.model.recipes import RECIPES, build
 
 
@@ -19,7 +18,8 @@ class Scaled(Part):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_composition_survives_json(recipe):
-    vae = build(recipe, (3, 17, 23), 5, Gaussian(0.1), labels=3)
+    options = {"likelihood": {"scale": 0.1}}
+    vae = build(recipe, (3, 17, 23), 5, likelihood="gaussian", options=options, labels=3)
     config = json.loads(json.dumps(to_config(vae)))
     again = from_config(config)
     assert to_config(again) == to_config(vae)
@@ -56,9 +56,40 @@ def test_what_cannot_be_built_is_said(config, words):
         from_config(config)
 
 
-def test_latens_own_parts_cannot_be_replaced():
-    with pytest.raises(LatensError, match="choose another name"):
-        type("MLPEncoder", (Part,), {})
+def test_arguments_of_the_first_release_are_understood():
+    described = {"part": "MLPDecoder", "latent_dim": 2, "image_shape": [1, 4, 4], "planes": 3}
+    assert from_config(described).out_channels == 3
+
+
+# ---- names -----------------------------------------------------------------------------------
+
+
+def defined(module, qualname, base=Part):
+    """A class of that name, as a class statement in that module makes it."""
+    name = qualname.rpartition(".")[2]
+    return type(name, (base,), {"__module__": module, "__qualname__": qualname})
+
+
+@pytest.mark.parametrize("own", [MLPEncoder, IWAE])
+def test_latens_own_parts_cannot_be_replaced(own):
+    with pytest.raises(LatensError, match=f"{own.__module__} has .*choose another name"):
+        defined("mine", own.__name__, Configurable)
+
+
+def test_two_parts_of_one_name_are_refused_where_the_second_is_defined():
+    defined("mine", "Blurred")
+    with pytest.raises(LatensError, match="mine has a part called Blurred"):
+        defined("yours", "Blurred")
+    with pytest.raises(LatensError, match="mine has a part called Blurred"):
+        defined("mine", "outer.Blurred")
+    assert type(from_config({"part": "Blurred"})).__module__ == "mine"
+
+
+def test_a_part_that_is_defined_again_takes_the_place_of_the_first():
+    """As a notebook's cell does that is run twice."""
+    first, second = defined("mine", "Sharpened"), defined("mine", "Sharpened")
+    assert first is not second
+    assert type(from_config({"part": "Sharpened"})) is second
 
 
 def test_no_module_but_a_part_can_be_named():
