@@ -14,8 +14,8 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 import latens
 from latens.model import priors
 from latens.training import trainer as training
-from latens import steps as stepping
 from latens.data import Images
+from latens.training import learner
 
 MLP = {"recipe": "mlp", "hidden": "400", "batch_size": 128, "epochs": 50, "compile": False}
 COMPILED = MLP | {"compile": True}
@@ -27,7 +27,7 @@ Patch = Callable[[], AbstractContextManager[Any]]
 
 def seeding() -> AbstractContextManager[Any]:
     """Every kind of generator, at every step."""
-    return patch.object(stepping, "seed_noise", lambda seed, _: torch.manual_seed(seed))
+    return patch.object(learner, "seed_noise", lambda seed, _: torch.manual_seed(seed))
 
 
 def averaging() -> AbstractContextManager[Any]:
@@ -37,7 +37,7 @@ def averaging() -> AbstractContextManager[Any]:
 
 def looking() -> AbstractContextManager[Any]:
     """At the numbers of a step, at every step."""
-    return patch.object(training, "LOOK_SECONDS", 0.0)
+    return patch.object(training, "SYNC_SECONDS", 0.0)
 
 
 def gathering() -> AbstractContextManager[Any]:

@@ -48,7 +48,7 @@ def by_images() -> dict[str, Any]:
             array.flush()
             del array
             out = Path(folder) / f"run-{count}"
-            flags = ["--recipe", "mlp", "--epochs", "1", "--no-film", "--no-compile"]
+            flags = ["--recipe", "mlp", "--epochs", "1", "--no-film", "--no-compile", "--no-report"]
             command = [sys.executable, "-m", "latens", "train", str(path), "--out", str(out)]
             own, mapped = peak_memory([*command, *flags, "--batch-size", "100"])
             row = latens.Run.open(out).metrics[-1]
@@ -106,7 +106,7 @@ def by_option(rounds: int) -> dict[str, list[float]]:
         for name, (data, options) in cases.items():
             trainer = peers.trainer(data, **(FIXED | options))
             images = 1_000 if "recipe" in options else 12_800
-            count = max(1, images // (trainer.config.batch_size or 1))
+            count = max(1, images // (trainer.setup.batch_size))
             found[name] = rates(trainer, count, rounds)
             rows.append((name, spread(found[name])))
     table("Recipe mlp, MNIST, batch 128, 20 latent dimensions unless said", ["", "images/s"], rows)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from latens import VAE, Decoder, Encoder, Run, TrainConfig
-from latens.api import prepare
 from latens.data import DataSet, Images
 from latens.evaluation.metrics import evaluate
+from latens.training.processes import Processes
+from latens.training.setup import options_of_own, prepare
 from latens.training.trainer import Trainer
 
 BATCH, LEARNING_RATE = 128, 1e-3
@@ -93,7 +94,7 @@ class CNNDecoder(Decoder):
     def __init__(self, latent_dim: int = 2) -> None:
         super().__init__()
         self.latent_dim, self.latent_shape = latent_dim, (latent_dim,)
-        self.image_shape, self.planes = (1, 28, 28), 1
+        self.image_shape, self.out_channels = (1, 28, 28), 1
         self.layers = nn.Sequential(
             nn.Linear(latent_dim, 512),
             nn.ReLU(),
@@ -257,11 +258,11 @@ class Latens:
 
     def train(self) -> None:
         """See all training images once."""
-        self.trainer.at.begin_epoch()
+        self.trainer.state.begin_epoch()
         for batch in self.trainer.rest_of_epoch():
             self.trainer.step(*batch)
             if self.trainer.due:
-                self.trainer.look()
+                self.trainer.sync_metrics()
 
     def evaluate(self) -> float:
         """The mean −ELBO of all test images, in nats per image."""
@@ -270,11 +271,10 @@ class Latens:
 
 def trainer(data: DataSet, model: VAE | None = None, **options: Any) -> Trainer:
     """A trainer of latens, in a run directory of its own, on this data in place of MNIST's own."""
-    name = {} if model is None else {"recipe": "own"}
-    _, config, vae = prepare(data.source, TrainConfig.of(options | name), model)
-    record = Run.open("mnist-2d").record | {"options": config.as_dict()}
-    run = Run.create(Path(tempfile.mkdtemp()) / "run", record)
-    return Trainer(run, vae, data, config)
+    config = TrainConfig.from_options(**options_of_own(model, None, options))
+    setup = prepare(data, config, model)
+    run = Run.create(Path(tempfile.mkdtemp()) / "run", setup.record())
+    return Trainer(run, setup, Processes.launch("cpu", 1))
 
 
 def part(data: DataSet, images: int) -> DataSet:

@@ -79,6 +79,6 @@ def example(data: DataSet) -> tuple[float, float]:
 def ours(options: dict[str, Any]) -> tuple[float, float]:
     """A training of latens: (seconds with its validation after each epoch, −ELBO on test)."""
     out = Path(tempfile.mkdtemp()) / "run"
-    run = latens.train("mnist", out=out, film=False, **options)
+    run = latens.train("mnist", out=out, film=False, report=False, **options)
     assert run.figures is not None
     return run.metrics[-1]["seconds"], -run.figures["elbo"]

@@ -79,22 +79,22 @@ def steps(trainer: Trainer) -> Iterator[None]:
     """Steps without end, on full batches."""
     while True:
         for batch in trainer.rest_of_epoch():
-            if batch[1] == trainer.config.batch_size:
+            if batch[1] == trainer.setup.batch_size:
                 trainer.step(*batch)
                 if trainer.due:
-                    trainer.look()
+                    trainer.sync_metrics()
                 yield
-        trainer.at.begin_epoch()
+        trainer.state.begin_epoch()
 
 
 def operations_of(trainer: Trainer) -> float:
     """Floating-point operations for each image of a step, forward and backward (torch's count)."""
-    batch, of, seed = next(trainer.rest_of_epoch())
+    batch, images, seed = next(trainer.rest_of_epoch())
     with FlopCounterMode(display=False) as counter:  # the first step is never compiled
-        trainer.step(batch, of, seed)
-    trainer.look()
-    trainer.at.begin_epoch()
-    return counter.get_total_flops() / of
+        trainer.step(batch, images, seed)
+    trainer.sync_metrics()
+    trainer.state.begin_epoch()
+    return counter.get_total_flops() / images
 
 
 def rates(trainer: Trainer, count: int, rounds: int) -> list[float]:
@@ -106,8 +106,7 @@ def rates(trainer: Trainer, count: int, rounds: int) -> list[float]:
         began = time.perf_counter()
         for _ in range(count):
             next(endless)
-        of = trainer.config.batch_size or 0
-        speed.append(count * of / (time.perf_counter() - began))
+        speed.append(count * trainer.setup.batch_size / (time.perf_counter() - began))
     return speed
 
 

@@ -175,7 +175,7 @@ def test_help_names_every_option_with_unit_and_default(run_latens):
     text = " ".join(run_latens("train", "--help").stdout.replace("│", " ").split())
     for name in option_names():
         assert f"--{name.replace('_', '-')}" in text
-    assert "in nats per latent dimension. For the objective elbo; none: 0.0." in text
+    assert "in nats per latent dimension [objective elbo: 0.0]." in text
     assert "Time budget in minutes" in text
 
 

@@ -302,11 +302,11 @@ def describe(run: Run) -> str:
     channels, height, width = data["shape"]
     dims = "×".join(map(str, run.latent_shape))
     splits = ", ".join(f"{count:,} {name}" for name, count in data["splits"].items())
-    told = config.run
-    length = f"{told.epochs} epochs" if told.epochs else f"{told.minutes:g} minutes"
+    limits = config.run
+    length = f"{limits.epochs} epochs" if limits.epochs else f"{limits.minutes:g} minutes"
     return (
         f"{config.model.recipe} with {dims} latent dimensions, {run.objective}, "
         f"{config.model.likelihood} likelihood, {run.record['parameters']:,} parameters\n"
-        f"{data['name']}: {height}x{width}x{channels}, {splits}; {length} on {told.device} "
-        f"in {told.precision}"
+        f"{data['name']}: {height}x{width}x{channels}, {splits}; {length} on {limits.device} "
+        f"in {limits.precision}"
     )

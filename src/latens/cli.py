@@ -494,16 +494,16 @@ def data() -> None:
 
 
 def _sentence(figures: dict[str, Any]) -> str:
-    told = [
+    parts = [
         f"−elbo {-figures['elbo']:.2f} = reconstruction {figures['reconstruction']:.2f} + kl "
         f"{figures['kl']:.2f} nats per image ({figures['kind']})"
     ]
     if figures.get("bits_per_dim") is not None:
-        told.append(f"{figures['bits_per_dim']:.3f} bits per dim")
-    told.append(f"{figures['active_units']} active latent dimensions")
+        parts.append(f"{figures['bits_per_dim']:.3f} bits per dim")
+    parts.append(f"{figures['active_units']} active latent dimensions")
     if figures.get("accuracy") is not None:
-        told.append(f"classifier {figures['accuracy']:.2%} right")
-    return f"{figures['split']}: {', '.join(told)}"
+        parts.append(f"classifier {figures['accuracy']:.2%} right")
+    return f"{figures['split']}: {', '.join(parts)}"
 
 
 def _table(figures: dict[str, Any]) -> str:

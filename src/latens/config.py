@@ -1,4 +1,4 @@
-"""What a training can be told, with units, defaults and checks. Imports nothing heavy.
+"""The configuration of a training, with units, defaults and checks. Imports nothing heavy.
 
 The configuration is nested (data, model, objective, optimiser, run); on the command line, in
 Python and in a YAML file of one's own its names stand side by side. Options that belong to a part,

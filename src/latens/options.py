@@ -78,15 +78,28 @@ def _of_parts() -> list[tuple[str, Any, Any]]:
     found = []
     for name, owners in catalogue.part_options().items():
         choice, option = owners[0]
-        names = ", ".join(dict.fromkeys(owner.name for owner, _ in owners))
-        values = dict.fromkeys(_in_words(o.default) for _, o in owners)
-        text = f"{option.help} For the {choice.kind} {names}; none: {' or '.join(values)}."
         hint = str if get_origin(option.type) is tuple else option.type
         flags = [f"--{n.replace('_', '-')}" for n in (name, *_old_names(name))]
         group = _GROUPS["objective" if choice.kind == "objective" else "model"]
-        parameter = Parameter(name=flags, help=text, group=group)
+        parameter = Parameter(name=flags, help=_help_of(owners), group=group)
         found.append((name, Annotated[hint | None, parameter], field(default=None)))
     return found
+
+
+def _help_of(owners: list[tuple[catalogue.Choice, catalogue.Option]]) -> str:
+    """What an option means, and its default, for each part that has it."""
+    texts: dict[str, list[str]] = {}
+    for choice, option in owners:
+        texts.setdefault(option.help, []).append(f"{choice.name}: {_in_words(option.default)}")
+    kind = owners[0][0].kind
+    return " ".join(
+        f"{_capitalised(text).rstrip('.')} [{kind} {', '.join(names)}]."
+        for text, names in texts.items()
+    )
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:] if text[:1].isascii() else text
 
 
 def _old_names(name: str) -> list[str]:

@@ -20,7 +20,7 @@ DIGITS = 5  # significant digits that are kept: the statistics travel in a JSON 
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """What latent space tells of A labels: classes, or attributes that an image has or lacks.
+    """Statistics of A labels in latent space: classes, or attributes that an image has or lacks.
 
     Attributes:
         names: of the labels.
@@ -72,8 +72,8 @@ class LabelStatistics:
             return lower.index(name.lower())
         what = "label" if self.exclusive else "attribute"
         error = unknown(what, name, self.names)
-        told = "there are:" in str(error)
-        raise error if told else LatensError(f"{error} There are: {', '.join(self.names)}")
+        lists_all = "there are:" in str(error)
+        raise error if lists_all else LatensError(f"{error} There are: {', '.join(self.names)}")
 
     def draw(self, index: int, number: int, temperature: float = 1.0) -> Float[Tensor, "number D"]:
         """`number` latents from a label's Gaussian, their deviation times `temperature`."""

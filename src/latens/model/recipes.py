@@ -240,7 +240,7 @@ class Recipe:
 
     Attributes:
         compose: the function.
-        network: the one it is about; None leaves the choice open (conv unless told).
+        network: the one it is about; None leaves the choice open (conv by default).
         defaults: options of a training that it sets unless the user does.
         needs_labels: it is nothing without labels.
     """

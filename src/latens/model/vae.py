@@ -123,7 +123,7 @@ class VAE(LatentModel):
         return self.prior(self._posterior_of, y)
 
     def _posterior_of(self, x: Float[Tensor, "N C H W"]) -> Distribution:
-        """q(z|x) of images that no one has labelled: a conditional encoder is told "unknown"."""
+        """q(z|x) of images without labels: a conditional encoder sees the label "unknown"."""
         labels = self.label_embedding
         return self.encode(x, None if labels is None else labels.unknown(len(x)))
 

@@ -148,8 +148,8 @@ class Run:
     @property
     def objective(self) -> str:
         """The objective in words, "β 1" of the ELBO; with the schedule of its β."""
-        told = self.config.objective
-        name, options = told.name, dict(told.options)
+        section = self.config.objective
+        name, options = section.name, dict(section.options)
         words = [] if name == "elbo" else [name]
         if "samples" in options and options["samples"] > 1:
             words.append(f"{options['samples']} samples")
@@ -160,15 +160,15 @@ class Run:
     @property
     def beta(self) -> str:
         """β in words, with its schedule; empty for an objective without one."""
-        told = self.config.objective
-        if "beta" not in told.options:
+        section = self.config.objective
+        if "beta" not in section.options:
             return ""
-        words = f"{told.options['beta']:g}"
-        if told.beta_step:
-            words += f" + {told.beta_step:g} an epoch"
-        if told.beta_warmup:
+        words = f"{section.options['beta']:g}"
+        if section.beta_step:
+            words += f" + {section.beta_step:g} an epoch"
+        if section.beta_warmup:
             words = f"0 → {words}"
-        return words + (f", {told.beta_cycles} times" if told.beta_cycles > 1 else "")
+        return words + (f", {section.beta_cycles} times" if section.beta_cycles > 1 else "")
 
     @cached_property
     def vae(self) -> LatentModel:

@@ -1,4 +1,4 @@
-"""What a training has left for films of itself: the same images and latents, epoch by epoch."""
+"""The recording of a training for films: the same images and latents, epoch by epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -36,8 +36,8 @@ class Objective(Configurable, ABC):
 
     Args:
         samples: K, how many z are drawn for each image.
-        label_weight: α, the weight of −E_q log p(y|z) where the model has a classifier; a mean
-            over the images with a label (Kingma et al. 2014, "Semi-supervised Learning with Deep
+        label_weight: α, the weight of the classifier's loss −E_q log p(y|z), which is a mean over
+            the images with a label (Kingma et al. 2014, "Semi-supervised Learning with Deep
             Generative Models", equation 9).
 
     Raises:
@@ -97,7 +97,7 @@ class ELBO(Objective, name="elbo"):
     Inverse Autoregressive Flow", equation 15).
 
     Args:
-        beta: the weight of the KL in the loss; no unit, and nothing else scales the KL.
+        beta: β, the weight of the KL in the loss; no unit, and nothing else scales the KL.
         free_bits: λ, KL that costs nothing extra, in nats per latent dimension.
 
     Raises:

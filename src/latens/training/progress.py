@@ -93,7 +93,7 @@ def comment(
     if lost > 1 and not config.run.early_stopping:
         warn(
             f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}, "
-            "whose weights were kept. More epochs are in vain; more images would help"
+            "whose weights were kept. More epochs would not help; more images would"
         )
     clipped = sum(row["clipped"] for row in rows) / len(rows)
     if clipped > 0.5:

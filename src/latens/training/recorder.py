@@ -1,4 +1,4 @@
-"""What a training leaves for films of itself: the same images and latents, epoch by epoch."""
+"""Recording a training for films: the same images and latents, epoch by epoch."""
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -18,7 +18,7 @@ LARGEST_HALF = 65504.0
 
 
 class Recorder:
-    """Looks at a model in the same way again and again, and leaves what it saw in the run.
+    """Records the same outputs of a model after each epoch into the run directory.
 
     Args:
         run: where the frames go.

@@ -1,4 +1,4 @@
-"""From options to a training: what is `auto` decided, and all checked, before it begins."""
+"""From options to a training: every `auto` resolved and every check made before it begins."""
 
 import math
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ AUTO_IMAGES = 300_000
 AUTO_EPOCHS = (10, 500)
 AUTO_BATCH = (8, 128)
 AUTO_LEAST_PATIENCE = 10
-SHORT = 250  # epochs: trainings up to so long are recorded for films unless told otherwise
+SHORT = 250  # epochs: trainings up to so long are recorded for films by default
 START_IMAGES = 2_000  # from which parts set their first weights
 CHECKED_IMAGES = 2  # that pass through model and objective before a training
 
@@ -132,8 +132,8 @@ def beta_schedule(config: TrainConfig, beta: float | None) -> BetaSchedule | Non
     """How β moves over a training; None for an objective without one."""
     if beta is None:
         return None
-    told = config.objective
-    return BetaSchedule(beta, told.beta_warmup or 0.0, told.beta_cycles, told.beta_step)
+    options = config.objective
+    return BetaSchedule(beta, options.beta_warmup or 0.0, options.beta_cycles, options.beta_step)
 
 
 def prepare(
@@ -235,7 +235,7 @@ def _refuse_own(section: Any, *kinds: str) -> None:
 
 
 def _with_defaults(config: TrainConfig) -> TrainConfig:
-    """The configuration with what its recipe and its objective take where none is told."""
+    """The configuration with the defaults of its recipe and its objective filled in."""
     recipe = recipes.RECIPES.get(config.model.recipe)
     defaults = dict(recipe.defaults) if recipe else {}
     warmup = defaults.pop("beta_warmup", 0.0) if config.objective.has_beta else 0.0
@@ -321,23 +321,23 @@ def build_model(config: TrainConfig, data: DataSet) -> LatentModel:
     Raises:
         LatensError: a recipe, part or option that does not exist or does not fit.
     """
-    told = config.model
+    options = config.model
     kinds = ("network", "posterior", "prior", "likelihood")
     return recipes.build(
-        told.recipe,
+        options.recipe,
         data.shape,
-        told.latent_dim,
-        None if told.network == AUTO else told.network,
-        latent_map=told.latent_map,
+        options.latent_dim,
+        None if options.network == AUTO else options.network,
+        latent_map=options.latent_map,
         labels=len(data.classes or data.attributes) if data.train.labels is not None else 0,
         exclusive=not data.attributes,
-        decoder_network=None if told.decoder_network == AUTO else told.decoder_network,
-        posterior=told.posterior,
-        prior=told.prior,
-        likelihood=told.likelihood,
-        options={kind: told.options_of(kind) for kind in kinds},
-        octaves=told.octaves,
-        input_noise=told.input_noise,
+        decoder_network=None if options.decoder_network == AUTO else options.decoder_network,
+        posterior=options.posterior,
+        prior=options.prior,
+        likelihood=options.likelihood,
+        options={kind: options.options_of(kind) for kind in kinds},
+        octaves=options.octaves,
+        input_noise=options.input_noise,
     )
 
 

@@ -96,14 +96,14 @@ def up_levels(geometry: Geometry, out_channels: int, blocks: int) -> nn.ModuleLi
 
 
 class ConvEncoder(Encoder, name="conv"):
-    """Images to features: at each level halve the resolution, convolve, refine; then a vector.
+    """Residual convolutions at half resolution and below, then dense layers.
 
     Args:
         image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
-        channels: of the finest level; each further level has twice as many, up to 256.
+        channels: channels of the finest level; each coarser level has twice as many, up to 256.
         blocks: residual blocks in each level.
-        features: F.
-        depth: layers of F between the convolutions and the posterior.
+        features: F, the width of the dense layers between convolutions and posterior.
+        depth: how many of these dense layers there are, on each side.
 
     Raises:
         LatensError: an image smaller than 8x8.
@@ -148,7 +148,7 @@ class ConvDecoder(Decoder, name="conv"):
         image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
         channels: of the finest level, as in `ConvEncoder`.
         blocks: residual blocks in each level.
-        features: the width of the layers between z and the coarsest level.
+        features: the width of the dense layers between z and the coarsest level.
         depth: how many of them there are.
         out_channels: P, what the likelihood needs; C unless given.
 

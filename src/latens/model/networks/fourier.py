@@ -1,4 +1,4 @@
-"""Waves of z for a decoder of few latents."""
+"""Fourier features of z, for a decoder of few latents."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +11,8 @@ from latens.model.parts import Decoder
 class FourierDecoder(Decoder):
     """A decoder that sees z beside sin(2^k z) and cos(2^k z), k = 0, 1, … up to some octave.
 
-    In two dimensions an image has to change within a few hundredths of z's range, and a network
-    learns such steep functions of few inputs slowly (Tancik et al. 2020, "Fourier Features Let
+    In two dimensions images change within a few hundredths of z's range, and a network learns such
+    high-frequency functions of few inputs slowly (Tancik et al. 2020, "Fourier Features Let
     Networks Learn High Frequency Functions in Low Dimensional Domains", section 3).
 
     Args:

@@ -42,13 +42,13 @@ def layers(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
 
 
 class MLPEncoder(Encoder, name="mlp"):
-    """Pixels to features through fully connected layers.
+    """Fully connected layers over the pixels.
 
     Args:
         image_shape: (C, H, W), any.
-        hidden: the widths of the layers; the last one is F.
-        dropout: the share of each layer's outputs that is left out at random in training, against
-            overfitting (Srivastava et al. 2014).
+        hidden: widths of the layers, from the pixels inwards, such as 512,256; the last one is F.
+        dropout: the probability that an output of a hidden layer is dropped in training
+            (Srivastava et al. 2014).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Noise on what an encoder sees while it learns."""
+"""Input noise for an encoder in training mode."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +11,8 @@ from latens.model.parts import Encoder
 class NoisyEncoder(Encoder):
     """An encoder whose images are noisy in training mode, and clean otherwise.
 
-    What an encoder learns by heart of its training images it gets wrong on others, and with few
-    latents a small error of z is another picture. Noise keeps it from that (Shu et al. 2018,
+    An encoder that overfits its training images errs on others, and with few latents a small error
+    of z is another image. Noise regularises it (Shu et al. 2018,
     "Amortized Inference Regularization", section 3; Im et al. 2017, "Denoising Criterion for
     Variational Auto-Encoding Framework"). The likelihood is of the clean image all the same.
 

@@ -1,4 +1,4 @@
-"""A U-Net cut at its bottleneck: every bit of the image goes through z.
+"""A U-Net without skip connections: all information about the image passes through z.
 
 Input projection; ConvBlocks and Downsamples; ResidualBlocks at the coarsest resolution; the mirror
 of it with Upsamples; output projection. Ronneberger et al. 2015, "U-Net: Convolutional Networks for
@@ -52,14 +52,14 @@ def _start(network: nn.Module) -> None:
 
 
 class UNetEncoder(Encoder, name="unet"):
-    """The contracting path: images to features.
+    """The contracting path of a U-Net, without skip connections.
 
     Args:
         image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
-        channels: of the finest level; each further level has twice as many, up to 256.
+        channels: channels of the finest level; each coarser level has twice as many, up to 256.
         blocks: residual blocks at the bottleneck.
-        features: F.
-        depth: layers of F between the convolutions and the posterior.
+        features: F, the width of the dense layers between convolutions and posterior.
+        depth: how many of these dense layers there are, on each side.
 
     Raises:
         LatensError: an image smaller than 8x8.
