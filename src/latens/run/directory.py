@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor
 
 from latens import files
-from latens.config import TrainConfig
+from latens.config import OWN, TrainConfig
 from latens.errors import LatensError
 from latens.model import serialization
 from latens.model.latent_model import LatentModel, load_model
@@ -147,8 +147,10 @@ class Run:
 
     @property
     def objective(self) -> str:
-        """The objective in words, "β 1" of the ELBO; with the schedule of its β."""
+        """The objective in words: "β 1" of the ELBO, with its schedule; one's own by its class."""
         section = self.config.objective
+        if section.name == OWN:
+            return str(self.record.get("objective", {}).get("part", OWN))
         name, options = section.name, dict(section.options)
         words = [] if name == "elbo" else [name]
         if "samples" in options and options["samples"] > 1:
