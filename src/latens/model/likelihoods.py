@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent
 
+from latens.errors import LatensError
 from latens.model.distributions import BernoulliImage, diagonal_normal
 from latens.model.distributions import DiscretisedLogistic as LogisticOf8Bits
-from latens.errors import LatensError
 from latens.model.parts import Kind, Likelihood
 
 # A learned σ stays above one grey level: below it a density on 8-bit pixels can grow without
@@ -52,7 +52,7 @@ class Gaussian(Likelihood, name="gaussian"):
     to [0, 1].
 
     Args:
-        scale: σ in units of the pixel range; None learns it, starting at 0.2.
+        scale: σ for pixels in [0, 1]; None learns it, starting at 0.2. 0.7071 is MSE.
 
     Raises:
         LatensError: `scale` not above zero.

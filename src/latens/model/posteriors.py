@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from latens.model.distributions import diagonal_normal
 from latens.errors import LatensError
+from latens.model.distributions import diagonal_normal
 from latens.model.parts import Encoder, Posterior
 
 # |log σ²| stays below this: σ between 5.5e-4 and 1.8e3. Wide enough never to be felt by a model

@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from latens.model.distributions import DiagonalMixture, diagonal_normal
 from latens.errors import LatensError
+from latens.model.distributions import DiagonalMixture, diagonal_normal
 from latens.model.parts import Prior
 
 FIRST_SCALE = 0.5  # of the components of a mixture, which together begin near N(0, I)
@@ -40,7 +40,7 @@ class StandardNormal(Prior, name="normal"):
 
 
 class GaussianMixture(Prior, name="mixture"):
-    """p(z) = Σ_k w_k N(z; μ_k, diag σ_k²), all of it learned: it goes to where the images are.
+    """p(z) = Σ_k w_k N(z; μ_k, diag σ_k²) with learned weights, means and scales.
 
     Tomczak & Welling 2018, "VAE with a VampPrior" (there "MoG", with equal weights). The KL to a
     mixture has no closed form, so it is estimated from the samples of z.
