@@ -38,7 +38,7 @@ def explore(folder: Path, epochs: int) -> None:
     print(run.path / "features.npy", run.path / "samples.png", run.path / "report.html", sep="\n")
 
 
-def read(vae: latens.VAE, paths: list[Path]) -> latens.Images:
+def read(vae: latens.LatentModel, paths: list[Path]) -> latens.Images:
     """Image files, brought to the size and the channels that the VAE was trained on."""
     channels, height, width = vae.image_shape
     pixels, _ = decode(paths, Target((height, width), channels))
@@ -46,11 +46,13 @@ def read(vae: latens.VAE, paths: list[Path]) -> latens.Images:
 
 
 @torch.no_grad()
-def embed_and_score(vae: latens.VAE, images: latens.Images) -> tuple[torch.Tensor, torch.Tensor]:
+def embed_and_score(
+    vae: latens.LatentModel, images: latens.Images
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of q(z|x) of each image `[N, D]`, and its −ELBO in nats `[N]`."""
     draws = [vae.draw(batch.unit(), samples=10) for batch in images.batches(AT_ONCE)]
-    scores = [draw.kl_per_image - draw.log_px_z.mean(0) for draw in draws]
-    return torch.cat([draw.posterior.mean for draw in draws]), torch.cat(scores)
+    scores = [draw.kl - draw.log_px_z.mean(0) for draw in draws]
+    return torch.cat([draw.latents[0].q.mean for draw in draws]), torch.cat(scores)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Every command and snippet of the documentation runs, in the order in which it stands there."""
 
+import functools
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import latens
 from latens.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
@@ -21,20 +24,76 @@ PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]
 NEEDS_DATA = pytest.param("docs/gallery.md", marks=pytest.mark.mnist)
 
 
+# Constants behind the pictures: see `quick`
+LESS = {
+    "context.POINTS": 300,
+    "sections.CLASS_STEPS": 2,
+    "sections.FILM_STEPS": 4,
+    "sections.TRAVERSAL_STEPS": 5,
+}
+
+
 def blocks(page, language):
     text = (REPOSITORY / page).read_text("utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(page):
-    """Trainings on MNIST, which take minutes, are run for an epoch on the embedded digits."""
-    lines = [line for block in blocks(page, "sh") for line in block.strip().splitlines()]
-    return [
-        re.sub(
-            r"^latens (train|sweep) mnist (.*)--epochs \d+", r"latens \1 digits \2--epochs 1", line
-        )
-        for line in lines
-    ]
+    return [line for block in blocks(page, "sh") for line in block.strip().splitlines()]
+
+
+def cheaper(command):
+    """The same command over less work: what it shows stays, and how well it learns does not.
+
+    A training takes one epoch or 0.6 seconds, of the embedded digits in place of MNIST, and writes
+    a report or a film only where the command asks for it: `latens report` is a command of its own.
+    """
+    command = re.sub(r"\blatens (train|sweep) mnist\b", r"latens \1 digits", command)
+    command = re.sub(r"--epochs \d+", "--epochs 1", command)
+    command = re.sub(r"--minutes [\d.]+", "--minutes 0.01", command)
+    if re.search(r"\blatens (train|sweep) ", command) and "--resume" not in command:
+        for option in ("report", "film"):
+            if not re.search(rf"--(no-)?{option}\b", command):
+                command += f" --no-{option}"
+    return command
+
+
+class InTurn:
+    """In place of a pool of threads."""
+
+    def __init__(self, jobs):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    map = staticmethod(map)
+
+
+def in_this_process(words, **_):
+    """In place of a sweep's `subprocess.run` of one of its trainings."""
+    assert words[:3] == [sys.executable, "-m", "latens"]
+    main(words[3:])
+    return subprocess.CompletedProcess(words, 0)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Less work behind the commands.
+
+    A report embeds 300 test images and not 5,000, its films and traversals have few steps, and a
+    sweep trains here and not in processes of its own (see tests/test_sweeps.py for those).
+    """
+    for name, value in LESS.items():
+        monkeypatch.setattr(f"latens.report.{name}", value)
+    turning = functools.partial(latens.pictures.turning, frames=4)
+    monkeypatch.setattr(latens.pictures, "turning", turning)
+    monkeypatch.setattr("latens.sweeps.ThreadPoolExecutor", InTurn)
+    in_turn = types.SimpleNamespace(run=in_this_process, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("latens.sweeps.subprocess", in_turn)
 
 
 @pytest.fixture
@@ -50,10 +109,14 @@ def folder(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("page", [NEEDS_DATA if "gallery" in page else page for page in PAGES])
+@pytest.mark.parametrize(
+    "page", [NEEDS_DATA if "gallery" in page else page for page in PAGES if commands(page)]
+)
+@pytest.mark.usefixtures("quick")
 def test_commands(page, folder, monkeypatch, capsys):
+    """Each page's commands, one after another in one folder, each made cheaper."""
     monkeypatch.chdir(folder)
-    for command in commands(page):
+    for command in map(cheaper, commands(page)):
         words = shlex.split(command)
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
@@ -70,17 +133,17 @@ def test_commands(page, folder, monkeypatch, capsys):
                 pytest.fail(f"{command}: status {stop.code}\n{capsys.readouterr().err}")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_snippets(page, tmp_path):
-    code = "\n".join(blocks(page, "python"))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_snippets(page, tmp_path, monkeypatch):
+    """Each page's snippets as one program, in this process, with trainings of one epoch.
+
+    They write neither report nor film. Warnings are errors, as in all tests.
+    """
+    monkeypatch.chdir(tmp_path)
+    quick = functools.partial(latens.train, report=False, film=False)
+    monkeypatch.setattr(latens, "train", quick, raising=False)
+    code = re.sub(r"\bepochs=\d+", "epochs=1", "\n".join(blocks(page, "python")))
+    exec(compile(code, page, "exec"), {"__name__": page})
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -92,13 +155,23 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_demo_trains_and_shows(tmp_path):
+    """What `make demo` runs, for one epoch and not about 200, without a network or data."""
     make = shutil.which("make")
     if make is None or not (REPOSITORY / ".venv" / "installed").exists():
         pytest.skip("needs make, and the environment that it makes")
     run = tmp_path / "demo"
+    plan = subprocess.run(
+        [make, "--no-print-directory", "--dry-run", "demo", f"DEMO={run}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = shlex.split(plan.stdout.splitlines()[-1])
+    assert words[1:] == ["train", "digits", "--likelihood", "gaussian", "--out", str(run)]
     environment = {name: value for name, value in os.environ.items() if name != "LATENS_DATA"}
     done = subprocess.run(
-        [make, "--no-print-directory", "demo", f"DEMO={run}"],
+        [*words, "--epochs", "1"],
         cwd=REPOSITORY,
         env=environment | {"no_proxy": "", "https_proxy": "http://127.0.0.1:9"},
         capture_output=True,
