@@ -1,6 +1,7 @@
 """The examples run as they stand, and show what they promise."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -90,3 +92,24 @@ def test_own_images_that_are_not_there(folder, tmp_path):
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert folder in done.stderr
+
+
+def test_parts_of_ones_own_are_trained_measured_and_loaded(tmp_path, monkeypatch, capsys):
+    """For 3 epochs and not 30, without the report."""
+    train = latens.train
+    less = {"epochs": 3, "report": False, "film": False}
+    monkeypatch.setattr(latens, "train", lambda *a, **k: train(*a, **(k | less)), raising=False)
+    monkeypatch.setattr(sys, "argv", ["own_parts.py", str(tmp_path / "own")])
+    defined = runpy.run_path(str(EXAMPLES / "own_parts.py"), run_name="__main__")
+    run, (figures, shape) = defined["run"], capsys.readouterr().out.splitlines()
+    assert figures.startswith("Evaluation(elbo=-")
+    assert shape == f"torch.Size([4, 1, 8, 8]) {run.path / 'report.html'}"
+    first, *_, last = run.metrics
+    assert last["validation"]["loss"] < first["validation"]["loss"]
+    assert type(latens.load(run.path).prior) is defined["HeavyTails"]
+    # Rényi's bound at α = ½ lies between the ELBO and log p(x): Li & Turner 2016, theorem 1
+    vae, x = latens.load(run.path), latens.load_data("digits").test.unit()
+    with torch.no_grad():
+        draw = vae.draw(x, samples=500)
+        bound = -defined["Renyi"](samples=500)(draw).per_image.mean()
+    assert draw.log_weights.mean() < bound < vae.log_prob(x, samples=500).mean()
