@@ -14,6 +14,7 @@ from .model.latent_model import LatentModel as LatentModel
 from .model.latents import Draw as Draw
 from .model.latents import Latent as Latent
 from .model.likelihoods import Bernoulli as Bernoulli
+from .model.likelihoods import ContinuousBernoulli as ContinuousBernoulli
 from .model.likelihoods import DiscretisedLogistic as DiscretisedLogistic
 from .model.likelihoods import Gaussian as Gaussian
 from .model.networks import ConditionalDecoder as ConditionalDecoder

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from latens import Bernoulli, DiscretisedLogistic, Gaussian, LatensError
+from latens import Bernoulli, ContinuousBernoulli, DiscretisedLogistic, Gaussian, LatensError
 
 
 def test_bernoulli_sums_to_one_over_all_binary_images():
@@ -25,6 +25,41 @@ def test_bernoulli_stays_finite_where_sigmoid_saturates():
     p = Bernoulli()(torch.full((1, 1, 1, 2), 110.0))
     x = torch.tensor([[[[1.0, 0.0]]]])
     torch.testing.assert_close(p.log_prob(x), torch.tensor([-110.0]))
+
+
+@pytest.mark.parametrize("logit", [-30.0, -2.0, -0.011, -0.009, 0.0, 0.004, 0.5, 12.0])
+def test_continuous_bernoulli_integrates_to_one_and_has_its_mean(logit):
+    p = ContinuousBernoulli()(torch.tensor([[[[logit]]]]))
+    x = torch.linspace(0, 1, 20_001)
+    density = p.log_prob(x.reshape(-1, 1, 1, 1)).exp().numpy()
+    assert integrate.simpson(density, x=x.numpy()) == pytest.approx(1, abs=1e-4)
+    mean = integrate.simpson(density * x.numpy(), x=x.numpy())
+    assert p.mean.item() == pytest.approx(mean, abs=1e-4)
+
+
+def test_continuous_bernoulli_is_torchs_where_torch_does_not_clamp():
+    logits, x = 4 * torch.randn(3, 2, 4, 4), torch.rand(3, 2, 4, 4)
+    torchs = torch.distributions.ContinuousBernoulli(logits=logits)
+    p = ContinuousBernoulli()(logits)
+    torch.testing.assert_close(
+        p.log_prob(x), torchs.log_prob(x).sum((1, 2, 3)), rtol=1e-4, atol=1e-3
+    )
+    samples = p.sample((4000,))
+    torch.testing.assert_close(samples.mean(0), p.mean, atol=0.03, rtol=0)
+
+
+def test_continuous_bernoulli_is_finite_at_extreme_logits():
+    logits = torch.tensor([[[[200.0, -200.0, 0.0]]]], requires_grad=True)
+    log_p = ContinuousBernoulli()(logits).log_prob(torch.tensor([[[[1.0, 0.0, 0.3]]]]))
+    assert log_p.item() == pytest.approx(2 * np.log(200), rel=1e-4)  # and 0 of the uniform
+    log_p.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_continuous_bernoulli_starts_at_the_mean():
+    mean = torch.tensor([[[0.02, 0.3, 0.5, 0.8, 0.97]]])
+    likelihood = ContinuousBernoulli()
+    torch.testing.assert_close(likelihood(likelihood.parameters_at(mean)).mean, mean)
 
 
 def test_gaussian_integrates_to_one():
@@ -68,11 +103,11 @@ def test_a_scale_must_be_above_zero(scale):
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian()])
-def test_planes_of_gives_the_mean_back(likelihood):
+def test_parameters_at_gives_the_mean_back(likelihood):
     mean = torch.rand(3, 4, 4) * 0.9 + 0.05
-    planes = likelihood.planes_of(mean)
-    assert planes.shape == (likelihood.planes(3), 4, 4)
-    torch.testing.assert_close(likelihood(planes).mean, mean)
+    parameters = likelihood.parameters_at(mean)
+    assert parameters.shape == (likelihood.decoder_channels(3), 4, 4)
+    torch.testing.assert_close(likelihood(parameters).mean, mean)
 
 
 def test_kind_names_what_the_number_is():
@@ -83,9 +118,9 @@ def test_kind_names_what_the_number_is():
 
 def test_the_discretised_logistic_starts_at_the_mean():
     likelihood, mean = DiscretisedLogistic(), torch.rand(3, 4, 5)
-    planes = likelihood.planes_of(mean)
-    assert planes.shape == (likelihood.planes(3), 4, 5) == (3, 4, 5)
-    p = likelihood(planes)
+    parameters = likelihood.parameters_at(mean)
+    assert parameters.shape == (likelihood.decoder_channels(3), 4, 5) == (3, 4, 5)
+    p = likelihood(parameters)
     torch.testing.assert_close(p.mean, mean)
     torch.testing.assert_close(p.log_scale.exp(), torch.full((3, 4, 5), 0.1), rtol=0.02, atol=0)
     assert likelihood.kind(binary_pixels=False) == "8-bit"

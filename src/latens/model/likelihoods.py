@@ -1,10 +1,12 @@
 """Likelihoods: from the decoder's output to p(x|z) over pixels in [0, 1]."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
 from torch.distributions import Independent
 
 from latens.errors import LatensError
@@ -16,6 +18,7 @@ from latens.model.parts import Kind, Likelihood
 # end by resting on the lattice of values, and says nothing about the model.
 LEAST_SCALE = 1 / 255
 FIRST_SCALE = 0.2  # a fifth of the pixel range
+SMALL_LOGIT = 1e-2  # below it the continuous Bernoulli is computed by its Taylor series
 LEAST_LOGISTIC = math.exp(-7)  # PixelCNN++'s bound: all the mass is on one value
 
 
@@ -41,6 +44,74 @@ class Bernoulli(Likelihood, name="bernoulli"):
     def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
         """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
         return BernoulliImage(parameters.float())
+
+
+class ContinuousBernoulli(Likelihood, name="continuous-bernoulli"):
+    """p(x|z) = ∏ C(l_i) exp(x_i l_i) / (1 + exp l_i) over [0, 1]: the Bernoulli, normalised.
+
+    Loaiza-Ganem & Cunningham 2019, "The continuous Bernoulli: fixing a pervasive error in
+    variational autoencoders", equation 4. With logits l the constant is C(l) = l / tanh(l / 2), and
+    the mean is sigmoid(l) / tanh(l / 2) − 1 / l, which is what is shown. `log_prob` is a density in
+    nats per image for pixels in [0, 1].
+    """
+
+    def decoder_channels(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The logits of the mean, which is cut off at 0.01 and 0.99, by bisection."""
+        mean = mean.double().clamp(0.01, 0.99)
+        low, high = torch.full_like(mean, -200.0), torch.full_like(mean, 200.0)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = _continuous_bernoulli_mean(middle) < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return low.float()
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """Density."""
+        return "density"
+
+    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        return _ContinuousBernoulliImage(parameters.float())
+
+
+class _ContinuousBernoulliImage(BernoulliImage):
+    """By logits; torch's own clamps probabilities, and is a nat per pixel off at logits of 50.
+
+    Args:
+        logits: `[*N, C, H, W]`.
+    """
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log p(x) of images `[*N, C, H, W]` in nats, `[*N]`: summed over pixels and channels."""
+        logits = self.base_dist.logits
+        small = logits.abs() < SMALL_LOGIT
+        safe = torch.where(small, SMALL_LOGIT, logits.abs())  # no gradient of 0 / 0
+        exact = safe.log() - torch.tanh(safe / 2).log()
+        log_norm = torch.where(small, math.log(2) + logits**2 / 12, exact)  # Taylor about 0
+        return super().log_prob(value) + log_norm.sum((-3, -2, -1))
+
+    @property
+    def mean(self) -> Tensor:
+        """E x, `[*N, C, H, W]`."""
+        return _continuous_bernoulli_mean(self.base_dist.logits)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Pixels in [0, 1], by the inverse of the distribution function."""
+        logits = self.base_dist.logits
+        return TorchContinuousBernoulli(logits=logits, validate_args=False).sample(
+            torch.Size(sample_shape)
+        )
+
+
+def _continuous_bernoulli_mean(logits: Tensor) -> Tensor:
+    small = logits.abs() < SMALL_LOGIT
+    safe = torch.where(small, SMALL_LOGIT, logits)
+    exact = torch.sigmoid(safe) / torch.tanh(safe / 2) - 1 / safe
+    return torch.where(small, 0.5 + logits / 12, exact)
 
 
 class Gaussian(Likelihood, name="gaussian"):
