@@ -41,6 +41,7 @@ from .model.posteriors import DiagonalGaussian as DiagonalGaussian
 from .model.posteriors import DiagonalGaussianMap as DiagonalGaussianMap
 from .model.priors import GaussianMixture as GaussianMixture
 from .model.priors import StandardNormal as StandardNormal
+from .model.priors import VampPrior as VampPrior
 from .model.vae import VAE as VAE
 from .report.comparison import compare as compare
 from .run.directory import Run as Run
