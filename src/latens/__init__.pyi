@@ -37,8 +37,12 @@ from .model.parts import Likelihood as Likelihood
 from .model.parts import Part as Part
 from .model.parts import Posterior as Posterior
 from .model.parts import Prior as Prior
+from .model.posteriors import IAF as IAF
 from .model.posteriors import DiagonalGaussian as DiagonalGaussian
 from .model.posteriors import DiagonalGaussianMap as DiagonalGaussianMap
+from .model.posteriors import FullCovarianceGaussian as FullCovarianceGaussian
+from .model.priors import ConditionalNormal as ConditionalNormal
+from .model.priors import FlowPrior as FlowPrior
 from .model.priors import GaussianMixture as GaussianMixture
 from .model.priors import StandardNormal as StandardNormal
 from .model.priors import VampPrior as VampPrior

@@ -2,12 +2,16 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Independent, Laplace
+from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
 import latens
 from latens import LatensError
 
 SHAPE = (1, 8, 8)
+
+
+def NO_POSTERIOR(_images):  # noqa: N802
+    raise AssertionError("this prior asks for no posterior")
 
 
 def vae_with(prior, latent_dim=3, **parts):
@@ -114,3 +118,99 @@ def test_a_vamp_prior_under_a_conditional_encoder():
 def test_a_vamp_prior_without_pseudo_inputs_is_refused():
     with pytest.raises(LatensError, match="1 or more"):
         latens.VampPrior((3,), SHAPE, components=0)
+
+
+# ---- a normal for each label -----------------------------------------------------------------
+
+
+def conditional_vae(exclusive=True):
+    return vae_with(latens.ConditionalNormal((3,), 5, exclusive))
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_conditional_prior_starts_at_the_unit_gaussian_and_has_a_kl_in_closed_form(exclusive):
+    vae = conditional_vae(exclusive)
+    y = torch.arange(4) if exclusive else torch.randint(0, 2, (4, 5))
+    p = vae.prior_given(y)
+    assert (p.batch_shape, p.event_shape) == ((4,), (3,))
+    z = torch.randn(4, 3)
+    torch.testing.assert_close(p.log_prob(z), Normal(0.0, 1.0).log_prob(z).sum(1))
+    draw = vae.draw(torch.rand(4, *SHAPE), y)
+    expected = kl_divergence(draw.latents[0].q.base_dist, p.base_dist)
+    torch.testing.assert_close(draw.kl_per_dim, expected)
+
+
+def test_a_conditional_prior_gives_one_sample_for_each_label():
+    vae = conditional_vae()
+    with torch.no_grad():
+        vae.prior.parameters_of_p.weight.normal_(std=2.0)
+    y = torch.tensor([0, 0, 3, -1])
+    assert vae.sample(4, y).shape == (4, *SHAPE)
+    samples = torch.stack([vae.sample_prior(4, y) for _ in range(4000)])
+    p = vae.prior_given(y)
+    torch.testing.assert_close(samples.mean(0), p.mean, atol=0.2, rtol=0.1)
+    assert torch.equal(p.mean[0], p.mean[1])
+    assert torch.equal(p.mean[3], torch.zeros(3)), "an unknown label is N(0, I)"
+    assert vae.sample(6).shape == (6, *SHAPE)
+    with pytest.raises(LatensError, match="4 images and 3 labels"):
+        vae.sample(4, y[:3])
+
+
+def test_a_conditional_prior_learns_and_is_saved(tmp_path):
+    vae = conditional_vae()
+    with torch.no_grad():
+        vae.prior.parameters_of_p.weight.normal_()
+    check_every_parameter_learns(vae, torch.arange(6) % 5)
+    check_it_is_saved_and_loaded(vae, tmp_path / "vae", torch.arange(5))
+
+
+def test_a_conditional_prior_without_labels_is_refused():
+    with pytest.raises(LatensError, match="at least one class"):
+        latens.ConditionalNormal((3,), 0, True)
+    vae = conditional_vae()
+    with pytest.raises(LatensError, match="needs a label for each image"):
+        vae.draw(torch.rand(2, *SHAPE))
+
+
+# ---- a flow ----------------------------------------------------------------------------------
+
+
+def a_flow(event_shape=(2,), learned=True):
+    prior = latens.FlowPrior(event_shape, transforms=2, flow_width=16)
+    if learned:  # away from the identity
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return prior
+
+
+@pytest.mark.parametrize("event_shape", [(1,), (3,), (2, 2, 2)])
+def test_a_flow_starts_at_the_unit_gaussian(event_shape):
+    p = a_flow(event_shape, learned=False)(NO_POSTERIOR)
+    z = torch.randn(6, 5, *event_shape)
+    expected = Normal(0.0, 1.0).log_prob(z).flatten(2).sum(2)
+    torch.testing.assert_close(p.log_prob(z), expected, rtol=1e-4, atol=1e-4)
+    assert p.sample((4,)).shape == (4, *event_shape)
+
+
+def test_a_flow_integrates_to_one_and_samples_what_it_says():
+    p = a_flow()(NO_POSTERIOR)
+    axis = torch.linspace(-12, 12, 801)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+    with torch.no_grad():
+        density = p.log_prob(grid).exp()
+    cell = (axis[1] - axis[0]) ** 2
+    assert (density.sum() * cell).item() == pytest.approx(1, abs=0.01)
+    mean = (density[..., None] * grid).sum((0, 1)) * cell
+    torch.testing.assert_close(p.sample((20_000,)).mean(0), mean, atol=0.05, rtol=0.05)
+
+
+def test_a_flow_learns_and_is_saved(tmp_path):
+    vae = vae_with(a_flow((3,)))
+    check_every_parameter_learns(vae)
+    check_it_is_saved_and_loaded(vae, tmp_path / "vae")
+
+
+def test_a_flow_without_a_layer_is_refused():
+    with pytest.raises(LatensError, match="transforms is 0"):
+        latens.FlowPrior((3,), transforms=0)

@@ -1,20 +1,19 @@
 """Posteriors: from the encoder's features to q(z|x)."""
 
 import math
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from latens.errors import LatensError
-from latens.model.distributions import diagonal_normal
+from latens.model.distributions import bounded_logvar, diagonal_normal
+from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Encoder, Posterior
 
-# |log σ²| stays below this: σ between 5.5e-4 and 1.8e3. Wide enough never to be felt by a model
-# that learns, narrow enough that exp() and its gradient stay finite in float32.
-LOGVAR_BOUND = 15.0
+VARIANCE_SAMPLES = 64
 
 
 class DiagonalGaussian(Posterior, name="gaussian"):
@@ -85,13 +84,144 @@ class DiagonalGaussianMap(Posterior):
         return diagonal_normal(mean, torch.exp(0.5 * bounded_logvar(logvar)), event_dims=3)
 
 
-def bounded_logvar(logvar: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Log σ², smoothly within ±15."""
-    return LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)
-
-
 def default_posterior(encoder: Encoder, latent_shape: tuple[int, ...]) -> Posterior:
     """A diagonal Gaussian over a vector of latents, or over a map of them."""
     if len(latent_shape) == 1:
         return DiagonalGaussian(encoder.features, latent_shape[0])
     return DiagonalGaussianMap(encoder.features, latent_shape)
+
+
+class FullCovarianceGaussian(Posterior, name="full"):
+    """q(z|x) = N(μ(x), L(x) L(x)ᵀ): latents that depend on each other.
+
+    Kingma & Welling 2019, "An Introduction to Variational Autoencoders", section 2.5.1. The KL to a
+    diagonal Gaussian prior has a closed form, dimension by dimension (see `distributions.kl`).
+
+    Args:
+        features: F, the width of the encoder's output.
+        latent_dim: D, the number of latent dimensions.
+
+    Raises:
+        LatensError: `latent_dim` below 1.
+    """
+
+    def __init__(self, features: int, latent_dim: int):
+        super().__init__()
+        check_sizes(latent_dim=latent_dim)
+        self.features = features
+        self.latent_dim = latent_dim
+        self.event_shape = (latent_dim,)
+        below = latent_dim * (latent_dim - 1) // 2
+        self.parameters_of_q = nn.Linear(features, 2 * latent_dim + below)
+        nn.init.normal_(self.parameters_of_q.weight, std=0.1 / math.sqrt(features))
+        nn.init.zeros_(self.parameters_of_q.bias)
+
+    def forward(self, features: Float[Tensor, "B F"]) -> MultivariateNormal:
+        """q(z|x), batch `[B]`, event `[D]`; its parameters are float32."""
+        dims = self.latent_dim
+        with torch.autocast(features.device.type, enabled=False):
+            output = self.parameters_of_q(features.to(self.parameters_of_q.weight.dtype))
+        mean, logvar, below = output.split((dims, dims, output.shape[1] - 2 * dims), dim=1)
+        scale = torch.exp(0.5 * bounded_logvar(logvar))
+        row, column = torch.tril_indices(dims, dims, -1, device=output.device)
+        tril = torch.diag_embed(scale)
+        # In units of its row's scale: a narrow latent keeps a narrow conditional
+        tril[:, row, column] = below * scale[:, row]
+        return MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+
+
+class IAF(Posterior, name="iaf"):
+    """q(z|x): a diagonal Gaussian sent through inverse autoregressive flows that see the features.
+
+    Kingma et al. 2016, "Improved Variational Inference with Inverse Autoregressive Flow",
+    section 3. A sample and its density cost one pass of each flow; the density of a given z costs D. It starts
+    as the diagonal Gaussian. The KL is estimated from the samples of z.
+
+    Args:
+        features: F, the width of the encoder's output.
+        latent_dim: D, the number of latent dimensions.
+        iaf_steps: how many flows, each in the opposite order of the one before.
+        iaf_width: width of the two hidden layers of each.
+
+    Raises:
+        LatensError: an argument below 1.
+    """
+
+    def __init__(self, features: int, latent_dim: int, iaf_steps: int = 2, iaf_width: int = 128):
+        super().__init__()
+        check_sizes(latent_dim=latent_dim, iaf_steps=iaf_steps, iaf_width=iaf_width)
+        from zuko.flows import MaskedAutoregressiveTransform  # only a flow waits for it
+
+        self.features = features
+        self.latent_dim = latent_dim
+        self.iaf_steps = iaf_steps
+        self.iaf_width = iaf_width
+        self.event_shape = (latent_dim,)
+        self.base = DiagonalGaussian(features, latent_dim)
+        self.context = nn.Linear(features, iaf_width)
+        order = torch.arange(latent_dim)
+        self.flows = nn.ModuleList(
+            MaskedAutoregressiveTransform(
+                latent_dim,
+                context=iaf_width,
+                order=cast("Any", order.flip(0) if step % 2 else order),
+                hidden_features=(iaf_width, iaf_width),
+            )
+            for step in range(iaf_steps)
+        )
+        start_as_identity(self.flows)
+
+    def forward(self, features: Float[Tensor, "B F"]) -> "FlowPosterior":
+        """q(z|x), batch `[B]`, event `[D]`; its parameters are float32."""
+        from zuko.transforms import ComposedTransform
+
+        base = self.base(features)
+        with torch.autocast(features.device.type, enabled=False):
+            context = torch.relu(self.context(features.to(self.context.weight.dtype)))
+        return FlowPosterior(base, ComposedTransform(*(flow(context) for flow in self.flows)))
+
+
+class FlowPosterior(Distribution):
+    """z = f(ε) for ε of a simple distribution; f is fast, and its inverse may be slow.
+
+    Args:
+        base: of ε, batch `[B]`, event `[D]`.
+        transform: f, one of zuko's.
+    """
+
+    has_rsample = True
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __init__(self, base: Independent, transform: Any):
+        self.base, self.transform = base, transform
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Samples `[*sample_shape, B, D]` through which gradients flow."""
+        return self.rsample_and_log_prob(sample_shape)[0]
+
+    def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+        """Samples, and their log-density in nats `[*sample_shape, B]`, in one pass."""
+        noise = self.base.rsample(torch.Size(sample_shape))
+        with torch.autocast(noise.device.type, enabled=False):
+            z, log_jacobian = self.transform.call_and_ladj(noise)
+        return z, self.base.log_prob(noise) - log_jacobian
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log q(z|x) of any z `[*N, B, D]` in nats: f is inverted dimension by dimension."""
+        with torch.autocast(value.device.type, enabled=False):
+            noise, log_jacobian = self.transform.inv.call_and_ladj(value)
+        return self.base.log_prob(noise) + log_jacobian
+
+    @property
+    def mean(self) -> Tensor:
+        """The image of ε's mean under f, `[B, D]`, which is embedded and shown; not E z itself."""
+        return self.transform(self.base.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of z, `[B, D]`: a Monte Carlo estimate by samples that are the same at each call."""
+        device = self.base.mean.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            return self.sample(torch.Size((VARIANCE_SAMPLES,))).var(0)

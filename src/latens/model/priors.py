@@ -12,10 +12,14 @@ from torch.distributions import (
     Independent,
     MixtureSameFamily,
     Normal,
+    TransformedDistribution,
 )
+from torch.distributions.transforms import ReshapeTransform
 
 from latens.errors import LatensError
-from latens.model.distributions import DiagonalMixture, diagonal_normal
+from latens.model.distributions import DiagonalMixture, bounded_logvar, diagonal_normal
+from latens.model.networks.labels import LabelEmbedding
+from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Prior
 
 FIRST_SCALE = 0.5  # of the components of a mixture, which together begin near N(0, I)
@@ -134,3 +138,96 @@ class VampPrior(Prior, name="vamp"):
             return DiagonalMixture(weights, q.base_dist.loc, q.base_dist.scale)
         mixing = Categorical(logits=weights, validate_args=False)
         return MixtureSameFamily(mixing, q, validate_args=False)
+
+
+class ConditionalNormal(Prior, name="conditional"):
+    """p(z|y) = N(z; μ_y, diag σ_y²), learned for each label; N(0, I) where the label is unknown.
+
+    The conditional prior of Sohn et al. 2015, "Learning Structured Output Representation using Deep
+    Conditional Generative Models", equation 4, for labels. The KL to it has a closed form.
+
+    Args:
+        event_shape: Z, the shape of one latent.
+        count: how many classes or attributes there are.
+        exclusive: an image has one of `count` classes; otherwise any of `count` attributes.
+
+    Raises:
+        LatensError: no classes or attributes at all.
+    """
+
+    def __init__(self, event_shape: tuple[int, ...], count: int, exclusive: bool):
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.count = count
+        self.exclusive = exclusive
+        self.labels = LabelEmbedding(count, exclusive)
+        # Without a bias an unknown label, whose embedding is zero, stays at N(0, I)
+        dims = math.prod(event_shape)
+        self.parameters_of_p = nn.Linear(self.labels.width, 2 * dims, bias=False)
+        nn.init.zeros_(self.parameters_of_p.weight)
+
+    def forward(
+        self,
+        posterior_of: Callable[[Tensor], Distribution],
+        y: Int[Tensor, "B *A"] | None = None,
+    ) -> Independent:
+        """p(z|y), batch `[B]`, event `[*Z]`.
+
+        Raises:
+            LatensError: no labels.
+        """
+        embedded = self.labels(y)
+        with torch.autocast(embedded.device.type, enabled=False):
+            mean, logvar = self.parameters_of_p(embedded).unflatten(1, (2, -1)).unbind(1)
+        scale = torch.exp(0.5 * bounded_logvar(logvar))
+        shaped = (v.unflatten(1, self.event_shape) for v in (mean, scale))
+        return diagonal_normal(*shaped, event_dims=len(self.event_shape))
+
+
+class FlowPrior(Prior, name="flow"):
+    """p(z): a neural spline flow to N(0, I), which can take almost any shape.
+
+    Durkan et al. 2019, "Neural Spline Flows", with coupling layers, so that density and samples
+    cost the same; learned priors by flows as in Chen et al. 2017, "Variational Lossy Autoencoder",
+    section 3.2. It starts as N(0, I). The KL to it is estimated from the samples of z.
+
+    Args:
+        event_shape: Z, the shape of one latent.
+        transforms: how many coupling layers.
+        flow_width: width of the two hidden layers of each.
+
+    Raises:
+        LatensError: an argument below 1.
+    """
+
+    def __init__(self, event_shape: tuple[int, ...], transforms: int = 4, flow_width: int = 128):
+        super().__init__()
+        check_sizes(transforms=transforms, flow_width=flow_width)
+        from zuko.flows import NSF  # only a model with a flow waits for it
+
+        self.event_shape = tuple(event_shape)
+        self.transforms = transforms
+        self.flow_width = flow_width
+        dims = math.prod(event_shape)
+        self.flow = NSF(
+            dims,
+            transforms=transforms,
+            hidden_features=(flow_width, flow_width),
+            passes=min(2, dims),
+        )
+        start_as_identity(self.flow)
+
+    def forward(
+        self,
+        posterior_of: Callable[[Tensor], Distribution],
+        y: Int[Tensor, "B *A"] | None = None,
+    ) -> Distribution:
+        """p(z), batch `[]`, event `[*Z]`. Neither the posterior nor a label is needed."""
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            p = self.flow()
+        if len(self.event_shape) == 1:
+            return p
+        reshape = ReshapeTransform(
+            torch.Size((math.prod(self.event_shape),)), torch.Size(self.event_shape)
+        )
+        return TransformedDistribution(p, reshape, validate_args=False)

@@ -71,7 +71,7 @@ def resolve_devices(devices: int, device: str) -> int:
 def resolve_compile(
     wanted: bool | None, device: str, devices: int, images: int, uncompiled: str | None = None
 ) -> bool:
-    """Whether the training step is compiled: where it is asked for, or where the training is long enough.
+    """Whether the training step is compiled: on request, or where the training is long enough.
 
     Several processes exchange gradients in the middle of a step, which then is no single graph.
     Without a C++ compiler a processor's step is not compiled, and if it was wanted a line says so.

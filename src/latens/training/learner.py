@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from latens.console import note
 from latens.data import Images, jittered, unit_pixels
 from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
@@ -145,6 +146,7 @@ class Learner:
         self.loss: nn.Module = processes.wrap(training_loss)
         self.usual_norm = torch.zeros((), device=device)  # 0 before the first step
         self.steps = 0
+        self.compiles = options.compile
         self._compiled: Callable[..., dict[str, Tensor]] | None = None
 
     def step(
@@ -179,8 +181,14 @@ class Learner:
         self.steps += 1
         alone = self.processes.count == 1  # a graph has no room for what processes exchange
         full = global_batch_size == self.options.batch_size
-        if self.options.compile and alone and self.steps > 1 and full:
-            return self._compiled_step(pixels, labels, rate)
+        if self.compiles and alone and self.steps > 1 and full:
+            try:
+                return self._compiled_step(pixels, labels, rate)
+            except torch._dynamo.exc.TorchDynamoException as error:  # before anything has changed
+                reason = str(error).strip().splitlines()[0]
+                note(f"this model's step cannot be compiled ({reason}): going on without")
+                self.compiles = False
+                seed_noise(seed, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.bf16):
             terms = self.loss(pixels, labels, global_batch_size)
         # Processes average their gradients: so that it is the mean over all images, whatever

@@ -33,6 +33,18 @@ def check_sizes(**sizes: int) -> None:
             raise LatensError(f"{name} is {size}: it must be above 0")
 
 
+def start_as_identity(flow: nn.Module) -> None:
+    """Set what a flow's transforms depend on to zero: each of them does nothing at first.
+
+    That is the last layer of each of its networks, or, of a single dimension, a list of parameters.
+    """
+    for module in flow.modules():
+        last = module[-1] if isinstance(module, nn.Sequential) else module
+        if isinstance(module, nn.Sequential | nn.ParameterList) and isinstance(last, nn.Module):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+
+
 def layers(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear layers of these widths, each followed by a ReLU, and by dropout if there is any."""
     after = (nn.Dropout(dropout),) if dropout else ()
