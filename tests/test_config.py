@@ -33,7 +33,6 @@ def test_a_size_is_a_number_or_two(size):
         ({"device": "gpu"}, "unknown device 'gpu': "),
         ({"size": "big"}, "HEIGHTxWIDTH"),
         ({"size": 0}, "HEIGHTxWIDTH"),
-        ({"size": 0}, "HEIGHTxWIDTH"),
         ({"hidden": "64,x"}, "hidden is 64,x: it must be widths above 0"),
         ({"hidden": []}, "hidden is"),
         ({"components": 5}, "components is an option of the prior mixture"),

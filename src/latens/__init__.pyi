@@ -17,6 +17,8 @@ from .model.likelihoods import Bernoulli as Bernoulli
 from .model.likelihoods import ContinuousBernoulli as ContinuousBernoulli
 from .model.likelihoods import DiscretisedLogistic as DiscretisedLogistic
 from .model.likelihoods import Gaussian as Gaussian
+from .model.likelihoods import Laplace as Laplace
+from .model.likelihoods import LogisticMixture as LogisticMixture
 from .model.networks import ConditionalDecoder as ConditionalDecoder
 from .model.networks import ConditionalEncoder as ConditionalEncoder
 from .model.networks import ConvDecoder as ConvDecoder

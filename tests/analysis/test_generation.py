@@ -3,8 +3,8 @@ import torch
 
 import latens
 from latens import LatensError
-from latens.evaluation.labels import LabelStatistics
 from latens.analysis.generation import along_attribute, draw, likeliest_condition, towards_class
+from latens.evaluation.labels import LabelStatistics
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-import latens
-from latens import LatensError
 from latens.analysis.views import (
     Plane,
     embedded,
@@ -17,6 +13,10 @@ from latens.analysis.views import (
     through_classes,
     traversals,
 )
+from torch import nn
+
+import latens
+from latens import LatensError
 
 
 @pytest.fixture(scope="module")

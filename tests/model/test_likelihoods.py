@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from latens import Bernoulli, ContinuousBernoulli, DiscretisedLogistic, Gaussian, LatensError
+from latens import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    Laplace,
+    LatensError,
+    LogisticMixture,
+)
 
 
 def test_bernoulli_sums_to_one_over_all_binary_images():
@@ -140,3 +148,98 @@ def test_the_learned_scale_finds_that_of_the_data_and_has_a_floor():
     with torch.no_grad():
         likelihood.log_scale.fill_(-50)
     assert likelihood(x).log_scale.flatten()[0].item() == pytest.approx(-7)
+
+
+# ---- Laplace ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, None])
+def test_laplace_agrees_with_scipy(scale):
+    likelihood = Laplace(scale)
+    mean, x = torch.rand(4, 3, 5, 5), torch.rand(4, 3, 5, 5)
+    b = scale or likelihood(mean).base_dist.scale.flatten()[0].item()
+    expected = stats.laplace(mean.numpy(), b).logpdf(x.numpy()).sum((1, 2, 3))
+    np.testing.assert_allclose(likelihood(mean).log_prob(x).detach(), expected, rtol=1e-4)
+    assert likelihood.kind(binary_pixels=True) == "density"
+    with pytest.raises(LatensError, match="above 0"):
+        Laplace(0.0)
+
+
+# ---- a mixture of discretised logistics ------------------------------------------------------
+
+VALUES = torch.arange(256) / 255
+
+
+def some_mixture(channels, components=3):
+    likelihood = LogisticMixture(components)
+    parameters = torch.randn(likelihood.decoder_channels(channels), 1, 1)
+    parameters[components : components * (1 + channels)] = torch.rand(components * channels, 1, 1)
+    return likelihood, parameters
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 30), (2, 60), (3, 100)])
+def test_as_many_parameters_as_in_pixelcnn(channels, expected):
+    assert LogisticMixture().decoder_channels(channels) == expected
+
+
+def test_a_grey_mixture_sums_to_one():
+    likelihood, parameters = some_mixture(1)
+    p = likelihood(parameters)
+    total = p.log_prob(VALUES.reshape(-1, 1, 1, 1)).double().logsumexp(0)
+    assert total.item() == pytest.approx(0, abs=1e-4)
+
+
+def test_each_channel_sums_to_one_given_the_earlier_ones():
+    """P(r, g, b) summed over b and g is P(r), which has no parameter of theirs."""
+    likelihood, parameters = some_mixture(3, components=2)
+    p, red = likelihood(parameters), 0.4
+    green, blue = torch.meshgrid(VALUES, VALUES, indexing="ij")
+    images = torch.stack((torch.full_like(green, red), green, blue), -1).reshape(-1, 3, 1, 1)
+    summed = p.log_prob(images).double().logsumexp(0)
+    grey = LogisticMixture(2)(torch.cat((parameters[:4], parameters[8:10])))
+    expected = grey.log_prob(torch.full((1, 1, 1, 1), red))
+    assert summed.item() == pytest.approx(expected.item(), abs=1e-3)
+    whole = p.log_prob(images).double().reshape(256, 256)
+    given_green = (whole.logsumexp(1) - summed).exp()
+    assert given_green.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_mixture_of_one_is_the_discretised_logistic():
+    likelihood, single = LogisticMixture(1), DiscretisedLogistic()
+    loc, x = torch.rand(4, 1, 5, 5), (torch.rand(4, 1, 5, 5) * 255).round() / 255
+    log_scale = torch.full_like(loc, single(loc).log_scale.flatten()[0].item())
+    parameters = torch.cat((torch.randn(4, 1, 5, 5), loc, log_scale), 1)
+    torch.testing.assert_close(likelihood(parameters).log_prob(x), single(loc).log_prob(x))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_of_a_mixture_are_as_common_as_their_probability(channels):
+    likelihood, parameters = some_mixture(channels)
+    parameters[3 * (1 + channels) : 3 * (1 + 2 * channels)] = -1.0  # wide, so no value dominates
+    p = likelihood(parameters)
+    samples = p.sample((20_000,))
+    assert samples.shape == (20_000, channels, 1, 1)
+    assert torch.equal((samples * 255).round() / 255, samples)
+    # E[−log P] of samples is the entropy only if they are P's; by halves of red against its mass
+    red = samples[:, 0].flatten()
+    grey = LogisticMixture(3)(
+        torch.cat((parameters[:6], parameters[3 * (1 + channels) : 3 * (1 + channels) + 3]))
+    )
+    mass = grey.log_prob(VALUES.reshape(-1, 1, 1, 1)).exp()
+    for low, high in ((0, 64), (64, 128), (128, 192), (192, 256)):
+        share = ((red >= low / 255) & (red < high / 255 - 1e-6)).float().mean().item()
+        assert share == pytest.approx(mass[low:high].sum().item(), abs=0.015)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_mixture_starts_at_the_mean_and_passes_gradients(channels):
+    likelihood, mean = LogisticMixture(5), torch.rand(channels, 4, 5)
+    parameters = likelihood.parameters_at(mean)
+    assert parameters.shape == (likelihood.decoder_channels(channels), 4, 5)
+    torch.testing.assert_close(likelihood(parameters).mean, mean)
+    parameters = (parameters + 0.1 * torch.randn_like(parameters)).requires_grad_()
+    likelihood(parameters).log_prob(torch.rand(2, channels, 4, 5)).sum().backward()
+    assert (parameters.grad != 0).float().mean() > 0.95
+    assert likelihood.kind(binary_pixels=False) == "8-bit"
+    with pytest.raises(LatensError, match="1 or more"):
+        LogisticMixture(0)

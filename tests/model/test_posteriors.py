@@ -71,7 +71,9 @@ def test_a_mixture_is_the_weighted_sum_of_its_gaussians():
         ],
         axis=0,
     )
-    np.testing.assert_allclose(prior(no_posterior).log_prob(z).detach().numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        prior(no_posterior).log_prob(z).detach().numpy(), expected, rtol=1e-4
+    )
     assert prior(no_posterior).sample((5,)).shape == (5, 3)
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 import latens
 from latens import LatensError
+from latens.pictures import read_frames, tile
 from latens.report.context import Subject
 from latens.report.html import LARGEST, draw_pictures
-from latens.pictures import read_frames, tile
 from latens.report.run_report import render, write_report
 from latens.report.sections import SECTIONS
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from latens.analysis.views import lattice, manifold
 from PIL import Image
 
 import latens
-from latens.report.context import Subject
 from latens.api import data_of
+from latens.report.context import Subject
 from latens.report.sections import SECTIONS, manifold_image, manifolds_of, side_of
-from latens.analysis.views import lattice, manifold
 
 
 def trained(tmp_path, images, labels=None, **options):

@@ -14,7 +14,7 @@ from torch.distributions import (
     Normal,
 )
 
-from latens import ELBO, IWAE, BetaSchedule, BetaTC, Draw, InfoVAE, Latent, LatensError
+from latens import ELBO, IWAE, BetaSchedule, BetaTC, Draw, InfoVAE, LatensError, Latent
 from latens.model.distributions import diagonal_normal, kl
 from latens.model.parts import from_config, to_config
 from latens.training.objectives import mmd, stratified_log_weights

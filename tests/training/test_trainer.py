@@ -16,14 +16,14 @@ import yaml
 import latens
 from latens import LatensError, Run, TrainConfig
 from latens.data.images import keep_labels
-from latens.training.devices import resolve_device, resolve_precision
 from latens.evaluation.metrics import evaluate
-from latens.training.learner import TrainingLoss
 from latens.model.serialization import read_tensors, write_tensors
+from latens.training.devices import resolve_device, resolve_precision
+from latens.training.learner import TrainingLoss
 from latens.training.processes import Processes
+from latens.training.progress import comment
 from latens.training.setup import prepare, reopen, resolve
 from latens.training.trainer import Diverged, Interrupted, Trainer, learner_of
-from latens.training.progress import comment
 
 SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
 

@@ -162,8 +162,8 @@ def likeliest_condition(
 ) -> Int64[Tensor, "B *A"] | None:
     """What a conditional model is told of images whose label is not known; None to any other.
 
-    The class under which the image has the largest ELBO, with the same noise for all; attributes stay
-    unknown.
+    The class under which the image has the largest ELBO, with the same noise for all; attributes
+    stay unknown.
     """
     embedding = vae.label_embedding
     if embedding is None:

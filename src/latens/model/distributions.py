@@ -1,6 +1,7 @@
 """What torch.distributions lacks, and the one place that decides how a KL is computed."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -111,14 +112,7 @@ class DiscretisedLogistic(Distribution):
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log P(x) of images `[*N, C, H, W]` in nats, `[*N]`: summed over pixels and channels."""
-        centred, inverse = value - self.loc, torch.exp(-self.log_scale)
-        upper, lower = (centred + HALF_STEP) * inverse, (centred - HALF_STEP) * inverse
-        # log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − exp(a − b)), in any tail
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower)
-        inside = inside + torch.log(-torch.expm1(-2 * HALF_STEP * inverse))
-        log_p = torch.where(value < HALF_STEP, F.logsigmoid(upper), inside)
-        log_p = torch.where(value > 1 - HALF_STEP, F.logsigmoid(-lower), log_p)
-        return log_p.sum((-3, -2, -1))
+        return _log_mass(value, self.loc, self.log_scale).sum((-3, -2, -1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Values in 0, 1/255, … 1."""
@@ -131,6 +125,99 @@ class DiscretisedLogistic(Distribution):
     def mean(self) -> Tensor:
         """The locations: the mean but for rounding, and for what is clipped at black and white."""
         return self.loc
+
+
+def _log_mass(
+    value: Float[Tensor, "..."], loc: Float[Tensor, "..."], log_scale: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
+    """Log of a logistic's mass within half a step of a value; the outermost two have the tails."""
+    centred, inverse = value - loc, torch.exp(-log_scale)
+    upper, lower = (centred + HALF_STEP) * inverse, (centred - HALF_STEP) * inverse
+    # log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − exp(a − b)), in any tail
+    inside = F.logsigmoid(upper) + F.logsigmoid(-lower)
+    inside = inside + torch.log(-torch.expm1(-2 * HALF_STEP * inverse))
+    log_p = torch.where(value < HALF_STEP, F.logsigmoid(upper), inside)
+    return torch.where(value > 1 - HALF_STEP, F.logsigmoid(-lower), log_p)
+
+
+class DiscretisedLogisticMixture(Distribution):
+    """Mixtures of discretised logistics, the channels of a pixel one after the other.
+
+    Salimans et al. 2017, "PixelCNN++", section 2.2: the location of channel c in component k is
+    μ_ck + Σ_{d<c} a_dck x_d. One component is chosen for all channels of a pixel.
+
+    Args:
+        logits: log weights of the components up to a constant, `[*N, K, H, W]`.
+        loc: μ, `[*N, C, K, H, W]`, in units of the pixel range.
+        log_scale: `[*N, C, K, H, W]`.
+        coefficients: a, `[*N, C (C − 1) / 2, K, H, W]`: green on red, blue on red, blue on green.
+    """
+
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "..."],
+        loc: Float[Tensor, "..."],
+        log_scale: Float[Tensor, "..."],
+        coefficients: Float[Tensor, "..."],
+    ):
+        self.logits, self.loc, self.log_scale = logits, loc, log_scale
+        self.coefficients = coefficients
+        channels = loc.shape[-4]
+        event = torch.Size((channels, *loc.shape[-2:]))
+        super().__init__(loc.shape[:-4], event, validate_args=False)
+
+    def _location(self, channel: int, earlier: list[Tensor]) -> Float[Tensor, "..."]:
+        """`[*N, K, H, W]` of a channel, given the values of the earlier ones `[*N, 1, H, W]`."""
+        location = self.loc[..., channel, :, :, :]
+        first = channel * (channel - 1) // 2
+        for d, value in enumerate(earlier):
+            location = location + self.coefficients[..., first + d, :, :, :] * value
+        return location
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log P(x) of images `[*N, C, H, W]` in nats, `[*N]`: summed over the pixels."""
+        channels = [value[..., c : c + 1, :, :] for c in range(self.event_shape[0])]
+        log_p = self.logits.log_softmax(-3)
+        for c, x in enumerate(channels):
+            location = self._location(c, channels[:c])
+            log_p = log_p + _log_mass(x, location, self.log_scale[..., c, :, :, :])
+        return log_p.logsumexp(-3).sum((-2, -1))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Values in 0, 1/255, … 1."""
+        with torch.no_grad():
+            shape = torch.Size(sample_shape)
+            mixing = Categorical(logits=self.logits.movedim(-3, -1), validate_args=False)
+            chosen = mixing.sample(shape)[..., None, :, :]  # [*S, *N, 1, H, W]
+
+            def draw(c: int, earlier: list[Tensor]) -> Tensor:
+                location = self._location(c, earlier)
+                log_scale = self.log_scale[..., c, :, :, :]
+                every = torch.broadcast_shapes(location.shape, (*shape, *self.logits.shape))
+                loc = location.expand(every).gather(-3, chosen)
+                scale = log_scale.expand(every).gather(-3, chosen).exp()
+                logistic = loc + scale * torch.logit(torch.rand_like(loc), eps=1e-7)
+                return (logistic.clamp(0, 1) * 255).round() / 255
+
+            return self._one_after_the_other(draw)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean locations `[*N, C, H, W]`, each channel's given the earlier ones': what is shown."""
+        weights = self.logits.softmax(-3)
+
+        def expected(c: int, earlier: list[Tensor]) -> Tensor:
+            return (weights * self._location(c, earlier)).sum(-3, keepdim=True)
+
+        return self._one_after_the_other(expected)
+
+    def _one_after_the_other(self, value_of: Callable[[int, list[Tensor]], Tensor]) -> Tensor:
+        channels: list[Tensor] = []
+        for c in range(self.event_shape[0]):
+            channels.append(value_of(c, channels))
+        return torch.cat(channels, -3)
 
 
 class DiagonalMixture(Distribution):

@@ -1,5 +1,6 @@
 """Likelihoods: from the decoder's output to p(x|z) over pixels in [0, 1]."""
 
+import itertools
 import math
 from typing import Any
 
@@ -8,15 +9,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
 from torch.distributions import Independent
+from torch.distributions import Laplace as TorchLaplace
 
 from latens.errors import LatensError
-from latens.model.distributions import BernoulliImage, diagonal_normal
+from latens.model.distributions import (
+    BernoulliImage,
+    DiscretisedLogisticMixture,
+    diagonal_normal,
+)
 from latens.model.distributions import DiscretisedLogistic as LogisticOf8Bits
 from latens.model.parts import Kind, Likelihood
 
 # A learned σ stays above one grey level: below it a density on 8-bit pixels can grow without
 # end by resting on the lattice of values, and says nothing about the model.
 LEAST_SCALE = 1 / 255
+FIRST_SPREAD = 0.1  # of the locations of a mixture
 FIRST_SCALE = 0.2  # a fifth of the pixel range
 SMALL_LOGIT = 1e-2  # below it the continuous Bernoulli is computed by its Taylor series
 LEAST_LOGISTIC = math.exp(-7)  # PixelCNN++'s bound: all the mass is on one value
@@ -131,8 +138,7 @@ class Gaussian(Likelihood, name="gaussian"):
 
     def __init__(self, scale: float | None = None):
         super().__init__()
-        if scale is not None and not scale > 0:
-            raise LatensError(f"the Gaussian's scale is {scale}: it must be above 0")
+        _check_scale("Gaussian", scale)
         self.scale = scale
         if scale is None:
             self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
@@ -154,6 +160,46 @@ class Gaussian(Likelihood, name="gaussian"):
         mean = parameters.float()
         sigma = mean.new_tensor(self.scale) if self.scale else LEAST_SCALE + self.log_scale.exp()
         return diagonal_normal(mean, sigma.expand(mean.shape), event_dims=3)
+
+
+class Laplace(Likelihood, name="laplace"):
+    """p(x|z) = ∏ Laplace(x_i; μ_i, b), the likelihood of the absolute error; b fixed or learned.
+
+    `log_prob` is a density in nats per image for pixels scaled to [0, 1]. Outliers
+    cost less than under the Gaussian (for a learned b: Rybkin et al. 2021, equation 4, with this density).
+
+    Args:
+        scale: b for pixels in [0, 1]; None learns it, starting at 0.2.
+
+    Raises:
+        LatensError: `scale` not above zero.
+    """
+
+    def __init__(self, scale: float | None = None):
+        super().__init__()
+        _check_scale("Laplace", scale)
+        self.scale = scale
+        if scale is None:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+
+    def decoder_channels(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The mean itself."""
+        return mean
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """Density."""
+        return "density"
+
+    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        mean = parameters.float()
+        scale = mean.new_tensor(self.scale) if self.scale else LEAST_SCALE + self.log_scale.exp()
+        laplace = TorchLaplace(mean, scale.expand(mean.shape), validate_args=False)
+        return Independent(laplace, 3, validate_args=False)
 
 
 class DiscretisedLogistic(Likelihood, name="discretised-logistic"):
@@ -185,3 +231,66 @@ class DiscretisedLogistic(Likelihood, name="discretised-logistic"):
         loc = parameters.float()
         scale = LEAST_LOGISTIC + self.log_scale.exp()
         return LogisticOf8Bits(loc, scale.log().expand(loc.shape))
+
+
+class LogisticMixture(Likelihood, name="logistic-mixture"):
+    """p(x|z) over the 256 values of each 8-bit pixel: a mixture of discretised logistics.
+
+    Salimans et al. 2017, "PixelCNN++", equation 2 and section 2.2: in colour, green depends on red,
+    and blue on both, by coefficients that the decoder gives. It has bits per
+    dimension.
+
+    Args:
+        mixture_components: K, logistics for each pixel.
+
+    Raises:
+        LatensError: no component.
+    """
+
+    def __init__(self, mixture_components: int = 10):
+        super().__init__()
+        if mixture_components < 1:
+            raise LatensError(f"mixture_components is {mixture_components}: it must be 1 or more")
+        self.mixture_components = mixture_components
+
+    def decoder_channels(self, channels: int) -> int:
+        """P = K (1 + 2C + C (C − 1) / 2): weights, locations, scales, coefficients: 10 K in RGB."""
+        return self.mixture_components * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """All components about the mean, spread a little, with a scale of a tenth of the range."""
+        channels, k = mean.shape[0], self.mixture_components
+        # Symmetric about 0, which a single component is at
+        spread = FIRST_SPREAD * (2 * (torch.arange(k, device=mean.device) + 0.5) / k - 1)
+        loc = mean[:, None] + spread[:, None, None]  # [C, K, H, W]
+        parameters = mean.new_zeros(self.decoder_channels(channels), *mean.shape[1:])
+        parameters[k : k * (1 + channels)] = loc.flatten(0, 1)
+        parameters[k * (1 + channels) : k * (1 + 2 * channels)] = math.log(FIRST_SCALE / 2)
+        return parameters
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """8-bit."""
+        return "8-bit"
+
+    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> DiscretisedLogisticMixture:
+        """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
+        k, planes = self.mixture_components, parameters.float()
+        channels = _channels_of(planes.shape[-3] // k)
+        counts = (k, k * channels, k * channels, k * channels * (channels - 1) // 2)
+        logits, loc, log_scale, coefficients = planes.split(counts, dim=-3)
+        return DiscretisedLogisticMixture(
+            logits,
+            loc.unflatten(-3, (channels, k)),
+            log_scale.unflatten(-3, (channels, k)).clamp(min=math.log(LEAST_LOGISTIC)),
+            torch.tanh(coefficients).unflatten(-3, (channels * (channels - 1) // 2, k)),
+        )
+
+
+def _channels_of(parameters: int) -> int:
+    """C, from the 1 + 2C + C (C − 1) / 2 parameters of a component."""
+    return next(c for c in itertools.count(1) if 1 + 2 * c + c * (c - 1) // 2 >= parameters)
+
+
+def _check_scale(name: str, scale: float | None) -> None:
+    if scale is not None and not scale > 0:
+        raise LatensError(f"the {name}'s scale is {scale}: it must be above 0")

@@ -134,8 +134,8 @@ class IAF(Posterior, name="iaf"):
     """q(z|x): a diagonal Gaussian sent through inverse autoregressive flows that see the features.
 
     Kingma et al. 2016, "Improved Variational Inference with Inverse Autoregressive Flow",
-    section 3. A sample and its density cost one pass of each flow; the density of a given z costs D. It starts
-    as the diagonal Gaussian. The KL is estimated from the samples of z.
+    section 3. A sample and its density cost one pass of each flow; the density of a given z costs
+    D passes. It starts as the diagonal Gaussian. The KL is estimated from the samples of z.
 
     Args:
         features: F, the width of the encoder's output.

@@ -184,7 +184,8 @@ class Learner:
         if self.compiles and alone and self.steps > 1 and full:
             try:
                 return self._compiled_step(pixels, labels, rate)
-            except torch._dynamo.exc.TorchDynamoException as error:  # before anything has changed
+            except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
+                # Raised before anything has changed
                 reason = str(error).strip().splitlines()[0]
                 note(f"this model's step cannot be compiled ({reason}): going on without")
                 self.compiles = False
