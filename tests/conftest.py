@@ -12,6 +12,7 @@ import latens.config  # before the hook: it checks itself what comes from outsid
 install_import_hook("latens", "beartype.beartype")
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+import latens.api
 from latens.cli import main
 from latens.data import load_data
 
@@ -92,6 +94,15 @@ def digits_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "digits"
     options = {"recipe": "mlp", "latent_dim": 4, "epochs": 8, "report": False}
     return latens.train("digits", out=path, **options)
+
+
+@pytest.fixture(scope="session")
+def digits_report(digits_run, tmp_path_factory):
+    """The same run with its report."""
+    path = tmp_path_factory.mktemp("reported") / "digits"
+    shutil.copytree(digits_run.path, path)
+    latens.api.report(path)
+    return latens.Run.open(path)
 
 
 @pytest.fixture(scope="session")

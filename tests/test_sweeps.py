@@ -9,7 +9,9 @@ from latens.pictures import read_frames
 from latens.sweeps import combinations, command, sweep
 
 SMALL = {"network": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+SMALL |= {"report": False}
 WORDS = ["--network", "mlp", "--hidden", "16", "--latent-dim", "2", "--epochs", "2", "--no-film"]
+WORDS += ["--no-report"]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def folder(tmp_path_factory):
 def test_each_value_has_its_run(folder):
     for value in ("1", "5", "20"):
         run = latens.Run.open(folder / f"beta={value}")
-        assert run.config.beta == float(value)
+        assert run.config.objective.options["beta"] == float(value)
         assert run.figures["images"] == 179
 
 
@@ -64,7 +66,7 @@ def test_a_folder_of_another_sweep_is_left_alone(folder):
 def test_two_options_at_a_time_and_two_processes(run_latens, tmp_path):
     done = run_latens(
         *["sweep", "digits", "--recipe", "mlp", "--hidden", "16", "--epochs", "1", "--jobs", "2"],
-        *["--latent-dim", "1", "3", "--beta=1", "4", "--no-film", "--out", "out"],
+        *["--latent-dim", "1", "3", "--beta=1", "4", "--no-film", "--no-report", "--out", "out"],
     )
     assert done.returncode == 0, done.stderr
     runs = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} - {"pictures"}
@@ -94,7 +96,8 @@ def test_the_command_is_that_of_the_sweep():
 
 
 def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, tmp_path):
-    words = ["--hidden", "16", "--latent-dim", "3", "--epochs", "1", "--no-film", "--out", "out"]
+    words = ["--hidden", "16", "--latent-dim", "3", "--epochs", "1", "--no-film", "--no-report"]
+    words += ["--out", "out"]
     done = run_latens("sweep", "--network", "mlp", "--recipe", "conditional", "beta", *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "pictures" / "manifold.gif").is_file()
@@ -107,7 +110,7 @@ def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, tmp_path):
 def test_names_are_short():
     configs = combinations({"beta": [1.0, 0.25]}, {"beta": [1.0, 0.25]})
     assert list(configs) == ["beta=1", "beta=0.25"]
-    assert configs["beta=0.25"].beta == 0.25
+    assert configs["beta=0.25"].objective.options["beta"] == 0.25
 
 
 @pytest.mark.parametrize(

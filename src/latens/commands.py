@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,10 +24,12 @@ from latens.console import note, progress
 from latens.data import Images, Target, decode, find_images
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
-from latens.report.sections import STEPS, interpolation
+from latens.report.sections.reconstructions import STEPS, interpolation
 from latens.run.data import data_of
 from latens.run.directory import Run
 
+FORBIDDEN = '/\\:*?"<>|'  # in a folder's name, on one system or another
+LONGEST_NAME = 100  # characters
 AT_ONCE = 1_000  # images drawn at a time where thousands are asked for
 
 
@@ -244,27 +246,36 @@ def _write_images(run: Run, number: int, folder: Path) -> None:
 
 
 def _in_blocks(run: Run, number: int) -> Iterator[tuple[Samples, list[str]]]:
-    """New images, and the folder of each; classes in turn where the model is told them."""
+    """New images, and the folder of each; classes in turn where the model takes them."""
     vae, classes = run.vae, run.record["data"]["classes"]
+    folders = folder_names(classes)
     if not classes:
         note(f"{run.path} knows no classes: all images go into one folder")
-    elif run.vae.classifier is None:  # told its class: as many of each
+    elif run.vae.classifier is None:  # it is given its class: as many of each
         counts = [number // len(classes) + (i < number % len(classes)) for i in range(len(classes))]
-        for name, count in zip(classes, counts, strict=True):
+        for name, folder, count in zip(classes, folders, counts, strict=True):
             for start in range(0, count, AT_ONCE):
                 samples = draw(vae, min(AT_ONCE, count - start), name)
-                yield samples, [_folder_name(name)] * len(samples.images)
+                yield samples, [folder] * len(samples.images)
         return
     for start in range(0, number, AT_ONCE):
         samples = draw(vae, min(AT_ONCE, number - start))
         labels = [] if samples.labels is None else samples.labels.tolist()
-        names = [_folder_name(classes[label]) for label in labels]
+        names = [folders[label] for label in labels]
         yield samples, names or ["."] * len(samples.images)
 
 
-def _folder_name(label: str) -> str:
-    """A class's name without what cannot stand in a folder's."""
-    return "".join("-" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in label)
+def folder_names(labels: Sequence[str]) -> list[str]:
+    """A folder's name for each class: inside `--out`, and of its own where case is ignored too."""
+    names: list[str] = []
+    for label in labels:
+        plain = "".join("-" if c in FORBIDDEN or not c.isprintable() else c for c in label)
+        plain = plain.strip(" .")[:LONGEST_NAME] or "class"  # "..", and what Windows cuts off
+        name, number, taken = plain, 2, {n.casefold() for n in names}
+        while name.casefold() in taken:
+            name, number = f"{plain}-{number}", number + 1
+        names.append(name)
+    return names
 
 
 def _read(run: Run, images: list[Path]) -> Images:

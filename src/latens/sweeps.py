@@ -21,7 +21,9 @@ from latens.errors import LatensError
 from latens.report.comparison import TABLE, rate_distortion, write_tables
 from latens.report.context import Picture, ReportContext, Section
 from latens.report.html import draw_pictures
-from latens.report.sections import film, manifold_image, manifolds_of, places_of, plane_image
+from latens.report.sections.common import film
+from latens.report.sections.latent_space import latent_plane_image
+from latens.report.sections.manifolds import grid_points, manifold_image, manifolds_of
 from latens.run.comparison import ranking, rows_of
 from latens.run.data import data_of
 from latens.run.directory import FIGURES, PICTURES, Run, check_out
@@ -194,7 +196,7 @@ def _latent_spaces(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
         every = np.concatenate([context.plane[0] for context in contexts.values()])
         limits = pictures.plane_limits(every)
     frames = [
-        plane_image(context, context.title(f"latent space, {name}"), limits)
+        latent_plane_image(context, context.title(f"latent space, {name}"), limits)
         for name, context in contexts.items()
     ]
     yield replace(film("latent-space", frames, "latent space over the sweep"), seconds=1.0)
@@ -209,7 +211,7 @@ def _manifolds(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
         frames = [
             manifold_image(
                 context,
-                places_of(context),
+                grid_points(context),
                 label,
                 context.title(f"{every[name][i][2]}, {name}"),
             )

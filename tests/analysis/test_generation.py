@@ -18,7 +18,15 @@ def models(tmp_path_factory):
         "semi_supervised": {"network": "mlp"},
     }.items():
         run = latens.train(
-            "digits", recipe=recipe, latent_dim=4, epochs=60, out=folder / recipe, **options
+            "digits",
+            recipe=recipe,
+            latent_dim=4,
+            epochs=60,
+            hidden="128,128",
+            out=folder / recipe,
+            report=False,
+            film=False,
+            **options,
         )
         found[recipe] = run.vae
     return found
@@ -71,7 +79,7 @@ def test_other_models_cannot_tell(models):
 def test_temperature_brings_samples_to_the_mean_of_the_class(models):
     images = draw(models["mlp"], 5, "3", temperature=1e-6).images
     mean = torch.tensor(LabelStatistics.of(models["mlp"]).mean[3])
-    torch.testing.assert_close(images, models["mlp"].picture(mean).expand(5, 1, 8, 8))
+    torch.testing.assert_close(images, models["mlp"].decode_images(mean).expand(5, 1, 8, 8))
 
 
 @pytest.mark.parametrize("recipe", ["mlp", "conditional", "semi_supervised"])
@@ -127,6 +135,8 @@ def _train_on_squares(folder, recipe, attributes, images, partition):
         epochs=60,
         beta=0.1,  # or it may do without one of the two attributes: so did 1 of 8 seeds at 0.3
         out=folder / "run",
+        report=False,
+        film=False,
     )
     return run.vae
 
@@ -138,7 +148,7 @@ def test_samples_and_edits_follow_an_attribute(with_attributes):
     assert draw(vae, 3, "Tall").labels is None
     x = torch.zeros(1, 1, 16, 16)
     x[..., 6:10, 6:10] = 90 / 255  # dark and small
-    if latens.networks.labels.embedding_of(vae) is not None:
+    if vae.label_embedding is not None:
         return
     edited = along_attribute(vae, x, "bright", torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(edited[:, 0], vae.reconstruct(x))

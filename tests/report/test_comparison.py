@@ -4,14 +4,22 @@ import torch
 
 import latens
 from latens import LatensError
-from latens.report.comparison import as_markdown, compare, kind_of, named, ranking, rows_of
+from latens.report.comparison import compare
+from latens.run.comparison import as_markdown, kind_of, named, ranking, rows_of
 
 
 @pytest.fixture(scope="module")
 def runs(digits_run, tmp_path_factory):
     """Runs of one kind, of a conditional model, of binary pixels and of another size."""
     folder = tmp_path_factory.mktemp("compared")
-    small = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    small = {
+        "recipe": "mlp",
+        "hidden": "16",
+        "latent_dim": 2,
+        "epochs": 2,
+        "film": False,
+        "report": False,
+    }
     told = {"recipe": "conditional", "network": "mlp"}
     images = np.random.default_rng(0).integers(0, 256, (40, 9, 9), dtype=np.uint8)
     np.save(folder / "other.npy", images)
@@ -46,7 +54,14 @@ def test_figures_of_different_kinds_are_not_ranked(runs, other):
 
 
 def test_other_test_images_are_not_ranked_and_the_same_of_another_split_are(tmp_path):
-    small = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    small = {
+        "recipe": "mlp",
+        "hidden": "16",
+        "latent_dim": 2,
+        "epochs": 2,
+        "film": False,
+        "report": False,
+    }
     first, other = (
         latens.train("digits", binarisation=how, out=tmp_path / how, **small)
         for how in ("threshold", "static")
@@ -70,7 +85,7 @@ def test_a_folder_with_other_files_is_left_alone(runs, tmp_path):
 
 
 def test_labels_of_other_classes_are_not_given_to_a_model(tmp_path):
-    small = {"hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
+    small = {"hidden": "16", "latent_dim": 2, "epochs": 2, "film": False, "report": False}
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "three.npz", images=images, labels=np.arange(40) % 3)
     told = {"recipe": "conditional", "network": "mlp"}

@@ -67,6 +67,8 @@ class LabelStatistics:
         Raises:
             LatensError: none of that name; the message tells which there are.
         """
+        if name in self.names:
+            return self.names.index(name)
         lower = [known.lower() for known in self.names]
         if name.lower() in lower:
             return lower.index(name.lower())

@@ -165,8 +165,8 @@ class Gaussian(Likelihood, name="gaussian"):
 class Laplace(Likelihood, name="laplace"):
     """p(x|z) = ∏ Laplace(x_i; μ_i, b), the likelihood of the absolute error; b fixed or learned.
 
-    `log_prob` is a density in nats per image for pixels scaled to [0, 1]. Outliers
-    cost less than under the Gaussian (for a learned b: Rybkin et al. 2021, equation 4, with this density).
+    `log_prob` is a density in nats per image for pixels scaled to [0, 1]. An outlier costs less
+    than under the Gaussian (for a learned b: Rybkin et al. 2021, equation 4, with this density).
 
     Args:
         scale: b for pixels in [0, 1]; None learns it, starting at 0.2.

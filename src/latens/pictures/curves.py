@@ -25,7 +25,8 @@ from latens.pictures.style import (
 Rows = Sequence[Mapping[str, Any]]
 TERMS = {"loss": "loss", "reconstruction": "reconstruction, −log p(x|z)", "kl": "KL(q ‖ p)"}
 FEW_EPOCHS = 15  # up to so many, each is a dot on its curve
-MOST_BARS = 40
+MOST_BARS = 40  # with the name of each
+MOST_DIMS = 100  # latent dimensions in one picture, those with the largest KL
 
 
 def curves(rows: Rows, title: str = "") -> Image.Image:
@@ -115,7 +116,7 @@ def _leave_out_the_start(ax: Axes, series: Sequence[Sequence[float]]) -> None:
 
 def kl_per_dim(values: Sequence[float], title: str = "") -> Image.Image:
     """Bars: the KL of each latent dimension in nats, largest first."""
-    order = sorted(range(len(values)), key=lambda d: -values[d])
+    order = sorted(range(len(values)), key=lambda d: -values[d])[:MOST_DIMS]
     with styled():
         width = min(10.5, max(4.5, 1.5 + 0.3 * len(order)))
         figure = Figure(figsize=(width, 3.2), layout="constrained")
@@ -125,10 +126,15 @@ def kl_per_dim(values: Sequence[float], title: str = "") -> Image.Image:
             ax.set_xticks(range(len(order)), [str(d) for d in order], fontsize=8)
             ax.set_xlabel("latent dimension, by its index")
         else:
-            ax.set_xlabel("latent dimensions, largest KL first")
+            ax.set_xlabel(_dims_in_words(len(order), len(values)))
         ax.grid(axis="x", visible=False)
         ax.set_ylabel("nats per image")
         return render(figure, title)
+
+
+def _dims_in_words(shown: int, every: int) -> str:
+    some = f"{shown} of {every:,} " if shown < every else ""
+    return f"{some}latent dimensions, largest KL first"
 
 
 def kl_over_training(
@@ -139,7 +145,7 @@ def kl_over_training(
     Args:
         values: in nats per image.
     """
-    order = np.argsort(-values[-1], kind="stable")
+    order = np.argsort(-values[-1], kind="stable")[:MOST_DIMS]
     edges = [epochs[0] - 0.5, *(e + 0.5 for e in epochs)]
     with styled():
         height = min(8.0, max(2.6, 1.4 + 0.2 * len(order)))
@@ -154,7 +160,7 @@ def kl_over_training(
             ax.set_yticks(range(len(order)), [str(d) for d in order], fontsize=8)
             ax.set_ylabel("latent dimension")
         else:
-            ax.set_ylabel("latent dimensions, largest KL first")
+            ax.set_ylabel(_dims_in_words(len(order), values.shape[1]))
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.colorbar(mesh, label="KL, nats per image")

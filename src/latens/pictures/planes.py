@@ -260,6 +260,7 @@ def histograms(
     order: Sequence[int],
     title: str = "",
     prior: Float[np.ndarray, "M D"] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Image.Image:
     """Each latent dimension as a histogram, against the prior's density.
 
@@ -267,13 +268,14 @@ def histograms(
         z: samples of q(z|x), one for each image.
         order: which dimensions to show, first to last; at most 40 are.
         prior: samples of p(z), of which a smooth density is drawn; None: the unit Gaussian.
+        names: of all dimensions; None: z[0], z[1], …
     """
     shown = list(order)[:MOST_HISTOGRAMS]
     columns = min(5, len(shown))
     rows = math.ceil(len(shown) / columns)
     edges = np.linspace(-4, 4, 41)
     grid = np.linspace(-4, 4, 161)
-    told = "density of N(0, 1)" if prior is None else "density of p(z)"
+    label = "density of N(0, 1)" if prior is None else "density of p(z)"
     with styled():
         figure = Figure(figsize=(max(4.2, 2.1 * columns), 1.55 * rows + 0.9), layout="constrained")
         every = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
@@ -281,14 +283,14 @@ def histograms(
             ax.hist(z[:, d].clip(-4, 4), edges, density=True, color=TRAIN, alpha=0.75)
             density = norm.pdf if prior is None else gaussian_kde(prior[:, d], KDE_WIDTH)
             ax.plot(grid, density(grid), color=VALIDATION, lw=1.4)
-            ax.set_title(f"z[{d}]", fontsize=8)
+            ax.set_title(names[d] if names else f"z[{d}]", fontsize=8)
             ax.set_yticks([])
             ax.tick_params(labelsize=7)
         for ax in every[len(shown) :]:
             ax.set_axis_off()
         handles = [
             Line2D([], [], color=TRAIN, lw=5, alpha=0.75, label="z ~ q(z|x) of the images"),
-            Line2D([], [], color=VALIDATION, label=told),
+            Line2D([], [], color=VALIDATION, label=label),
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=8)
         return render(figure, title)

@@ -148,6 +148,12 @@ class ReportContext:
         per_dim = best_row(self.rows)["validation"]["kl_per_dim"] or [0.0] * self.dims
         return sorted(range(self.dims), key=lambda d: -per_dim[d])
 
+    @cached_property
+    def dim_names(self) -> list[str]:
+        """The name of each latent dimension: z[3], or z[0,2,5] of a map."""
+        places = np.ndindex(*self.vae.latent_shape)
+        return [f"z[{','.join(map(str, place))}]" for place in places]
+
     @property
     def unit_prior(self) -> bool:
         """p(z) is N(0, I)."""

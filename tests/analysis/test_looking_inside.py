@@ -3,7 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from latens.analysis.views import (
+from torch import nn
+
+import latens
+from latens import LatensError
+from latens.analysis import (
     Plane,
     embedded,
     feature_maps,
@@ -13,10 +17,6 @@ from latens.analysis.views import (
     through_classes,
     traversals,
 )
-from torch import nn
-
-import latens
-from latens import LatensError
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,13 @@ def vae(digits_run):
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "conditional"
-    options = {"recipe": "conditional", "network": "mlp", "hidden": "64", "film": False}
+    options = {
+        "recipe": "conditional",
+        "network": "mlp",
+        "hidden": "64",
+        "film": False,
+        "report": False,
+    }
     return latens.train("digits", out=out, latent_dim=2, epochs=30, **options).vae
 
 
@@ -118,13 +124,13 @@ def test_a_manifold_decodes_each_place(vae):
     images = manifold(vae, points, (3, 1))
     z = torch.zeros(1, 4)
     z[0, 3], z[0, 1] = points[2, 7]
-    assert torch.allclose(images[2, 7], vae.picture(z)[0], atol=1e-6)
+    assert torch.allclose(images[2, 7], vae.decode_images(z)[0], atol=1e-6)
 
 
 def test_a_manifold_of_a_class(conditional):
     points = lattice(9)
     images = manifold(conditional, points, label=4)
-    expected = conditional.picture(points[1, 2][None], torch.tensor([4]))[0]
+    expected = conditional.decode_images(points[1, 2][None], torch.tensor([4]))[0]
     assert torch.allclose(images[1, 2], expected, atol=1e-6)
     assert not torch.allclose(images, manifold(conditional, points, label=7), atol=1e-2)
 
@@ -134,28 +140,28 @@ def test_a_traversal_moves_one_dimension_alone(vae):
     images = traversals(vae, start, [2, 0], steps)
     z = start.clone()
     z[0] = 0.5
-    assert torch.allclose(images[1, 1], vae.picture(z[None])[0], atol=1e-6)
+    assert torch.allclose(images[1, 1], vae.decode_images(z[None])[0], atol=1e-6)
 
 
 def test_the_way_through_all_classes_stops_at_their_means(vae):
     images, words = through_classes(vae, 4)
     means = torch.tensor(vae.about["labels"]["mean"])
     assert len(images) == len(words) == 40
-    assert torch.allclose(images[::4], vae.picture(means), atol=1e-5)
+    assert torch.allclose(images[::4], vae.decode_images(means), atol=1e-5)
     assert words[:5] == ["0", "0 → 1", "0 → 1", "0 → 1", "1"]
-    middle = vae.picture((means[3:4] + means[4:5]) / 2)[0]
+    middle = vae.decode_images((means[3:4] + means[4:5]) / 2)[0]
     assert torch.allclose(images[3 * 4 + 2], middle, atol=1e-5)
 
 
 def test_a_conditional_model_changes_its_label(conditional):
     images, words = through_classes(conditional, 4)
-    expected = conditional.picture(torch.zeros(10, 2), torch.arange(10))
+    expected = conditional.decode_images(torch.zeros(10, 2), torch.arange(10))
     assert torch.allclose(images, expected, atol=1e-6)
     assert words == [str(digit) for digit in range(10)]
 
 
 def test_a_circle_keeps_the_norm_and_both_ends():
-    from latens.model.vae import slerp
+    from latens.model.latent_model import slerp
 
     a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 3.0]])
     path = slerp(a, b, torch.linspace(0, 1, 7)[:, None, None])
@@ -172,7 +178,7 @@ def test_between_two_classes_each_half_has_the_label_of_its_end(conditional, dig
     images = conditional.interpolate(x[:1], x[1:], 4, y[:1], y[1:])
     za, zb = conditional.embed(x[:1], y[:1]), conditional.embed(x[1:], y[1:])
     for i, label in enumerate((y[:1], y[:1], y[1:], y[1:])):
-        expected = conditional.picture(torch.lerp(za, zb, i / 3), label)
+        expected = conditional.decode_images(torch.lerp(za, zb, i / 3), label)
         assert torch.allclose(images[:, i], expected, atol=1e-5)
 
 

@@ -1,0 +1,64 @@
+"""Helpers that several sections share: names, counts, films, and which dimensions to show."""
+
+from collections.abc import Iterator, Sequence
+
+from PIL import Image
+
+from latens.report.context import Picture, ReportContext
+
+MOST_SHEETS = 2  # of latent dimensions; the rest have the smallest KL, and are left out
+
+
+def adjective(split: str) -> str:
+    """The split as an adjective: "training" images."""
+    return "training" if split == "train" else split
+
+
+def count_of(shown: int, every: int, what: str) -> str:
+    """How many are shown, as in ", 20 of 200 classes"; nothing where all are."""
+    return f", {shown} of {every} {what}" if shown < every else ""
+
+
+def signed(value: float) -> str:
+    """A number with its sign and one decimal."""
+    return f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "0"
+
+
+def file_name(name: str) -> str:
+    """A name without what cannot stand in a file's."""
+    return "".join(c if c.isalnum() or c in "_-" else "-" for c in name)
+
+
+def sheets(context: ReportContext, name: str, most: int) -> Iterator[tuple[str, list[int], str]]:
+    """The latent dimensions with the largest KL, over at most two pictures of at most so many.
+
+    Yields:
+        The name of each picture, its dimensions, and words on which they are.
+    """
+    for first in range(0, min(context.dims, MOST_SHEETS * most), most):
+        dims = context.by_kl[first : first + most]
+        which = f", {first + 1} to {first + len(dims)} of {context.dims:,} by their KL"
+        number = f"-{first // most + 1}" if first else ""
+        yield name + number, dims, which if context.dims > most else ""
+
+
+def same_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """Frames on white of the size of the largest: their titles differ in width."""
+    size = max(f.width for f in frames), max(f.height for f in frames)
+    if all(frame.size == size for frame in frames):
+        return list(frames)
+    padded = [Image.new("RGB", size, "white") for _ in frames]
+    for page, frame in zip(padded, frames, strict=True):
+        page.paste(frame, (0, 0))
+    return padded
+
+
+def film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = False) -> Picture:
+    """A film of `what`, its frames brought to one size."""
+    return Picture(
+        name,
+        same_size(frames),
+        f"A film of {what}",
+        what[0].upper() + what[1:] + ".",
+        detail=detail,
+    )

@@ -1,0 +1,100 @@
+"""Where test images lie in latent space: a plane, a rotating projection, histograms."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from latens import pictures
+from latens.analysis.projections import SPREAD, Plane
+from latens.pictures.planes import MOST_HISTOGRAMS
+from latens.report.context import Picture, ReportContext
+from latens.report.sections.common import sheets
+
+TURNING_POINTS = 800
+PRIOR_POINTS = 10_000  # from which a prior's density is drawn
+HOVER_PIXELS = 1_600_000  # of all images that hovering shows
+HOVER_POINTS = 1_500
+
+
+def latent_space(context: ReportContext) -> Iterator[Picture]:
+    """Test images on a plane, on a rotating projection, and each latent dimension's histogram."""
+    _, _, prior = context.plane
+    by = context.colours[2]
+    coloured = f", by {by}" if by else ""
+    how = f", by {context.projection}" if context.dims > 2 else ""
+    circles = "" if prior is None else "; dashed: the prior at 1, 2 and 3 σ"
+    title = context.title(f"{len(context.test):,} test images in latent space{coloured}")
+    yield Picture(
+        "latent-space",
+        [latent_plane_image(context, title)],
+        f"Test images as points in latent space{coloured}",
+        f"The mean z of test images{how}{circles}.",
+        hover=_hover_points(context),
+    )
+    if context.dims > 2:
+        yield _rotating_projection(context, coloured)
+    sample = context.latents.sample.numpy()
+    drawn = None
+    if not context.unit_prior:
+        drawn = context.vae.sample_prior(PRIOR_POINTS).flatten(1).numpy()
+    for name, dims, which in sheets(context, "histograms", MOST_HISTOGRAMS):
+        title = context.title(f"z of {len(sample):,} test images{which}")
+        yield Picture(
+            name,
+            [pictures.histograms(sample, dims, title, drawn, context.dim_names)],
+            "A histogram of each latent dimension beside the prior's density",
+            "Each latent dimension over the test images (blue) against the prior's density (orange)"
+            f"{which}; values beyond ±4 are counted at the edges; the heights are not comparable.",
+            detail=name != "histograms",
+        )
+
+
+def _rotating_projection(context: ReportContext, coloured: str) -> Picture:
+    mean = context.latents.mean[:TURNING_POINTS]
+    labels, names, _ = context.colours
+    title = context.title(f"latent space turning{coloured}")
+    some = None if labels is None else labels[:TURNING_POINTS]
+    return Picture(
+        "latent-space-3d",
+        pictures.turning(Plane(mean, 3).of(mean), some, names, title),
+        "A film of test images as points that turn around an axis in latent space",
+        "The first three principal components of the mean z.",
+        seconds=0.1,
+        endless=True,
+    )
+
+
+def latent_plane_image(
+    context: ReportContext, title: str, limits: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """The test images on the context's latent plane."""
+    points, axes, prior = context.plane
+    labels, names, _ = context.colours
+    return pictures.latent_plane(points, labels, names, title, axes, prior, limits)
+
+
+def _hover_points(context: ReportContext) -> dict[str, Any]:
+    """Points of the latent plane with their images, for hovering."""
+    points, axes, _ = context.plane
+    labels, names, _ = context.colours
+    height, width = context.vae.image_shape[1:]
+    count = min(len(points), HOVER_POINTS, max(1, HOVER_PIXELS // (height * width)))
+    images = context.test.take(slice(0, count))
+    columns = math.ceil(math.sqrt(count))
+    x = images.unit()
+    padded = x.new_ones(math.ceil(count / columns) * columns, *x.shape[1:])
+    padded[:count] = x
+    sheet = pictures.tile(padded.unflatten(0, (-1, columns)), least_side=1, gap=0)
+    told = [-1] * count if labels is None else labels[:count].tolist()
+    return {
+        "points": np.round(points[:count], 3).tolist(),
+        "labels": told,
+        "names": list(names),
+        "axes": [axis.partition(" (")[0] for axis in axes if axis != SPREAD],
+        "sprite": Image.fromarray(sheet),
+        "columns": columns,
+        "side": [width, height],
+    }

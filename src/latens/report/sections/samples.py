@@ -1,0 +1,57 @@
+"""Samples from the prior, and of each class."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from latens import pictures
+from latens.analysis.generation import draw
+from latens.report.context import Picture, ReportContext
+from latens.report.sections.common import count_of
+
+SAMPLES = 64
+MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
+PER_ROW = 10
+
+
+def samples(context: ReportContext) -> Iterator[Picture]:
+    """Images sampled from the prior, and of each class where there are classes."""
+    images = draw(context.vae, SAMPLES).images
+    yield Picture(
+        "samples",
+        [pictures.grid(images, context.title("samples, z ~ p(z)"))],
+        "A grid of images sampled from the model",
+        "The mean of p(x|z) for z ~ p(z): images that never existed.",
+    )
+    statistics = context.statistics
+    if statistics is None or not statistics.exclusive:
+        return
+    names = statistics.names[:MOST_ROWS]
+    if context.conditional:
+        rows, how = _samples_of_each_class(context, len(names))
+    else:
+        rows = [draw(context.vae, PER_ROW, name).images for name in names]
+        how = "z ~ N(μ, σ²) of the class's training images"
+    more = count_of(len(names), len(statistics.names), "classes")
+    yield Picture(
+        "samples-by-class",
+        [
+            pictures.table(
+                torch.stack(rows), context.title(f"samples of each class{more}"), rows=names
+            )
+        ],
+        "Rows of sampled images, one row for each class",
+        f"A row for each class, {how}{more}.",
+    )
+
+
+def _samples_of_each_class(context: ReportContext, classes: int) -> tuple[list[Tensor], str]:
+    """Samples of each class by a model that is told it, and how z was drawn."""
+    vae, same = context.vae, context.unit_prior
+    z = vae.sample_prior(PER_ROW) if same else None
+    rows = []
+    for label in range(classes):
+        y = torch.full((PER_ROW,), label)
+        rows.append(vae.decode_images(vae.sample_prior(PER_ROW, y) if z is None else z, y))
+    return rows, "the same z in each column" if same else "z ~ p(z), given the class where it is"
