@@ -134,12 +134,12 @@ def towards_class(
         raise LatensError("this model's images have attributes and no classes: use --attribute")
     index = statistics.index(label)
     own = likeliest_condition(vae, x)
-    if own is not None:
+    if own is not None and vae.decodes_labels:
         z = vae.embed(x, own)
         ends = [vae.decode_images(z, own), vae.decode_images(z, torch.full_like(own, index))]
         return torch.stack(ends, 1)
     means = torch.tensor(statistics.mean, device=vae.device)
-    z = vae.embed(x).flatten(1)
+    z = vae.embed(x, own).flatten(1)
     towards = means[index] - means[_own_class(vae, z, statistics)]  # [B, D]
     t = torch.linspace(0, 1, steps, device=vae.device)[:, None, None]
     return vae.decode_images((z + t * towards).unflatten(2, vae.latent_shape)).transpose(0, 1)

@@ -103,7 +103,7 @@ def through_classes(vae: LatentModel, steps: int) -> tuple[Float[Tensor, "N C H 
     if not statistics.exclusive:
         raise LatensError("this model's images have attributes and no classes")
     names = statistics.names
-    if vae.label_embedding is not None:
+    if vae.decodes_labels:
         z = torch.zeros(len(names), *vae.latent_shape, device=vae.device)
         return vae.decode_images(z, torch.arange(len(names), device=vae.device)), list(names)
     means = torch.tensor(statistics.mean, device=vae.device)

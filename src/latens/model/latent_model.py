@@ -108,6 +108,11 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
         """Where labels enter a conditional model; None in any other."""
         return next((part for part in self.modules() if isinstance(part, LabelEmbedding)), None)
 
+    @property
+    def decodes_labels(self) -> bool:
+        """Whether p(x|z) depends on a label; of a conditional model mostly, but not always."""
+        return self.label_embedding is not None
+
     @torch.no_grad()
     def embed(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None

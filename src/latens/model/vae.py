@@ -11,6 +11,7 @@ from latens.errors import LatensError
 from latens.model.latent_model import LatentModel, label_rows
 from latens.model.latents import Draw, Latent
 from latens.model.likelihoods import Bernoulli
+from latens.model.networks.labels import LabelEmbedding
 from latens.model.parts import Classifier, Decoder, Encoder, Likelihood, Part, Posterior, Prior
 from latens.model.posteriors import default_posterior
 from latens.model.priors import StandardNormal
@@ -132,6 +133,11 @@ class VAE(LatentModel):
         lead = z.shape[: z.dim() - len(self.latent_shape)]
         output = self.decoder(z.reshape(-1, *self.latent_shape), label_rows(y, lead))
         return self.likelihood((output + self.offset).reshape(*lead, *output.shape[1:]))
+
+    @property
+    def decodes_labels(self) -> bool:
+        """Whether the decoder sees a label; a prior or an encoder may see one without it."""
+        return any(isinstance(part, LabelEmbedding) for part in self.decoder.modules())
 
     @property
     def has_unit_prior(self) -> bool:

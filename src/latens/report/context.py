@@ -112,7 +112,7 @@ class ReportContext:
         self.projection = projection
         self.attribute = attribute
         self.dims = math.prod(self.vae.latent_shape)
-        self.conditional = self.vae.label_embedding is not None
+        self.conditional = self.vae.decodes_labels
         if projection != "pca":
             projection_of(projection)
             if self.dims <= 2:

@@ -32,7 +32,8 @@ def samples(context: ReportContext) -> Iterator[Picture]:
         rows, how = _samples_of_each_class(context, len(names))
     else:
         rows = [draw(context.vae, PER_ROW, name).images for name in names]
-        how = "z ~ N(μ, σ²) of the class's training images"
+        labelled = context.vae.label_embedding is not None
+        how = "z ~ p(z|y)" if labelled else "z ~ N(μ, σ²) of the class's training images"
     more = count_of(len(names), len(statistics.names), "classes")
     yield Picture(
         "samples-by-class",
