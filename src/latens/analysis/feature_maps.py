@@ -31,7 +31,7 @@ def feature_maps(
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
     ]
     try:
-        vae.reconstruct(x, y)
+        vae.reconstruct(x.to(vae.device), None if y is None else y.to(vae.device))
     finally:
         for hook in hooks:
             hook.remove()

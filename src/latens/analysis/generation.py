@@ -33,7 +33,7 @@ class Samples:
 
 @torch.no_grad()
 def draw(
-    vae: LatentModel, number: int, label: str | None = None, temperature: float = 1.0
+    vae: LatentModel, number: int, label: str | int | None = None, temperature: float = 1.0
 ) -> Samples:
     """`number` new images, of one label or of any.
 
@@ -42,7 +42,7 @@ def draw(
     of its training images in latent space.
 
     Args:
-        label: a class or an attribute, by name.
+        label: a class or an attribute, by name or by its index.
         temperature: z (its deviation from the label's mean) is multiplied by it.
 
     Raises:
@@ -50,26 +50,26 @@ def draw(
     """
     if vae.label_embedding is not None:
         statistics = LabelStatistics.of(vae)
-        index = None if label is None else statistics.index(label)
+        index = None if label is None else _index(statistics, label)
         y = _labels_like_training(statistics, number, index).to(vae.device)
         return Samples(vae.sample(number, y, temperature), y if statistics.exclusive else None)
     if label is None:
-        return _told_by_classifier(vae, temperature * vae.sample_prior(number))
+        return _classified(vae, temperature * vae.sample_prior(number))
     statistics = LabelStatistics.of(vae)
-    index = statistics.index(label)
-    z = (
-        statistics.draw(index, number, temperature)
-        .reshape(number, *vae.latent_shape)
-        .to(vae.device)
-    )
-    samples = _told_by_classifier(vae, z)
+    index = _index(statistics, label)
+    z = statistics.draw(index, number, temperature).to(vae.device)
+    samples = _classified(vae, z.unflatten(1, vae.latent_shape))
     if samples.labels is not None or not statistics.exclusive:
         return samples
-    return Samples(samples.images, torch.full((number,), index))
+    return Samples(samples.images, torch.full((number,), index, device=vae.device))
 
 
-def _told_by_classifier(vae: LatentModel, z: Float[Tensor, "N *Z"]) -> Samples:
-    """Images of these latents, with the class that the model's classifier tells if it has one."""
+def _index(statistics: LabelStatistics, label: str | int) -> int:
+    return label if isinstance(label, int) else statistics.index(label)
+
+
+def _classified(vae: LatentModel, z: Float[Tensor, "N *Z"]) -> Samples:
+    """Images of these latents, with the class that the model's classifier finds, if it has one."""
     images = vae.decode_images(z)
     p = None if vae.classifier is None else vae.classify(z)
     if not isinstance(p, Categorical):
@@ -111,6 +111,7 @@ def along_attribute(
     if statistics.exclusive:
         raise LatensError("this model's images have classes and no attributes: use --label")
     direction = torch.tensor(statistics.direction[statistics.index(attribute)], device=vae.device)
+    x = x.to(vae.device)
     y = likeliest_condition(vae, x)
     z = vae.embed(x, y).flatten(1)  # [B, D]
     moved = z + amounts.to(vae.device)[:, None, None] * direction  # [steps, B, D]
@@ -133,6 +134,7 @@ def towards_class(
     if not statistics.exclusive:
         raise LatensError("this model's images have attributes and no classes: use --attribute")
     index = statistics.index(label)
+    x = x.to(vae.device)
     own = likeliest_condition(vae, x)
     if own is not None and vae.decodes_labels:
         z = vae.embed(x, own)
@@ -160,7 +162,7 @@ def _own_class(vae: LatentModel, z: Float[Tensor, "B D"], statistics: LabelStati
 def likeliest_condition(
     vae: LatentModel, x: Float[Tensor, "B C H W"]
 ) -> Int64[Tensor, "B *A"] | None:
-    """What a conditional model is told of images whose label is not known; None to any other.
+    """The label to give a conditional model with images of which none is known; else None.
 
     The class under which the image has the largest ELBO, with the same noise for all; attributes
     stay unknown.
@@ -170,8 +172,7 @@ def likeliest_condition(
         return None
     if not embedding.exclusive:
         return embedding.unknown(len(x))
-    unknown = embedding.unknown(len(x))
-    elbos = []
+    x, unknown, elbos = x.to(vae.device), embedding.unknown(len(x)), []
     with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
         for label in range(embedding.count):
             torch.manual_seed(GUESS_SEED)  # the same noise for each class

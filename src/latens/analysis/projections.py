@@ -19,6 +19,7 @@ from latens.model.latent_model import LatentModel
 SPREAD = "spread at random"
 PROJECTIONS = ("pca", "tsne", "umap")
 LEAST_PROJECTED = 4
+FULL_PCA = 512  # dimensions; of more, only the first components are computed
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Plane:
         if z.shape[1] > dims:
             components = min(dims, *z.shape)
             with np.errstate(invalid="ignore"):  # a single point has no variance
-                self.pca = PCA(components, svd_solver="full").fit(z.double().numpy())
+                solver = "full" if z.shape[1] <= FULL_PCA else "randomized"
+                pca = PCA(components, svd_solver=solver, random_state=0)
+                self.pca = pca.fit(z.double().numpy())
         if self.pca is None:
             self.axes = tuple(f"z[{d}]" for d in range(z.shape[1]))
             self.axes += (SPREAD,) * (dims - z.shape[1])

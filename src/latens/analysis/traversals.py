@@ -42,18 +42,18 @@ def manifold(
         points: such as a `lattice`.
         dims: the two latent dimensions that the plane lies along; of a single one only the first
             coordinate counts.
-        label: the class a conditional model is told.
+        label: the class that a conditional model is given.
     """
     rows, columns = points.shape[:2]
     z = torch.zeros(rows * columns, math.prod(vae.latent_shape), device=vae.device)
     for i, d in enumerate(dims[: z.shape[1]]):
         z[:, d] = points.reshape(-1, 2)[:, i].to(vae.device)
-    y = told(vae, label, len(z))
+    y = labels_for(vae, label, len(z))
     return vae.decode_images(z.unflatten(1, vae.latent_shape), y).unflatten(0, (rows, columns))
 
 
-def told(vae: LatentModel, label: int | None, count: int) -> Tensor | None:
-    """What a conditional model is told of `count` images of a class; None to any other."""
+def labels_for(vae: LatentModel, label: int | None, count: int) -> Tensor | None:
+    """The labels of `count` images of a class, for a conditional model; None for any other."""
     embedding = vae.label_embedding
     if embedding is None:
         return None
@@ -74,13 +74,13 @@ def traversals(
     Args:
         start: the other dimensions.
         dims: which to move.
-        label: the class a conditional model is told.
+        label: the class that a conditional model is given.
     """
     z = start.to(vae.device).repeat(len(dims), len(steps), 1)
     for row, d in enumerate(dims):
         z[row, :, d] = steps.to(vae.device)
     flat = z.flatten(0, 1)
-    images = vae.decode_images(flat.unflatten(1, vae.latent_shape), told(vae, label, len(flat)))
+    images = vae.decode_images(flat.unflatten(1, vae.latent_shape), labels_for(vae, label, len(flat)))
     return images.unflatten(0, (len(dims), len(steps)))
 
 
