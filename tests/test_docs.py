@@ -27,9 +27,9 @@ NEEDS_DATA = pytest.param("docs/gallery.md", marks=pytest.mark.mnist)
 # Constants behind the pictures: see `quick`
 LESS = {
     "context.POINTS": 300,
-    "sections.CLASS_STEPS": 2,
-    "sections.FILM_STEPS": 4,
-    "sections.TRAVERSAL_STEPS": 5,
+    "sections.transitions.CLASS_STEPS": 2,
+    "sections.traversals.FILM_STEPS": 4,
+    "sections.traversals.TRAVERSAL_STEPS": 5,
 }
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from latens.report.context import Picture, ReportContext
 
+MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
 MOST_SHEETS = 2  # of latent dimensions; the rest have the smallest KL, and are left out
 
 

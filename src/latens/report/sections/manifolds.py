@@ -9,9 +9,8 @@ from torch import Tensor
 from latens import pictures
 from latens.analysis.traversals import lattice, manifold
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import file_name, signed
+from latens.report.sections.common import MOST_ROWS, file_name, signed
 
-MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
 MANIFOLD_SIDES = (9, 13, 17, 25, 33)  # images from −4 to 4, one of them at each even number
 MANIFOLD_WIDTH = 930  # screen pixels, which the page shows as they are
 SMALL_MANIFOLD_WIDTH, LEAST_MANIFOLD_WIDTH = 480, 560

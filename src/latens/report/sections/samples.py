@@ -8,10 +8,9 @@ from torch import Tensor
 from latens import pictures
 from latens.analysis.generation import draw
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import count_of
+from latens.report.sections.common import MOST_ROWS, count_of
 
 SAMPLES = 64
-MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
 PER_ROW = 10
 
 

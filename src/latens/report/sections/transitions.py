@@ -9,9 +9,8 @@ from latens.analysis.generation import along_attribute
 from latens.analysis.traversals import through_classes
 from latens.evaluation.labels import LabelStatistics
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import count_of, same_size, signed
+from latens.report.sections.common import MOST_ROWS, count_of, same_size, signed
 
-MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
 CLASS_STEPS = 8  # from one class to the next
 MOST_CLASS_FRAMES = 400
 

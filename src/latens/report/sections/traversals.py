@@ -7,9 +7,8 @@ import torch
 from latens import pictures
 from latens.analysis.traversals import traversals
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import count_of, same_size, sheets, signed
+from latens.report.sections.common import MOST_ROWS, count_of, same_size, sheets, signed
 
-MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
 TRAVERSAL_STEPS = 13
 FILM_STEPS = 24
 
