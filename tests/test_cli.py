@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 import latens
+from latens import catalogue
 from latens.config import option_names
 from latens.model.serialization import write_model
 
@@ -166,6 +167,11 @@ def test_recipes_and_data_are_listed(run_latens):
     for name in ("mlp", "conv", "beta", "conditional", "semi_supervised", "unet"):
         assert f"\n{name} " in f"\n{listing}"
     assert "mnist-2d: test: −elbo 1" in listing
+    for kind in catalogue.KINDS:
+        for choice in catalogue.choices(kind).values():
+            assert f"  {choice.name} " in listing
+            for option in choice.options:
+                assert f"--{option.replace('_', '-')}" in listing
     listing = run_latens("data").stdout
     for name in ("digits", "mnist", "fashion-mnist", "kmnist", "binarized-mnist", "celeba"):
         assert name in listing

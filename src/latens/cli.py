@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
-from latens import __version__
+from latens import __version__, catalogue
 from latens.config import RENAMED, SECTIONS, Device, Precision, TrainConfig, check_names
 from latens.console import IS_MAIN
 from latens.errors import LatensError
@@ -463,7 +463,7 @@ def compare(runs: list[Path], /, *, out: Path = Path("comparison")) -> None:
 
 @app.command
 def recipes() -> None:
-    """List the models, each with its source, and the pretrained ones with their figures."""
+    """List the models with their sources and figures, and the parts with their options."""
     from latens.model.recipes import RECIPES
     from latens.model.recipes import describe as about
     from latens.run.directory import Run, pretrained
@@ -475,6 +475,14 @@ def recipes() -> None:
         for run in runs:
             if run.config.model.recipe == name:
                 print(f"{'':<16} {run.path.name}: {_sentence(run.figures or {})}")
+        print()
+    for kind in catalogue.KINDS:
+        print(f"--{kind}")
+        for choice in catalogue.choices(kind).values():
+            flags = [f"--{name.replace('_', '-')}" for name in choice.options]
+            print(f"  {choice.name:<22} {choice.summary}")
+            if flags:
+                print(f"  {'':<22} {', '.join(flags)}")
         print()
 
 

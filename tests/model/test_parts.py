@@ -72,15 +72,15 @@ def defined(module, qualname, base=Part):
 
 @pytest.mark.parametrize("own", [MLPEncoder, IWAE])
 def test_latens_own_parts_cannot_be_replaced(own):
-    with pytest.raises(LatensError, match=f"{own.__module__} has .*choose another name"):
+    with pytest.raises(LatensError, match=f"{own.__module__} both have .*choose another name"):
         defined("mine", own.__name__, Configurable)
 
 
 def test_two_parts_of_one_name_are_refused_where_the_second_is_defined():
     defined("mine", "Blurred")
-    with pytest.raises(LatensError, match="mine has a part called Blurred"):
+    with pytest.raises(LatensError, match="both have a part called Blurred"):
         defined("yours", "Blurred")
-    with pytest.raises(LatensError, match="mine has a part called Blurred"):
+    with pytest.raises(LatensError, match="both have a part called Blurred"):
         defined("mine", "outer.Blurred")
     assert type(from_config({"part": "Blurred"})).__module__ == "mine"
 

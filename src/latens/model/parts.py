@@ -45,7 +45,8 @@ class Configurable:
             cls.__qualname__,
         ):
             raise LatensError(
-                f"{namesake.__module__} has a part called {cls.__name__}: choose another name"
+                f"{cls.__module__} and {namesake.__module__} both have a part called "
+                f"{cls.__name__}: choose another name for one's own"
             )
         _CLASSES[cls.__name__] = cls
 

@@ -1,6 +1,7 @@
 """Several processes that train together, over torch.distributed; one process is the usual case."""
 
 import atexit
+import gc
 import os
 import socket
 import subprocess
@@ -157,4 +158,5 @@ def _end(others: list[subprocess.Popen]) -> None:
 def _leave_group() -> None:
     """Leave the other processes in order, or the group's threads may abort this one as it ends."""
     if dist.is_initialized():
+        gc.collect()  # a wrapped module is part of a cycle, and holds the group's threads
         dist.destroy_process_group()
