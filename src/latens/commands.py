@@ -24,12 +24,16 @@ from latens.console import note, progress
 from latens.data import Images, Target, decode, find_images
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
+from latens.report.sections.common import unique_names
 from latens.report.sections.reconstructions import STEPS, interpolation
 from latens.run.data import data_of
 from latens.run.directory import Run
 
 FORBIDDEN = '/\\:*?"<>|'  # in a folder's name, on one system or another
-LONGEST_NAME = 100  # characters
+LONGEST_NAME = 60  # characters, of up to four bytes
+DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
+    f"{port}{i}" for port in ("COM", "LPT") for i in range(10)
+}
 AT_ONCE = 1_000  # images drawn at a time where thousands are asked for
 
 
@@ -67,18 +71,18 @@ def sample_picture(
 
 
 def _captions(run: Run, samples: Samples) -> list[str]:
-    """The class of each image, and how sure of it a classifier is."""
+    """The class of each image, and a classifier's confidence in it."""
     if samples.labels is None:
         raise LatensError(
             f"{run.path} cannot tell the class of a sample: train by the recipe semi_supervised "
             "or conditional on images with classes, or name a --label"
         )
     names = LabelStatistics.of(run.vae).names
-    told = [names[label] for label in samples.labels.tolist()]
+    found = [names[label] for label in samples.labels.tolist()]
     if samples.confidence is None:
-        return told
-    sure = samples.confidence.tolist()
-    return [f"{name}  {p:.0%}" for name, p in zip(told, sure, strict=True)]
+        return found
+    confidence = samples.confidence.tolist()
+    return [f"{name}  {p:.0%}" for name, p in zip(found, confidence, strict=True)]
 
 
 def reconstruction_picture(
@@ -253,9 +257,9 @@ def _in_blocks(run: Run, number: int) -> Iterator[tuple[Samples, list[str]]]:
         note(f"{run.path} knows no classes: all images go into one folder")
     elif run.vae.classifier is None:  # it is given its class: as many of each
         counts = [number // len(classes) + (i < number % len(classes)) for i in range(len(classes))]
-        for name, folder, count in zip(classes, folders, counts, strict=True):
+        for label, (folder, count) in enumerate(zip(folders, counts, strict=True)):
             for start in range(0, count, AT_ONCE):
-                samples = draw(vae, min(AT_ONCE, count - start), name)
+                samples = draw(vae, min(AT_ONCE, count - start), label)
                 yield samples, [folder] * len(samples.images)
         return
     for start in range(0, number, AT_ONCE):
@@ -267,15 +271,12 @@ def _in_blocks(run: Run, number: int) -> Iterator[tuple[Samples, list[str]]]:
 
 def folder_names(labels: Sequence[str]) -> list[str]:
     """A folder's name for each class: inside `--out`, and of its own where case is ignored too."""
-    names: list[str] = []
+    names = []
     for label in labels:
         plain = "".join("-" if c in FORBIDDEN or not c.isprintable() else c for c in label)
-        plain = plain.strip(" .")[:LONGEST_NAME] or "class"  # "..", and what Windows cuts off
-        name, number, taken = plain, 2, {n.casefold() for n in names}
-        while name.casefold() in taken:
-            name, number = f"{plain}-{number}", number + 1
-        names.append(name)
-    return names
+        plain = plain.strip(" .")[:LONGEST_NAME].rstrip(" .")  # "..", and what Windows cuts off
+        names.append(f"{plain}-" if plain.split(".")[0].strip().upper() in DEVICES else plain)
+    return unique_names([name or "class" for name in names])
 
 
 def _read(run: Run, images: list[Path]) -> Images:

@@ -66,7 +66,7 @@ def sweep(
     for name, path in paths.items():
         _check_same(path, configs[name], str(data))
     with torch.random.fork_rng():
-        for config in configs.values():  # what cannot be trained is told now, not after an hour
+        for config in configs.values():  # what cannot be trained fails now, not after an hour
             prepare(data, config)
     try:
         _train_all(str(data), configs, paths, jobs or max(1, (os.cpu_count() or 1) // CORES_EACH))
@@ -186,7 +186,7 @@ def _rates(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
         "curves",
         [pictures.curves_of(rows, "validation")],
         "Loss, reconstruction and KL of each run over the images seen, on validation images",
-        "On validation images, in nats per image; the loss weighs the KL by β.",
+        "On validation images, in nats per image; the loss is that of each run's own objective.",
     )
 
 
@@ -205,7 +205,7 @@ def _latent_spaces(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
 def _manifolds(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
     every = {name: manifolds_of(context) for name, context in contexts.items()}
     files = {tuple(file for file, _, _ in shown) for shown in every.values()}
-    if len(files) > 1:  # some are told a class and some are not
+    if len(files) > 1:  # some are given a class and some are not
         every = {name: [("manifold", None, "latent plane")] for name in contexts}
     for i, (file, label, what) in enumerate(next(iter(every.values()))):
         frames = [
@@ -224,19 +224,19 @@ def _manifolds(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
 SECTIONS = (
     Section(
         "Rate and distortion",
-        "A larger β buys a lower rate with a higher distortion. A model to the right of another "
-        "and above it is worse at any price.",
+        "A larger β lowers the rate and raises the distortion. A model with a higher rate and a "
+        "higher distortion than another is worse at any β.",
         _rates,
     ),
     Section(
         "Latent space",
-        "With a larger β the clouds should draw together in the middle, until nothing tells them "
-        "apart.",
+        "With a larger β the clusters move towards the centre of the prior and overlap; when all "
+        "of them coincide, the posterior has collapsed.",
         _latent_spaces,
     ),
     Section(
         "Manifold",
-        "With a larger β fewer kinds of images should be left, and blurrier ones.",
+        "With a larger β the decoded images become fewer in kind, and blurrier.",
         _manifolds,
     ),
 )

@@ -80,7 +80,9 @@ def traversals(
     for row, d in enumerate(dims):
         z[row, :, d] = steps.to(vae.device)
     flat = z.flatten(0, 1)
-    images = vae.decode_images(flat.unflatten(1, vae.latent_shape), labels_for(vae, label, len(flat)))
+    images = vae.decode_images(
+        flat.unflatten(1, vae.latent_shape), labels_for(vae, label, len(flat))
+    )
     return images.unflatten(0, (len(dims), len(steps)))
 
 

@@ -26,13 +26,14 @@ Rows = Sequence[Mapping[str, Any]]
 TERMS = {"loss": "loss", "reconstruction": "reconstruction, −log p(x|z)", "kl": "KL(q ‖ p)"}
 FEW_EPOCHS = 15  # up to so many, each is a dot on its curve
 MOST_BARS = 40  # with the name of each
+LONGEST_PLACE = 3  # letters of an index that are written side by side
 MOST_DIMS = 100  # latent dimensions in one picture, those with the largest KL
 
 
 def curves(rows: Rows, title: str = "") -> Image.Image:
     """Loss, reconstruction and KL of training and validation, β, learning rate and active units.
 
-    Without a β the norm of the gradient takes its place.
+    An objective without β leaves its place to the norm of the gradient.
 
     Args:
         rows: those of metrics.jsonl, in nats per image.
@@ -48,7 +49,7 @@ def curves(rows: Rows, title: str = "") -> Image.Image:
             parts = [[row[part][term] for row in rows] for part in ("train", "validation")]
             _leave_out_the_start(ax, parts)
         axes[0].legend()
-        first = {"gradient's norm, mean of the epoch": lambda row: row["gradient_norm"]}
+        first = {"gradient norm, mean of the epoch": lambda row: row["gradient_norm"]}
         if all("beta" in row for row in rows):
             first = {"β, weight of the KL": lambda row: row["beta"]}
         settings = first | {
@@ -114,8 +115,12 @@ def _leave_out_the_start(ax: Axes, series: Sequence[Sequence[float]]) -> None:
         ax.set_xlabel(f"{ax.get_xlabel()} (starts at {top:.0f} nats)")
 
 
-def kl_per_dim(values: Sequence[float], title: str = "") -> Image.Image:
-    """Bars: the KL of each latent dimension in nats, largest first."""
+def kl_per_dim(values: Sequence[float], title: str = "", names: Sequence[str] = ()) -> Image.Image:
+    """Bars: the KL of each latent dimension in nats, largest first; at most 100 of them.
+
+    Args:
+        names: of all dimensions; none: z[0], z[1], …
+    """
     order = sorted(range(len(values)), key=lambda d: -values[d])[:MOST_DIMS]
     with styled():
         width = min(10.5, max(4.5, 1.5 + 0.3 * len(order)))
@@ -123,7 +128,9 @@ def kl_per_dim(values: Sequence[float], title: str = "") -> Image.Image:
         ax = figure.subplots()
         ax.bar(range(len(order)), [values[d] for d in order], color=BAR, edgecolor=INK, lw=0.5)
         if len(order) <= MOST_BARS:
-            ax.set_xticks(range(len(order)), [str(d) for d in order], fontsize=8)
+            places = _places(order, names)
+            turn = 90 if max(map(len, places)) > LONGEST_PLACE else 0
+            ax.set_xticks(range(len(order)), places, fontsize=8, rotation=turn)
             ax.set_xlabel("latent dimension, by its index")
         else:
             ax.set_xlabel(_dims_in_words(len(order), len(values)))
@@ -132,18 +139,27 @@ def kl_per_dim(values: Sequence[float], title: str = "") -> Image.Image:
         return render(figure, title)
 
 
+def _places(dims: Sequence[int], names: Sequence[str]) -> list[str]:
+    """The indices of latent dimensions, such as 3, or 0,2,5 of a map."""
+    return [names[d].removeprefix("z[").removesuffix("]") if names else str(d) for d in dims]
+
+
 def _dims_in_words(shown: int, every: int) -> str:
     some = f"{shown} of {every:,} " if shown < every else ""
     return f"{some}latent dimensions, largest KL first"
 
 
 def kl_over_training(
-    epochs: Sequence[int], values: Float[np.ndarray, "E D"], title: str = ""
+    epochs: Sequence[int],
+    values: Float[np.ndarray, "E D"],
+    title: str = "",
+    names: Sequence[str] = (),
 ) -> Image.Image:
     """A heat map: the KL of each latent dimension (rows, largest last first) at each epoch.
 
     Args:
         values: in nats per image.
+        names: of all dimensions; none: z[0], z[1], …
     """
     order = np.argsort(-values[-1], kind="stable")[:MOST_DIMS]
     edges = [epochs[0] - 0.5, *(e + 0.5 for e in epochs)]
@@ -157,8 +173,8 @@ def kl_over_training(
         ax.invert_yaxis()
         ax.grid(visible=False)
         if len(order) <= MOST_BARS:
-            ax.set_yticks(range(len(order)), [str(d) for d in order], fontsize=8)
-            ax.set_ylabel("latent dimension")
+            ax.set_yticks(range(len(order)), _places(order.tolist(), names), fontsize=8)
+            ax.set_ylabel("latent dimension, by its index")
         else:
             ax.set_ylabel(_dims_in_words(len(order), values.shape[1]))
         ax.set_xlabel("epoch")

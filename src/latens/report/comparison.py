@@ -85,9 +85,9 @@ def _curves(runs: Mapping[str, Run]) -> Iterator[Picture]:
 
 
 def rate_distortion(runs: Mapping[str, Run], joined: bool = False) -> Picture:
-    """Each run as a point: what its latents cost, and what they leave untold."""
-    told = {name: figures_of(name, run) for name, run in runs.items()}
-    points = {name: (figures["kl"], figures["reconstruction"]) for name, figures in told.items()}
+    """Each run as a point: its KL, the rate, against its reconstruction, the distortion."""
+    every = {name: figures_of(name, run) for name, run in runs.items()}
+    points = {name: (figures["kl"], figures["reconstruction"]) for name, figures in every.items()}
     return Picture(
         "rate-distortion",
         [
@@ -118,7 +118,7 @@ def _same_images(runs: Mapping[str, Run]) -> Iterator[Picture]:
             )
         ],
         "Test images in the first row, and the reconstructions of each run below",
-        f"The first test images of {first.name}, and what each model makes of them.",
+        f"The first test images of {first.name}, and the reconstructions by each model.",
     )
 
 
@@ -131,10 +131,10 @@ def _same_noise(runs: Mapping[str, Run]) -> Iterator[Picture]:
         vae, embedding = run.vae, run.vae.label_embedding
         y = None if embedding is None else embedding.unknown(IMAGES)
         if embedding is not None and embedding.exclusive:
-            y = torch.arange(IMAGES) % embedding.count
+            y = torch.arange(IMAGES, device=vae.device) % embedding.count
         if vae.has_unit_prior:
-            z = noise[:, :count].unflatten(1, vae.latent_shape)
-        else:  # it makes z from noise in its own way
+            z = noise[:, :count].unflatten(1, vae.latent_shape).to(vae.device)
+        else:
             z = vae.sample_prior(IMAGES, y)
         rows.append(vae.decode_images(z, y))
     yield Picture(
@@ -142,7 +142,7 @@ def _same_noise(runs: Mapping[str, Run]) -> Iterator[Picture]:
         [pictures.table(torch.stack(rows), "samples of the same noise", rows=list(runs))],
         "Sampled images, a row for each run, with the same noise in each column",
         "The same z in each column, cut to the latent dimensions of each model, or drawn from its "
-        "own prior where that is learned; a conditional one is told each class in turn.",
+        "own prior where that is not N(0, I); a conditional model is given each class in turn.",
     )
 
 
@@ -155,16 +155,18 @@ def _check_same_shape(runs: Mapping[str, Run]) -> None:
 SECTIONS = (
     Section(
         "Curves",
-        "A curve that turns up overfits. Heights may be compared only where the figures are of one "
-        "kind, and those of the loss only for one β.",
+        "A validation curve that rises again shows overfitting. Values may be compared only where "
+        "the figures are of one kind, and those of the loss only for one objective.",
         _curves,
     ),
     Section(
         "The same images",
-        "Look for what one model keeps and another blurs.",
+        "Look for details that one model keeps and another blurs.",
         _same_images,
     ),
     Section(
-        "The same noise", "Look for what could pass for data, and what could not.", _same_noise
+        "The same noise",
+        "Look for samples that look like data, and for those that do not.",
+        _same_noise,
     ),
 )

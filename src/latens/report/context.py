@@ -143,10 +143,21 @@ class ReportContext:
         return tuple(self.data.classes)
 
     @cached_property
-    def by_kl(self) -> list[int]:
-        """The latent dimensions, that with the largest KL on validation images first."""
-        per_dim = best_row(self.rows)["validation"]["kl_per_dim"] or [0.0] * self.dims
-        return sorted(range(self.dims), key=lambda d: -per_dim[d])
+    def kl_per_dim(self) -> list[float] | None:
+        """The KL of each dimension of z on validation images; None without a closed form."""
+        per_dim = best_row(self.rows)["validation"]["kl_per_dim"]
+        return per_dim[: self.dims] if per_dim else None  # of a hierarchy z comes first
+
+    @cached_property
+    def ranked_dims(self) -> list[int]:
+        """The latent dimensions in the order of `ranked_by`, the largest first."""
+        values = self.kl_per_dim or self.latents.mean.var(0, correction=0).tolist()
+        return sorted(range(self.dims), key=lambda d: -values[d])
+
+    @property
+    def ranked_by(self) -> str:
+        """By what latent dimensions are ranked."""
+        return "KL" if self.kl_per_dim else "variance of the mean z"
 
     @cached_property
     def dim_names(self) -> list[str]:
@@ -164,7 +175,7 @@ class ReportContext:
         """The two latent dimensions that a plane of decoded images lies along."""
         if self._decoded is not None:
             return self._decoded
-        return (self.by_kl[0], self.by_kl[1]) if self.dims > 2 else (0, 1)
+        return (self.ranked_dims[0], self.ranked_dims[1]) if self.dims > 2 else (0, 1)
 
     @cached_property
     def test(self) -> Images:

@@ -59,8 +59,8 @@ class Chapter:
     note: str = ""
 
 
-def draw_pictures(sections: Sequence[Section], subject: Any, folder: Path) -> list[Chapter]:
-    """Write every picture that applies to a subject; returns what is for its page."""
+def draw_pictures(sections: Sequence[Section], context: Any, folder: Path) -> list[Chapter]:
+    """Write every picture that applies to a run, or to several; returns what is for its page."""
     chapters = []
     with ThreadPoolExecutor() as pool, progress("sections") as bar:  # drawing beside writing
         for section in bar.track(sections, description="drawing"):
@@ -68,7 +68,7 @@ def draw_pictures(sections: Sequence[Section], subject: Any, folder: Path) -> li
             with torch.random.fork_rng(devices=[]):  # samples, and bits drawn at each visit
                 torch.manual_seed(SEED)
                 try:
-                    for picture in section.draw(subject):
+                    for picture in section.draw(context):
                         written = pool.submit(picture.save, folder)
                         chapter.shown.append(_shown(picture, written))
                 except LatensError as error:

@@ -1,4 +1,4 @@
-"""Every picture and film of a run: what there is to see, in which order, and what to look for."""
+"""The sections of a report in their order: what each draws, and what to look for in it."""
 
 from latens.report.context import Section
 from latens.report.sections.curves import training_curves
@@ -13,66 +13,68 @@ from latens.report.sections.traversals import latent_traversals
 SECTIONS = (
     Section(
         "Reconstructions",
-        "Look for strokes, colours and faces that survive; a bad model shows the same average "
-        "image everywhere. If validation images look much worse than training ones, the model "
-        "overfits.",
+        "Good reconstructions keep the details that matter, such as strokes, colours and faces. "
+        "Posterior collapse shows as the same average image everywhere; validation images much "
+        "worse than training images show overfitting.",
         reconstructions,
     ),
     Section(
         "Samples",
-        "Good ones could pass for data and differ from each other; blurred mixtures mean that "
-        "the aggregated posterior is far from the prior.",
+        "Good samples look like data and differ from each other. Mixtures of several classes, or "
+        "samples much worse than the reconstructions, mean that the aggregated posterior is far "
+        "from the prior.",
         samples,
     ),
     Section(
         "Latent space",
-        "Points should fill the circles of the prior, each class as a cloud of its own (of a "
-        "conditional model all classes alike); points far outside are places that samples never "
-        "reach, and holes inside are samples that look like nothing. "
-        "Histograms should follow the curve: elsewhere the prior draws what no image is. One that "
-        "follows it perfectly may hold nothing at all; the bars of the KL tell.",
+        "The aggregated posterior should match the prior: points should fill its circles, each "
+        "class as a cluster of its own (of a conditional model all classes alike). Samples never "
+        "reach points far outside, and from holes inside they look like no image. Histograms "
+        "should follow the prior's density; a dimension that follows it exactly may carry no "
+        "information, which its KL shows.",
         latent_space,
     ),
     Section(
         "Manifold",
-        "Neighbours should differ little, and every place show an image that could be real; "
-        "large areas of the same blur are room that the model does not use.",
+        "Neighbours should differ little, and every point should decode to a plausible image; "
+        "large areas of the same blur are regions without data.",
         manifolds,
     ),
     Section(
         "Interpolations",
-        "The way between two images should lead over images that could be real; two images laid "
-        "over each other in the middle are the sign of a latent space with holes.",
+        "All images between two ends should be plausible; two images superimposed in the middle "
+        "are a sign of holes in the aggregated posterior.",
         interpolations,
     ),
     Section(
         "From class to class",
-        "Each class should be plainly itself at its own place, and the way between short.",
+        "The image at the mean of each class should be recognisable as that class, and what is "
+        "not of the class, such as slant or width, should change little between them.",
         transitions,
     ),
     Section(
         "Traversals",
-        "Each row should change in one way that has a name, such as slant or width; rows in "
-        "which nothing changes are latent dimensions that are not used.",
+        "In a disentangled representation each row changes one factor of variation, such as "
+        "slant or width. Rows in which nothing changes are inactive latent dimensions.",
         latent_traversals,
     ),
     Section(
         "Curves",
-        "Validation that turns up while training goes down is overfitting; a KL that falls to "
-        "zero is posterior collapse.",
+        "A validation loss that rises while the training loss falls is overfitting; a KL that "
+        "falls to zero is posterior collapse.",
         training_curves,
     ),
     Section(
         "Films of the training",
-        "Images should come from blur to detail, and clouds part early; where frames no longer "
-        "change, more epochs are in vain. Epoch 0 is the model before its first step.",
+        "Reconstructions should go from blur to detail, and clusters separate early; once frames "
+        "no longer change, further epochs bring little. Epoch 0 is the untrained model.",
         training_films,
     ),
     Section(
         "Inside the networks",
-        "The outputs of every convolution for the first validation image, dark the lowest and "
-        "bright the highest of each frame: early layers should keep edges and strokes; channels "
-        "that stay dark do nothing.",
+        "Feature maps of every convolution for the first validation image; in each frame the "
+        "lowest value is dark and the highest bright. Early layers should keep edges and strokes; "
+        "channels that stay uniform are inactive.",
         feature_map_films,
     ),
 )

@@ -7,7 +7,7 @@ from PIL import Image
 from latens.report.context import Picture, ReportContext
 
 MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
-MOST_SHEETS = 2  # of latent dimensions; the rest have the smallest KL, and are left out
+MOST_SHEETS = 2  # of latent dimensions; of the others less is to be seen
 
 
 def adjective(split: str) -> str:
@@ -17,7 +17,7 @@ def adjective(split: str) -> str:
 
 def count_of(shown: int, every: int, what: str) -> str:
     """How many are shown, as in ", 20 of 200 classes"; nothing where all are."""
-    return f", {shown} of {every} {what}" if shown < every else ""
+    return f", {shown} of {every:,} {what}" if shown < every else ""
 
 
 def signed(value: float) -> str:
@@ -31,14 +31,16 @@ def file_name(name: str) -> str:
 
 
 def sheets(context: ReportContext, name: str, most: int) -> Iterator[tuple[str, list[int], str]]:
-    """The latent dimensions with the largest KL, over at most two pictures of at most so many.
+    """The latent dimensions that are ranked highest, over at most two pictures of at most so many.
 
     Yields:
         The name of each picture, its dimensions, and words on which they are.
     """
     for first in range(0, min(context.dims, MOST_SHEETS * most), most):
-        dims = context.by_kl[first : first + most]
-        which = f", {first + 1} to {first + len(dims)} of {context.dims:,} by their KL"
+        dims = context.ranked_dims[first : first + most]
+        which = (
+            f", {first + 1} to {first + len(dims)} of {context.dims:,} by their {context.ranked_by}"
+        )
         number = f"-{first // most + 1}" if first else ""
         yield name + number, dims, which if context.dims > most else ""
 
@@ -52,6 +54,17 @@ def same_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
     for page, frame in zip(padded, frames, strict=True):
         page.paste(frame, (0, 0))
     return padded
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, of which no two differ by case alone: a number is added where they would."""
+    unique: list[str] = []
+    for name in names:
+        free, number, taken = name, 2, {other.casefold() for other in unique}
+        while free.casefold() in taken:
+            free, number = f"{name}-{number}", number + 1
+        unique.append(free)
+    return unique
 
 
 def film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = False) -> Picture:

@@ -5,27 +5,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from latens import pictures
+from latens.pictures.curves import MOST_DIMS
 from latens.report.context import Picture, ReportContext
+from latens.report.sections.common import count_of
 from latens.run.directory import best_row
 
 
 def training_curves(context: ReportContext) -> Iterator[Picture]:
     """The terms of the loss over the epochs, and the KL of each latent dimension."""
+    first = "β" if all("beta" in row for row in context.rows) else "gradient norm"
     yield Picture(
         "curves",
         [pictures.curves(context.rows, context.title("training"))],
-        "Loss, reconstruction, KL, β, learning rate and active units over the epochs",
-        f"The loss is {_loss_in_words(context)}, in nats per image: blue on training images as "
-        "they are learned from, orange on validation images with averaged weights.",
+        f"Loss, reconstruction, KL, {first}, learning rate and active units over the epochs",
+        f"The loss is {_loss_in_words(context)}, in nats per image: blue on training images "
+        "during each epoch, orange on validation images with averaged weights.",
     )
     per_dim = best_row(context.rows)["validation"]["kl_per_dim"]
     if not per_dim:
         return
+    names = context.dim_names if len(per_dim) == context.dims else ()  # or of several levels
+    which = count_of(MOST_DIMS, len(per_dim), "latent dimensions, those of the largest KL")
     yield Picture(
         "kl-per-dim",
-        [pictures.kl_per_dim(per_dim, context.title("KL of each latent dimension"))],
+        [pictures.kl_per_dim(per_dim, context.title("KL of each latent dimension"), names)],
         "Bars: the KL of each latent dimension, largest first",
-        "The information in each latent dimension about a validation image. Near zero: not used.",
+        "KL(q(z|x) ‖ p(z)) of each latent dimension on validation images: near zero, the dimension "
+        f"is inactive{which}.",
     )
     if len(context.rows) > 1:
         values = np.array([row["validation"]["kl_per_dim"] for row in context.rows])
@@ -33,9 +39,9 @@ def training_curves(context: ReportContext) -> Iterator[Picture]:
         title = context.title("KL of each latent dimension over the training")
         yield Picture(
             "kl-over-training",
-            [pictures.kl_over_training(epochs, values, title)],
+            [pictures.kl_over_training(epochs, values, title, names)],
             "A heat map of the KL of each latent dimension over the epochs",
-            "When each latent dimension came into use, on validation images.",
+            f"When each latent dimension became active, on validation images{which}.",
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from latens import pictures
@@ -14,18 +15,19 @@ from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import sheets
 
 TURNING_POINTS = 800
-PRIOR_POINTS = 10_000  # from which a prior's density is drawn
+# Samples from which a prior's density is drawn, fewer of many dimensions
+PRIOR_POINTS, LEAST_PRIOR_POINTS, PRIOR_VALUES = 10_000, 1_000, 2**22
 HOVER_PIXELS = 1_600_000  # of all images that hovering shows
 HOVER_POINTS = 1_500
 
 
 def latent_space(context: ReportContext) -> Iterator[Picture]:
     """Test images on a plane, on a rotating projection, and each latent dimension's histogram."""
-    _, _, prior = context.plane
+    _, _, centre = context.plane
     by = context.colours[2]
     coloured = f", by {by}" if by else ""
     how = f", by {context.projection}" if context.dims > 2 else ""
-    circles = "" if prior is None else "; dashed: the prior at 1, 2 and 3 σ"
+    circles = "" if centre is None else "; dashed: the prior at 1, 2 and 3 σ"
     title = context.title(f"{len(context.test):,} test images in latent space{coloured}")
     yield Picture(
         "latent-space",
@@ -36,15 +38,12 @@ def latent_space(context: ReportContext) -> Iterator[Picture]:
     )
     if context.dims > 2:
         yield _rotating_projection(context, coloured)
-    sample = context.latents.sample.numpy()
-    drawn = None
-    if not context.unit_prior:
-        drawn = context.vae.sample_prior(PRIOR_POINTS).flatten(1).numpy()
+    sample, prior = context.latents.sample.numpy(), _prior_sample(context)
     for name, dims, which in sheets(context, "histograms", MOST_HISTOGRAMS):
         title = context.title(f"z of {len(sample):,} test images{which}")
         yield Picture(
             name,
-            [pictures.histograms(sample, dims, title, drawn, context.dim_names)],
+            [pictures.histograms(sample, dims, title, prior, context.dim_names)],
             "A histogram of each latent dimension beside the prior's density",
             "Each latent dimension over the test images (blue) against the prior's density (orange)"
             f"{which}; values beyond ±4 are counted at the edges; the heights are not comparable.",
@@ -52,15 +51,23 @@ def latent_space(context: ReportContext) -> Iterator[Picture]:
         )
 
 
+def _prior_sample(context: ReportContext) -> Float[np.ndarray, "M D"] | None:
+    """Samples of p(z), from which its density is drawn; None of N(0, I), whose density is known."""
+    if context.unit_prior:
+        return None
+    count = max(LEAST_PRIOR_POINTS, min(PRIOR_POINTS, PRIOR_VALUES // context.dims))
+    return context.vae.sample_prior(count).flatten(1).numpy()
+
+
 def _rotating_projection(context: ReportContext, coloured: str) -> Picture:
     mean = context.latents.mean[:TURNING_POINTS]
     labels, names, _ = context.colours
-    title = context.title(f"latent space turning{coloured}")
+    title = context.title(f"latent space, rotating{coloured}")
     some = None if labels is None else labels[:TURNING_POINTS]
     return Picture(
         "latent-space-3d",
         pictures.turning(Plane(mean, 3).of(mean), some, names, title),
-        "A film of test images as points that turn around an axis in latent space",
+        "A film of test images as points in latent space, rotating about an axis",
         "The first three principal components of the mean z.",
         seconds=0.1,
         endless=True,
@@ -88,10 +95,9 @@ def _hover_points(context: ReportContext) -> dict[str, Any]:
     padded = x.new_ones(math.ceil(count / columns) * columns, *x.shape[1:])
     padded[:count] = x
     sheet = pictures.tile(padded.unflatten(0, (-1, columns)), least_side=1, gap=0)
-    told = [-1] * count if labels is None else labels[:count].tolist()
     return {
         "points": np.round(points[:count], 3).tolist(),
-        "labels": told,
+        "labels": [-1] * count if labels is None else labels[:count].tolist(),
         "names": list(names),
         "axes": [axis.partition(" (")[0] for axis in axes if axis != SPREAD],
         "sprite": Image.fromarray(sheet),

@@ -9,7 +9,7 @@ from torch import Tensor
 from latens import pictures
 from latens.analysis.traversals import lattice, manifold
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import MOST_ROWS, file_name, signed
+from latens.report.sections.common import MOST_ROWS, file_name, signed, unique_names
 
 MANIFOLD_SIDES = (9, 13, 17, 25, 33)  # images from −4 to 4, one of them at each even number
 MANIFOLD_WIDTH = 930  # screen pixels, which the page shows as they are
@@ -36,16 +36,15 @@ def manifolds_of(context: ReportContext) -> list[tuple[str, int | None, str]]:
     )
     if not context.conditional or not context.classes:
         return [("manifold", None, f"latent plane{along}")]
-    names = [file_name(name) for name in context.classes]
-    unique = [f"{n}-{i}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+    shown = context.classes[:MOST_ROWS]
+    files = unique_names([f"manifold-{file_name(name)}" for name in shown])
     return [
-        (f"manifold-{unique[label]}", label, f"latent plane of {name}{along}")
-        for label, name in enumerate(context.classes[:MOST_ROWS])
+        (files[label], label, f"latent plane of {name}{along}") for label, name in enumerate(shown)
     ]
 
 
 def grid_side(context: ReportContext) -> int:
-    """Images along the side of a square of them; whole z are among its steps."""
+    """Images along the side of a square of them; whole numbers are among its values of z."""
     one_of_many = context.conditional and context.classes
     width = SMALL_MANIFOLD_WIDTH if one_of_many else MANIFOLD_WIDTH
     image = max(context.vae.image_shape[1:])
@@ -54,7 +53,7 @@ def grid_side(context: ReportContext) -> int:
 
 
 def grid_points(context: ReportContext, quantiles: bool = False) -> Float[Tensor, "R C 2"]:
-    """The places on the latent plane that are decoded: a lattice, of one dimension a row of it."""
+    """The points of the latent plane to decode: a lattice, of one dimension a row of it."""
     points = lattice(grid_side(context), quantiles)
     return points[len(points) // 2][None] if context.dims == 1 else points
 
@@ -65,8 +64,8 @@ def _manifold(
     return Picture(
         name,
         [manifold_image(context, points, label, context.title(what))],
-        f"Images decoded from a grid of places on the {what}",
-        f"What places on the {what} decode to.",
+        f"Images decoded from a grid of points on the {what}",
+        f"The mean of p(x|z) for a grid of z on the {what}.",
         detail=label is not None,
         hover={
             "x": points[0, :, 0].tolist(),
@@ -83,7 +82,7 @@ def manifold_image(
 
     Args:
         points: of a `lattice`.
-        label: the class a conditional model is told.
+        label: the class that a conditional model is given.
     """
     images = manifold(context.vae, points, context.dims_shown, label)
     columns = points.shape[1]

@@ -30,8 +30,8 @@ def reconstructions(context: ReportContext) -> Iterator[Picture]:
             f"reconstructions-{split}",
             [image],
             f"{adjective(split).capitalize()} images in rows, each above its reconstruction",
-            f"{adjective(split).capitalize()} images above what the decoder makes of their mean z"
-            + ("." if split == "train" else ": never trained on."),
+            f"{adjective(split).capitalize()} images, each above the mean of p(x|z) at its mean z"
+            + ("." if split == "train" else "; none was trained on."),
         )
 
 
@@ -47,7 +47,8 @@ def interpolations(context: ReportContext) -> Iterator[Picture]:
         "interpolations",
         [interpolation(context.vae, a, b, context.title("between test images"))],
         "Rows of images that change from one test image into another",
-        "xA, its reconstruction x̂A, equal steps on the straight line between their mean z, x̂B, xB.",
+        "From xA and its reconstruction x̂A to x̂B and xB, in equal steps on the straight line "
+        "between their mean z.",
     )
 
 
@@ -60,9 +61,9 @@ def interpolation(
         steps: from x̂A to x̂B, both included.
         spherical: along a great circle of latent space, not the straight line.
     """
-    xa, xb = a.unit(), b.unit()
+    xa, xb = a.unit().to(vae.device), b.unit().to(vae.device)
     ya, yb = (
-        likeliest_condition(vae, x) if of.labels is None else of.labels
+        likeliest_condition(vae, x) if of.labels is None else of.labels.to(vae.device)
         for x, of in ((xa, a), (xb, b))
     )
     between = vae.interpolate(xa, xb, steps, ya, yb, spherical)

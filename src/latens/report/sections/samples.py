@@ -21,7 +21,7 @@ def samples(context: ReportContext) -> Iterator[Picture]:
         "samples",
         [pictures.grid(images, context.title("samples, z ~ p(z)"))],
         "A grid of images sampled from the model",
-        "The mean of p(x|z) for z ~ p(z): images that never existed.",
+        "The mean of p(x|z) for z ~ p(z).",
     )
     statistics = context.statistics
     if statistics is None or not statistics.exclusive:
@@ -30,7 +30,7 @@ def samples(context: ReportContext) -> Iterator[Picture]:
     if context.conditional:
         rows, how = _samples_of_each_class(context, len(names))
     else:
-        rows = [draw(context.vae, PER_ROW, name).images for name in names]
+        rows = [draw(context.vae, PER_ROW, label).images for label in range(len(names))]
         labelled = context.vae.label_embedding is not None
         how = "z ~ p(z|y)" if labelled else "z ~ N(μ, σ²) of the class's training images"
     more = count_of(len(names), len(statistics.names), "classes")
@@ -47,11 +47,16 @@ def samples(context: ReportContext) -> Iterator[Picture]:
 
 
 def _samples_of_each_class(context: ReportContext, classes: int) -> tuple[list[Tensor], str]:
-    """Samples of each class by a model that is told it, and how z was drawn."""
+    """Samples by a decoder that is given the class, and how z was drawn."""
     vae, same = context.vae, context.unit_prior
     z = vae.sample_prior(PER_ROW) if same else None
     rows = []
     for label in range(classes):
-        y = torch.full((PER_ROW,), label)
+        y = torch.full((PER_ROW,), label, device=vae.device)
         rows.append(vae.decode_images(vae.sample_prior(PER_ROW, y) if z is None else z, y))
-    return rows, "the same z in each column" if same else "z ~ p(z), given the class where it is"
+    return (
+        rows,
+        "the same z in each column"
+        if same
+        else "z ~ p(z), or p(z|y) of a prior that depends on the class",
+    )

@@ -16,7 +16,7 @@ MOST_CLASS_FRAMES = 400
 
 
 def transitions(context: ReportContext) -> Iterator[Picture]:
-    """A film from class to class; of attributes, a sheet of less and more of each."""
+    """A film from class to class; for attributes, a table of less and more of each."""
     statistics = context.statistics
     if statistics is None:
         return
@@ -36,7 +36,7 @@ def transitions(context: ReportContext) -> Iterator[Picture]:
         yield Picture(
             "transitions",
             same_size(frames),
-            "A film of an image that turns from class to class",
+            "A film of an image that changes from class to class",
             f"From class to class{more}: {what}.",
             seconds=0.6 if context.conditional else 0.12,
             endless=True,
@@ -55,7 +55,7 @@ def _attributes(context: ReportContext, statistics: LabelStatistics) -> Picture:
     return Picture(
         "attributes",
         [pictures.table(torch.stack(rows), title, columns, names)],
-        "Rows of one face with less and more of each attribute",
-        "One validation image with less and more of each attribute; 0 is its reconstruction, 1 "
-        f"adds what sets images with the attribute apart{more}.",
+        "Rows of one image with less and more of each attribute",
+        "One validation image with less and more of each attribute: 0 is its reconstruction, 1 "
+        f"adds the attribute's direction in latent space to z{more}.",
     )

@@ -20,20 +20,25 @@ def latent_traversals(context: ReportContext) -> Iterator[Picture]:
     label = None if shown.labels is None or shown.labels.dim() > 1 else int(shown.labels[0])
     start = context.vae.embed(shown.unit(), shown.labels)[0].flatten()
     columns = [signed(step) for step in steps.tolist()]
-    caption = "One validation image; in each row one latent dimension alone moves, largest KL first"
+    caption = (
+        "Latent traversals from the mean z of one validation image: in each row one latent "
+        f"dimension alone takes values from −3 to 3, the largest {context.ranked_by} first"
+    )
     for name, some, which in sheets(context, "traversals", MOST_ROWS):
         still = traversals(context.vae, start, some, steps, label)
         rows = [context.dim_names[d] for d in some]
         yield Picture(
             name,
             [pictures.table(still, context.title(f"traversals{which}"), columns, rows)],
-            "Rows of images, in each of which one latent dimension moves",
+            "Rows of images, in each of which one latent dimension changes",
             f"{caption}{which}.",
             detail=name != "traversals",
         )
-    dims = context.by_kl[:MOST_ROWS]
+    dims = context.ranked_dims[:MOST_ROWS]
     names = [context.dim_names[d] for d in dims]
-    more = count_of(len(dims), context.dims, "latent dimensions, those with the largest KL")
+    more = count_of(
+        len(dims), context.dims, f"latent dimensions, those of the largest {context.ranked_by}"
+    )
     there = torch.linspace(-3, 3, FILM_STEPS)
     moving = traversals(context.vae, start, dims, torch.cat((there, there.flip(0)[1:-1])), label)
     values = torch.cat((there, there.flip(0)[1:-1])).tolist()
@@ -48,8 +53,8 @@ def latent_traversals(context: ReportContext) -> Iterator[Picture]:
     yield Picture(
         "traversals-film",
         same_size(frames),
-        "A film of images, in each of which one latent dimension moves from −3 to 3 and back",
-        f"As a film: each image moves along one latent dimension, from −3 to 3 and back{more}.",
+        "A film of images, in each of which one latent dimension goes from −3 to 3 and back",
+        f"The same as a film: one latent dimension in each image, from −3 to 3 and back{more}.",
         seconds=0.1,
         endless=True,
     )
