@@ -9,7 +9,15 @@ import torch
 
 from latens import ELBO, LatensError
 from latens.training.devices import resolve_compile
-from latens.training.learner import LIMIT, NORM, adamw_, adamw_rates, seed_noise, step_seeds
+from latens.training.learner import (
+    LIMIT,
+    NORM,
+    Learner,
+    adamw_,
+    adamw_rates,
+    seed_noise,
+    step_seeds,
+)
 from latens.training.processes import Processes
 from latens.training.trainer import learner_of
 
@@ -186,6 +194,23 @@ def test_a_compiled_step_is_the_step():
     done = subprocess.run([sys.executable, program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "the same\n"
+
+
+def test_a_step_that_cannot_be_compiled_is_made_without(digits, capsys, monkeypatch):
+    from torch._dynamo.exc import Unsupported
+
+    def refuse(self, *_arguments):
+        raise Unsupported("a graph break")
+
+    monkeypatch.setattr(Learner, "_compiled_step", refuse)
+    one, other = learner(digits), learner(digits, compile=True)
+    for i, batch in enumerate(digits.train.take(slice(0, 384)).batches(128)):
+        for t in (one, other):
+            t.step(batch, 128, {"beta": 1.0}, 1e-3, i)
+    assert not other.compiles
+    assert capsys.readouterr().err.count("cannot be compiled (a graph break)") == 1
+    for name, value in one.tensors().items():
+        assert torch.equal(value, other.tensors()[name]), name
 
 
 def test_adamw_is_torchs():
