@@ -208,3 +208,16 @@ def test_the_kl_of_a_flow_is_estimated(digits):
     z = draw.latents[0].z
     expected = (draw.latents[0].q.log_prob(z) - Normal(0.0, 1.0).log_prob(z).sum(2)).mean(0)
     torch.testing.assert_close(draw.kl, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_flow_is_in_float32_under_autocast():
+    posterior, features = away_from_the_start(latens.IAF(16, 3, iaf_width=8)), torch.randn(4, 16)
+    mean = posterior(features).mean
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(posterior(features).mean, mean)
+
+
+def test_a_flow_leaves_torchs_checks_of_arguments_on():
+    latens.IAF(16, 3)
+    with pytest.raises(ValueError, match="to satisfy the constraint"):
+        Normal(0.0, -1.0)

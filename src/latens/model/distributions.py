@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from torch.distributions import (
 # |log σ²| stays below this: σ between 5.5e-4 and 1.8e3. Wide enough never to be felt by a model
 # that learns, narrow enough that exp() and its gradient stay finite in float32.
 LOGVAR_BOUND = 15.0
+VARIANCE_SAMPLES = 64  # for the variance of a flow
 HALF_STEP = 0.5 / 255  # half the distance between two values of an 8-bit pixel
 # Torch looks a KL up in a registry through which no compiler sees; the second time it remembers.
 kl_divergence(Normal(0.0, 1.0), Normal(0.0, 1.0))
@@ -39,6 +41,19 @@ def diagonal_normal(
 def bounded_logvar(logvar: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Log σ², smoothly within ±15."""
     return LOGVAR_BOUND * torch.tanh(logvar / LOGVAR_BOUND)
+
+
+def load_zuko() -> ModuleType:
+    """`zuko`, which only a model with a flow waits for.
+
+    Its import switches off torch's checks of arguments for every distribution there is, one's own
+    too: they are left as they were.
+    """
+    before = Distribution._validate_args, Distribution.arg_constraints
+    import zuko
+
+    Distribution._validate_args, Distribution.arg_constraints = before  # pyright: ignore[reportAttributeAccessIssue]
+    return zuko
 
 
 def kl(q: Distribution, p: Distribution) -> Tensor | None:
@@ -261,3 +276,52 @@ class DiagonalMixture(Distribution):
     def mean(self) -> Tensor:
         """E z, `[*Z]`."""
         return torch.tensordot(self.logits.softmax(0), self.loc, 1)
+
+
+class FlowDistribution(Distribution):
+    """z = f(ε) for ε of a simple distribution, in float32 also under autocast.
+
+    f is computed where it is asked for, so that its networks must be kept out of autocast there.
+
+    Args:
+        base: of ε, batch `[*B]`, event `[D]`.
+        transform: f, one of zuko's.
+    """
+
+    has_rsample = True
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __init__(self, base: Independent, transform: Any):
+        self.base, self.transform = base, transform
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Samples `[*sample_shape, *B, D]` through which gradients flow."""
+        return self.rsample_and_log_prob(sample_shape)[0]
+
+    def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+        """Samples, and their log-density in nats `[*sample_shape, *B]`, in one pass."""
+        noise = self.base.rsample(torch.Size(sample_shape))
+        with torch.autocast(noise.device.type, enabled=False):
+            z, log_jacobian = self.transform.call_and_ladj(noise)
+        return z, self.base.log_prob(noise) - log_jacobian
+
+    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Log-density of any z `[*N, *B, D]` in nats, by the inverse of f."""
+        with torch.autocast(value.device.type, enabled=False):
+            noise, log_jacobian = self.transform.inv.call_and_ladj(value)
+        return self.base.log_prob(noise) + log_jacobian
+
+    @property
+    def mean(self) -> Tensor:
+        """Value of f at the mean of ε, `[*B, D]`, embedded and shown; not E z itself."""
+        with torch.autocast(self.base.mean.device.type, enabled=False):
+            return self.transform(self.base.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of z, `[*B, D]`: a Monte Carlo estimate by samples that are the same at each call."""
+        device = self.base.mean.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            return self.sample(torch.Size((VARIANCE_SAMPLES,))).var(0)

@@ -1,19 +1,22 @@
 """Posteriors: from the encoder's features to q(z|x)."""
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal
 
 from latens.errors import LatensError
-from latens.model.distributions import bounded_logvar, diagonal_normal
+from latens.model.distributions import (
+    FlowDistribution,
+    bounded_logvar,
+    diagonal_normal,
+    load_zuko,
+)
 from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Encoder, Posterior
-
-VARIANCE_SAMPLES = 64
 
 
 class DiagonalGaussian(Posterior, name="gaussian"):
@@ -150,7 +153,7 @@ class IAF(Posterior, name="iaf"):
     def __init__(self, features: int, latent_dim: int, iaf_steps: int = 2, iaf_width: int = 128):
         super().__init__()
         check_sizes(latent_dim=latent_dim, iaf_steps=iaf_steps, iaf_width=iaf_width)
-        from zuko.flows import MaskedAutoregressiveTransform  # only a flow waits for it
+        transform = load_zuko().flows.MaskedAutoregressiveTransform
 
         self.features = features
         self.latent_dim = latent_dim
@@ -161,7 +164,7 @@ class IAF(Posterior, name="iaf"):
         self.context = nn.Linear(features, iaf_width)
         order = torch.arange(latent_dim)
         self.flows = nn.ModuleList(
-            MaskedAutoregressiveTransform(
+            transform(
                 latent_dim,
                 context=iaf_width,
                 order=cast("Any", order.flip(0) if step % 2 else order),
@@ -171,57 +174,10 @@ class IAF(Posterior, name="iaf"):
         )
         start_as_identity(self.flows)
 
-    def forward(self, features: Float[Tensor, "B F"]) -> "FlowPosterior":
+    def forward(self, features: Float[Tensor, "B F"]) -> FlowDistribution:
         """q(z|x), batch `[B]`, event `[D]`; its parameters are float32."""
-        from zuko.transforms import ComposedTransform
-
         base = self.base(features)
         with torch.autocast(features.device.type, enabled=False):
             context = torch.relu(self.context(features.to(self.context.weight.dtype)))
-        return FlowPosterior(base, ComposedTransform(*(flow(context) for flow in self.flows)))
-
-
-class FlowPosterior(Distribution):
-    """z = f(ε) for ε of a simple distribution; f is fast, and its inverse may be slow.
-
-    Args:
-        base: of ε, batch `[B]`, event `[D]`.
-        transform: f, one of zuko's.
-    """
-
-    has_rsample = True
-    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
-
-    def __init__(self, base: Independent, transform: Any):
-        self.base, self.transform = base, transform
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Samples `[*sample_shape, B, D]` through which gradients flow."""
-        return self.rsample_and_log_prob(sample_shape)[0]
-
-    def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
-        """Samples, and their log-density in nats `[*sample_shape, B]`, in one pass."""
-        noise = self.base.rsample(torch.Size(sample_shape))
-        with torch.autocast(noise.device.type, enabled=False):
-            z, log_jacobian = self.transform.call_and_ladj(noise)
-        return z, self.base.log_prob(noise) - log_jacobian
-
-    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Log q(z|x) of any z `[*N, B, D]` in nats: f is inverted dimension by dimension."""
-        with torch.autocast(value.device.type, enabled=False):
-            noise, log_jacobian = self.transform.inv.call_and_ladj(value)
-        return self.base.log_prob(noise) + log_jacobian
-
-    @property
-    def mean(self) -> Tensor:
-        """The image of ε's mean under f, `[B, D]`, which is embedded and shown; not E z itself."""
-        return self.transform(self.base.mean)
-
-    @property
-    def variance(self) -> Tensor:
-        """Of z, `[B, D]`: a Monte Carlo estimate by samples that are the same at each call."""
-        device = self.base.mean.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
-            return self.sample(torch.Size((VARIANCE_SAMPLES,))).var(0)
+        flows = (flow(context) for flow in self.flows)
+        return FlowDistribution(base, load_zuko().transforms.ComposedTransform(*flows))
