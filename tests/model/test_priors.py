@@ -86,6 +86,15 @@ def test_pseudo_inputs_start_as_training_images(digits):
     assert set(distance.argmin(1).tolist()) == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("images", [torch.rand(2, *SHAPE), torch.zeros(2, *SHAPE)])
+def test_repeated_images_start_as_different_pseudo_inputs(images):
+    """The gradients of equal ones would be equal, and K of them no more than one."""
+    prior = latens.VampPrior((3,), SHAPE, components=6)
+    prior.start_from(images, images.mean(0))
+    distances = torch.pdist(prior.pseudo_inputs.flatten(1))
+    assert (distances > 0).sum() >= len(distances) - 1  # two images may be equal themselves
+
+
 def test_a_vamp_prior_learns_and_is_saved(tmp_path):
     vae = vae_with(latens.VampPrior((3,), SHAPE, components=7))
     check_every_parameter_learns(vae)
@@ -164,6 +173,17 @@ def test_a_conditional_prior_learns_and_is_saved(tmp_path):
     check_it_is_saved_and_loaded(vae, tmp_path / "vae", torch.arange(5))
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_conditional_prior_is_in_float32_under_autocast(exclusive):
+    vae = conditional_vae(exclusive)
+    with torch.no_grad():
+        vae.prior.parameters_of_p.weight.normal_()
+    y = torch.arange(4) if exclusive else torch.randint(0, 2, (4, 5))
+    expected = vae.prior_given(y).mean
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(vae.prior_given(y).mean, expected)
+
+
 def test_a_conditional_prior_without_labels_is_refused():
     with pytest.raises(LatensError, match="at least one class"):
         latens.ConditionalNormal((3,), 0, True)
@@ -203,6 +223,13 @@ def test_a_flow_integrates_to_one_and_samples_what_it_says():
     assert (density.sum() * cell).item() == pytest.approx(1, abs=0.01)
     mean = (density[..., None] * grid).sum((0, 1)) * cell
     torch.testing.assert_close(p.sample((20_000,)).mean(0), mean, atol=0.05, rtol=0.05)
+
+
+def test_the_density_of_a_flow_is_in_float32_under_autocast():
+    prior, z = a_flow((3,)), torch.randn(200, 3)
+    expected = prior(NO_POSTERIOR).log_prob(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(prior(NO_POSTERIOR).log_prob(z), expected)
 
 
 def test_a_flow_learns_and_is_saved(tmp_path):

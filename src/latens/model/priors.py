@@ -17,12 +17,19 @@ from torch.distributions import (
 from torch.distributions.transforms import ReshapeTransform
 
 from latens.errors import LatensError
-from latens.model.distributions import DiagonalMixture, bounded_logvar, diagonal_normal
+from latens.model.distributions import (
+    DiagonalMixture,
+    FlowDistribution,
+    bounded_logvar,
+    diagonal_normal,
+    load_zuko,
+)
 from latens.model.networks.labels import LabelEmbedding
 from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Prior
 
 FIRST_SCALE = 0.5  # of the components of a mixture, which together begin near N(0, I)
+COPY_NOISE = 0.05  # on the logits of a repeated image: equal pseudo-inputs would stay equal
 LEAST_PIXEL = 0.01  # of a pseudo-input at first: a logit of a black pixel passes no gradient
 LEAST_SCALE = 1e-3  # a component stays wide enough for a density in float32
 
@@ -117,9 +124,11 @@ class VampPrior(Prior, name="vamp"):
     def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
         """Begin at training images drawn at random, repeated where there are fewer than K."""
         rows = torch.arange(self.components) % len(images)
-        chosen = images[torch.randperm(len(images))][rows]
+        logits = torch.logit(images[torch.randperm(len(images))][rows], eps=LEAST_PIXEL)
         with torch.no_grad():
-            self.logits.copy_(torch.logit(chosen, eps=LEAST_PIXEL))
+            self.logits.copy_(logits)
+            copies = self.logits[len(images) :]
+            copies += COPY_NOISE * torch.randn_like(copies)
 
     @property
     def pseudo_inputs(self) -> Float[Tensor, "K C H W"]:
@@ -176,9 +185,8 @@ class ConditionalNormal(Prior, name="conditional"):
         Raises:
             LatensError: no labels.
         """
-        embedded = self.labels(y)
-        with torch.autocast(embedded.device.type, enabled=False):
-            mean, logvar = self.parameters_of_p(embedded).unflatten(1, (2, -1)).unbind(1)
+        with torch.autocast(self.labels.weight.device.type, enabled=False):
+            mean, logvar = self.parameters_of_p(self.labels(y)).unflatten(1, (2, -1)).unbind(1)
         scale = torch.exp(0.5 * bounded_logvar(logvar))
         shaped = (v.unflatten(1, self.event_shape) for v in (mean, scale))
         return diagonal_normal(*shaped, event_dims=len(self.event_shape))
@@ -203,19 +211,19 @@ class FlowPrior(Prior, name="flow"):
     def __init__(self, event_shape: tuple[int, ...], transforms: int = 4, flow_width: int = 128):
         super().__init__()
         check_sizes(transforms=transforms, flow_width=flow_width)
-        from zuko.flows import NSF  # only a model with a flow waits for it
-
         self.event_shape = tuple(event_shape)
         self.transforms = transforms
         self.flow_width = flow_width
         dims = math.prod(event_shape)
-        self.flow = NSF(
+        self.flow = load_zuko().flows.NSF(
             dims,
             transforms=transforms,
             hidden_features=(flow_width, flow_width),
             passes=min(2, dims),
         )
         start_as_identity(self.flow)
+        self.zero: Tensor
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the device
 
     def forward(
         self,
@@ -223,8 +231,9 @@ class FlowPrior(Prior, name="flow"):
         y: Int[Tensor, "B *A"] | None = None,
     ) -> Distribution:
         """p(z), batch `[]`, event `[*Z]`. Neither the posterior nor a label is needed."""
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            p = self.flow()
+        zeros = self.zero.expand(math.prod(self.event_shape))
+        base = diagonal_normal(zeros, torch.ones_like(zeros), event_dims=1)
+        p = FlowDistribution(base, self.flow.transform().inv)  # zuko's leads from z to N(0, I)
         if len(self.event_shape) == 1:
             return p
         reshape = ReshapeTransform(
