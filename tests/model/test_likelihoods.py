@@ -64,6 +64,16 @@ def test_continuous_bernoulli_is_finite_at_extreme_logits():
     assert logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("logit", [-60.0, -3.0, 0.0, 0.02, 8.0, 60.0])
+def test_samples_of_the_continuous_bernoulli_follow_its_density(logit):
+    """At logits of 60 torch's samples have a mean of 0.94, not 0.98."""
+    p = ContinuousBernoulli()(torch.full((1, 1, 1), logit))
+    samples = np.sort(p.sample((20_000,)).double().numpy().ravel())
+    cdf = samples if logit == 0 else np.expm1(logit * samples) / np.expm1(logit)
+    statistic = np.abs(cdf - (np.arange(20_000) + 0.5) / 20_000).max()
+    assert statistic < 1.95 / np.sqrt(20_000)  # Kolmogorov and Smirnov at 0.1 %
+
+
 def test_continuous_bernoulli_starts_at_the_mean():
     mean = torch.tensor([[[0.02, 0.3, 0.5, 0.8, 0.97]]])
     likelihood = ContinuousBernoulli()
@@ -243,3 +253,13 @@ def test_a_mixture_starts_at_the_mean_and_passes_gradients(channels):
     assert likelihood.kind(binary_pixels=False) == "8-bit"
     with pytest.raises(LatensError, match="1 or more"):
         LogisticMixture(0)
+
+
+@pytest.mark.parametrize("wild", [-200.0, 95.0, 200.0])
+def test_a_wild_scale_of_a_mixture_ends_in_no_nan(wild):
+    likelihood, parameters = some_mixture(3)
+    parameters[12:21] = wild  # the logarithms of all scales
+    log_p = likelihood(parameters.requires_grad_()).log_prob(torch.rand(3, 1, 1))
+    log_p.backward()
+    assert log_p.isfinite()
+    assert parameters.grad.isfinite().all()

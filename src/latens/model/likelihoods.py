@@ -2,13 +2,12 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import ContinuousBernoulli as TorchContinuousBernoulli
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 from torch.distributions import Laplace as TorchLaplace
 
 from latens.errors import LatensError
@@ -27,6 +26,7 @@ FIRST_SPREAD = 0.1  # of the locations of a mixture
 FIRST_SCALE = 0.2  # a fifth of the pixel range
 SMALL_LOGIT = 1e-2  # below it the continuous Bernoulli is computed by its Taylor series
 LEAST_LOGISTIC = math.exp(-7)  # PixelCNN++'s bound: all the mass is on one value
+MOST_LOG_SCALE = 7.0  # every value is black or white; its inverse is a float32 with a gradient
 
 
 class Bernoulli(Likelihood, name="bernoulli"):
@@ -80,38 +80,44 @@ class ContinuousBernoulli(Likelihood, name="continuous-bernoulli"):
         """Density."""
         return "density"
 
-    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
+    def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Distribution:
         """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
         return _ContinuousBernoulliImage(parameters.float())
 
 
-class _ContinuousBernoulliImage(BernoulliImage):
+class _ContinuousBernoulliImage(Distribution):
     """By logits; torch's own clamps probabilities, and is a nat per pixel off at logits of 50.
 
     Args:
         logits: `[*N, C, H, W]`.
     """
 
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __init__(self, logits: Float[Tensor, "*N C H W"]):
+        self.logits = logits
+        super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
+
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log p(x) of images `[*N, C, H, W]` in nats, `[*N]`: summed over pixels and channels."""
-        logits = self.base_dist.logits
-        small = logits.abs() < SMALL_LOGIT
-        safe = torch.where(small, SMALL_LOGIT, logits.abs())  # no gradient of 0 / 0
+        small = self.logits.abs() < SMALL_LOGIT
+        safe = torch.where(small, SMALL_LOGIT, self.logits.abs())  # no gradient of 0 / 0
         exact = safe.log() - torch.tanh(safe / 2).log()
-        log_norm = torch.where(small, math.log(2) + logits**2 / 12, exact)  # Taylor about 0
-        return super().log_prob(value) + log_norm.sum((-3, -2, -1))
+        log_norm = torch.where(small, math.log(2) + self.logits**2 / 12, exact)  # Taylor about 0
+        return BernoulliImage(self.logits).log_prob(value) + log_norm.sum((-3, -2, -1))
 
     @property
     def mean(self) -> Tensor:
         """E x, `[*N, C, H, W]`."""
-        return _continuous_bernoulli_mean(self.base_dist.logits)
+        return _continuous_bernoulli_mean(self.logits)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Pixels in [0, 1], by the inverse of the distribution function."""
-        logits = self.base_dist.logits
-        return TorchContinuousBernoulli(logits=logits, validate_args=False).sample(
-            torch.Size(sample_shape)
-        )
+        with torch.no_grad():
+            u = torch.rand(*sample_shape, *self.logits.shape, device=self.logits.device)
+            size = self.logits.abs().clamp(min=1e-4)  # hardly another density than the uniform
+            x = (1 + torch.log1p((1 - u) * torch.expm1(-size)) / size).clamp(0, 1)
+            return torch.where(self.logits < 0, 1 - x, x)
 
 
 def _continuous_bernoulli_mean(logits: Tensor) -> Tensor:
@@ -281,7 +287,7 @@ class LogisticMixture(Likelihood, name="logistic-mixture"):
         return DiscretisedLogisticMixture(
             logits,
             loc.unflatten(-3, (channels, k)),
-            log_scale.unflatten(-3, (channels, k)).clamp(min=math.log(LEAST_LOGISTIC)),
+            log_scale.unflatten(-3, (channels, k)).clamp(math.log(LEAST_LOGISTIC), MOST_LOG_SCALE),
             torch.tanh(coefficients).unflatten(-3, (channels * (channels - 1) // 2, k)),
         )
 
