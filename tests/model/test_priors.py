@@ -54,7 +54,7 @@ def test_a_vamp_prior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs():
     torch.testing.assert_close(vae.prior_given().log_prob(z), expected)
 
 
-class LaplacePosterior(latens.Posterior):
+class UnitLaplacePosterior(latens.Posterior):
     """q(z|x) that is no Gaussian."""
 
     def __init__(self, features, latent_dim):
@@ -69,7 +69,7 @@ class LaplacePosterior(latens.Posterior):
 
 def test_a_vamp_prior_takes_any_posterior():
     prior = latens.VampPrior((3,), SHAPE, components=7)
-    vae = vae_with(prior, posterior=LaplacePosterior(16, 3))
+    vae = vae_with(prior, posterior=UnitLaplacePosterior(16, 3))
     z = torch.randn(5, 3)
     each = [vae.encode(u[None]).log_prob(z) for u in vae.prior.pseudo_inputs]
     expected = torch.stack(each).logsumexp(0) - math.log(7)
