@@ -1,10 +1,12 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 import latens
 from latens import LatensError
-from latens.cli import _swept
+from latens.cli import _swept, main
 from latens.pictures import read_frames
 from latens.sweeps import combinations, command, sweep
 
@@ -14,11 +16,30 @@ WORDS = ["--network", "mlp", "--hidden", "16", "--latent-dim", "2", "--epochs", 
 WORDS += ["--no-report"]
 
 
+def run_here(command, **_):
+    """The training that a sweep starts in a process, in this one: that spares a start of Python."""
+    assert command[:3] == [sys.executable, "-m", "latens"]
+    status = 0
+    try:
+        main(command[3:])
+    except SystemExit as stop:
+        status = stop.code or 0
+    return subprocess.CompletedProcess(command, status)
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Sweeps start no process."""
+    monkeypatch.setattr("latens.sweeps.subprocess.run", run_here)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A sweep of a conditional model over β."""
     out = tmp_path_factory.mktemp("sweeps") / "beta"
-    sweep("digits", recipe="conditional", beta=[1, 5, 20], out=out, **SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latens.sweeps.subprocess.run", run_here)
+        sweep("digits", recipe="conditional", beta=[1, 5, 20], out=out, **SMALL)
     return out
 
 
@@ -47,7 +68,7 @@ def test_films_plot_and_table_over_the_values(folder):
     assert "--beta 1 5 20" in page
 
 
-def test_what_has_ended_is_kept_and_what_has_not_goes_on(folder, capfd):
+def test_what_has_ended_is_kept_and_what_has_not_goes_on(folder, one_process, capfd):
     before = {path: path.read_bytes() for path in folder.glob("beta=*/model.safetensors")}
     (folder / "beta=5" / "figures.json").unlink()
     sweep("digits", recipe="conditional", beta=[1, 5, 20], out=folder, **SMALL)
@@ -63,9 +84,9 @@ def test_a_folder_of_another_sweep_is_left_alone(folder):
         sweep("digits", recipe="conditional", beta=[1, 5], out=folder, **SMALL | {"epochs": 3})
 
 
-def test_two_options_at_a_time_and_two_processes(run_latens, tmp_path):
+def test_two_options_at_a_time(run_latens, one_process, tmp_path):
     done = run_latens(
-        *["sweep", "digits", "--recipe", "mlp", "--hidden", "16", "--epochs", "1", "--jobs", "2"],
+        *["sweep", "digits", "--recipe", "mlp", "--hidden", "16", "--epochs", "1"],
         *["--latent-dim", "1", "3", "--beta=1", "4", "--no-film", "--no-report", "--out", "out"],
     )
     assert done.returncode == 0, done.stderr
@@ -73,6 +94,15 @@ def test_two_options_at_a_time_and_two_processes(run_latens, tmp_path):
     assert runs == {f"latent_dim={d},beta={b}" for d in (1, 3) for b in (1, 4)}
     assert len(read_frames(tmp_path / "out" / "pictures" / "manifold.gif")) == 4
     assert done.stdout.splitlines()[-1] == "out/report.html"
+
+
+def test_two_processes_at_a_time(run_latens, tmp_path):
+    words = ["--recipe", "mlp", "--hidden", "16", "--epochs", "1", "--no-film", "--no-report"]
+    done = run_latens("sweep", *words, "--latent-dim", "1", "3", "--jobs", "2", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    for dims in (1, 3):
+        assert latens.Run.open(tmp_path / "out" / f"latent_dim={dims}").vae.latent_shape == (dims,)
+    assert len(read_frames(tmp_path / "out" / "pictures" / "manifold.gif")) == 2
 
 
 def test_words_become_options():
@@ -95,7 +125,7 @@ def test_the_command_is_that_of_the_sweep():
     )
 
 
-def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, tmp_path):
+def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, one_process, tmp_path):
     words = ["--hidden", "16", "--latent-dim", "3", "--epochs", "1", "--no-film", "--no-report"]
     words += ["--out", "out"]
     done = run_latens("sweep", "--network", "mlp", "--recipe", "conditional", "beta", *words)
@@ -137,9 +167,19 @@ def test_sweeps_that_cannot_be(run_latens, tmp_path, words, told):
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-def test_a_training_that_fails_is_named_and_the_others_are_kept(run_latens, tmp_path):
+def test_a_training_that_fails_is_named_and_the_others_are_kept(run_latens, one_process, tmp_path):
     words = [*WORDS, "--learning-rate", "0.001", "1e15", "--clip", "1e15", "--out", "out"]
     done = run_latens("sweep", "digits", "--recipe", "mlp", *words[2:])
     assert done.returncode == 2
     assert "these trainings failed: learning_rate=1e+15" in done.stderr
     assert json.loads((tmp_path / "out" / "learning_rate=0.001" / "figures.json").read_text())
+
+
+def test_objectives_are_swept_with_and_without_beta(one_process, tmp_path):
+    out = tmp_path / "out"
+    sweep("digits", recipe="mlp", objective=["elbo", "iwae"], out=out, **SMALL)
+    page, table = (out / "report.html").read_text(), (out / "table.md").read_text()
+    assert [line.split(" | ")[-3] for line in table.splitlines()[2:4]] == ["β 1", "iwae, 8 samples"]
+    for name in ("latent-space.gif", "manifold.gif", "rate-distortion.png", "curves.png"):
+        assert (out / "pictures" / name).is_file()
+    assert "--objective elbo iwae" in page

@@ -1,8 +1,10 @@
+import sys
+
 import numpy as np
 import pytest
 
 from latens.pictures import curves, curves_of, kl_over_training, kl_per_dim, rate_distortion
-from latens.pictures.style import CLASSES, TRAIN, VALIDATION
+from latens.pictures.style import CLASSES, TRAIN, VALIDATION, render
 
 
 def rows(n, start=100.0):
@@ -35,6 +37,30 @@ def test_both_curves_are_drawn(n):
     assert image.width > 1000
 
 
+def test_without_beta_the_norm_of_the_gradient_is_drawn():
+    given = rows(4)
+    without = [
+        {k: v for k, v in row.items() if k != "beta"} | {"gradient_norm": 2} for row in given
+    ]
+    assert curves(without).tobytes() != curves(given).tobytes()
+    steeper = [row | {"gradient_norm": row["epoch"]} for row in without]
+    assert curves(steeper).tobytes() != curves(without).tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_epochs_are_whole_numbers(monkeypatch, count):
+    figures = []
+
+    def render_too(figure, title):
+        figures.append(figure)
+        return render(figure, title)
+
+    monkeypatch.setattr(sys.modules[curves.__module__], "render", render_too)
+    curves(rows(count))
+    ticks = figures[0].axes[0].get_xticks()
+    assert (ticks == ticks.round()).all()
+
+
 def test_curves_tell_the_numbers_apart():
     assert curves(rows(10)).tobytes() != curves(rows(10, start=50)).tobytes()
 
@@ -42,6 +68,22 @@ def test_curves_tell_the_numbers_apart():
 @pytest.mark.parametrize("dims", [1, 20, 300])
 def test_bars_for_any_number_of_dimensions(dims):
     assert kl_per_dim([1.0 / (d + 1) for d in range(dims)], "a title").width <= 1600
+
+
+def test_bars_are_those_of_the_largest_kl():
+    few = kl_per_dim([5.0, 4.0, *[3.0] * 98])
+    many = kl_per_dim([*[1.0] * 900, 5.0, 4.0, *[3.0] * 98])
+    plots = [np.asarray(image)[:-60] for image in (few, many)]  # above the words on the axis
+    assert np.array_equal(*plots)
+
+
+def test_bars_of_a_map_have_its_indices():
+    names = [f"z[{c},0,{j}]" for c in range(2) for j in range(3)]
+    values = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    assert kl_per_dim(values, "", names).tobytes() != kl_per_dim(values).tobytes()
+    heat = np.array([values, values])
+    named = kl_over_training([1, 2], heat, "", names)
+    assert named.tobytes() != kl_over_training([1, 2], heat).tobytes()
 
 
 @pytest.mark.parametrize("dims", [1, 20, 300])

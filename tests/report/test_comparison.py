@@ -7,19 +7,15 @@ from latens import LatensError
 from latens.report.comparison import compare
 from latens.run.comparison import as_markdown, kind_of, named, ranking, rows_of
 
+SMALL = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2}
+SMALL |= {"film": False, "report": False}
+
 
 @pytest.fixture(scope="module")
 def runs(digits_run, tmp_path_factory):
     """Runs of one kind, of a conditional model, of binary pixels and of another size."""
     folder = tmp_path_factory.mktemp("compared")
-    small = {
-        "recipe": "mlp",
-        "hidden": "16",
-        "latent_dim": 2,
-        "epochs": 2,
-        "film": False,
-        "report": False,
-    }
+    small = SMALL
     told = {"recipe": "conditional", "network": "mlp"}
     images = np.random.default_rng(0).integers(0, 256, (40, 9, 9), dtype=np.uint8)
     np.save(folder / "other.npy", images)
@@ -29,6 +25,8 @@ def runs(digits_run, tmp_path_factory):
         "told": latens.train("digits", out=folder / "told", **small | told),
         "bits": latens.train("digits", binarisation="threshold", out=folder / "bits", **small),
         "other": latens.train(folder / "other.npy", out=folder / "other", **small),
+        "iwae": latens.train("digits", objective="iwae", out=folder / "iwae", **small),
+        "vamp": latens.train("digits", prior="vamp", components=4, out=folder / "vamp", **small),
     }
 
 
@@ -54,14 +52,7 @@ def test_figures_of_different_kinds_are_not_ranked(runs, other):
 
 
 def test_other_test_images_are_not_ranked_and_the_same_of_another_split_are(tmp_path):
-    small = {
-        "recipe": "mlp",
-        "hidden": "16",
-        "latent_dim": 2,
-        "epochs": 2,
-        "film": False,
-        "report": False,
-    }
+    small = SMALL
     first, other = (
         latens.train("digits", binarisation=how, out=tmp_path / how, **small)
         for how in ("threshold", "static")
@@ -122,6 +113,16 @@ def test_a_page_with_the_same_images_and_the_same_noise(runs, tmp_path):
     assert text.count("<img") == 4
     assert "http" not in text
     assert "Not ranked" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("other", ["iwae", "vamp"])
+def test_any_objective_and_any_prior_can_be_compared(runs, other, tmp_path):
+    page = compare([runs["second"].path, runs[other].path], tmp_path / "out")
+    assert page.read_text().count("<img") == 4
+    objectives = [row["objective"] for row in rows_of(chosen(runs, other), [other])]
+    assert objectives == ["iwae, 8 samples" if other == "iwae" else "β 1"]
+    assert objectives[0] in (tmp_path / "out" / "table.md").read_text()
+    assert ranking(chosen(runs, "second", other))[1].startswith("Ranked by −elbo")
 
 
 def test_models_of_other_sizes_share_no_image(runs, tmp_path):

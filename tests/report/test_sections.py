@@ -12,6 +12,7 @@ from latens.report.html import draw_pictures
 from latens.report.sections import SECTIONS
 from latens.report.sections.manifolds import grid_side, manifold_image, manifolds_of
 from latens.run.data import data_of
+from latens.run.directory import best_row
 
 
 def trained(tmp_path, images, labels=None, **options):
@@ -45,22 +46,74 @@ def test_few_latent_dimensions(tmp_path, dims):
     assert not any(name.startswith(("traversals-2", "histograms-2")) for name in names)
 
 
-def test_of_many_latent_dimensions_those_with_the_largest_kl_are_shown(tmp_path):
-    """Of a map of 4,096: two sheets, and a film of twenty."""
+@pytest.fixture(scope="module")
+def large_map(tmp_path_factory):
+    """A run with a map of 64×8×8 latents, 4,096 of them, and more images than a batch."""
     options = {"latent_map": 64, "channels": 4, "film": False, "epochs": 2}
-    run = trained(tmp_path, noise(20, (16, 16)), recipe="conv", **options)
-    assert run.latent_shape == (64, 8, 8)
-    names = pictures_of(run, "Latent space", "Traversals", "Curves")
+    folder = tmp_path_factory.mktemp("map")
+    return trained(folder, noise(20, (16, 16)), recipe="conv", **options)
+
+
+@pytest.fixture
+def histograms_of(monkeypatch):
+    """The dimensions on each sheet of histograms; neither they nor a turn are drawn."""
+    dims_drawn = []
+
+    def histograms(z, dims, title, prior, names):
+        dims_drawn.append([names[d] for d in dims])
+        return Image.new("RGB", (9, 9))
+
+    monkeypatch.setattr("latens.pictures.histograms", histograms)
+    monkeypatch.setattr("latens.pictures.turning", lambda *_: [Image.new("RGB", (9, 9))])
+    return dims_drawn
+
+
+def test_of_many_latent_dimensions_those_with_the_largest_kl_are_shown(large_map, histograms_of):
+    """Two sheets of each kind, and a film of twenty."""
+    names = pictures_of(large_map, "Latent space", "Traversals", "Curves")
     for sheet in ("histograms", "traversals"):
         found = {name for name in names if name.startswith(sheet) and name.endswith(".png")}
         assert found == {f"{sheet}.png", f"{sheet}-2.png"}
-    context = ReportContext(run, data_of(run))
-    assert context.dim_names[context.by_kl[0]].count(",") == 2
-    assert context.dim_names[-1] == "z[63,7,7]"
+    per_dim = np.array(best_row(large_map.metrics)["validation"]["kl_per_dim"])
+    places = np.argsort(-per_dim, kind="stable")[:80]
+    largest = [f"z[{d // 64},{d // 8 % 8},{d % 8}]" for d in places]
+    assert histograms_of == [largest[:40], largest[40:]]
     section = next(section for section in SECTIONS if section.name == "Traversals")
-    captions = [picture.caption for picture in section.draw(context)]
+    captions = [
+        picture.caption for picture in section.draw(ReportContext(large_map, data_of(large_map)))
+    ]
     assert "1 to 20 of 4,096 by their KL" in captions[0]
-    assert "20 of 4096 latent dimensions" in captions[-1]
+    assert "20 of 4,096 latent dimensions" in captions[-1]
+
+
+@pytest.mark.usefixtures("histograms_of")
+def test_a_report_decodes_as_much_of_thousands_of_dimensions_as_of_a_few(tmp_path, large_map):
+    """All sections but the films: what is decoded and how many pictures there are is bounded."""
+
+    def decoded(run):
+        context, counts = ReportContext(run, data_of(run)), []
+        decode = context.vae.decode
+        context.vae.decode = lambda z, y=None: counts.append(len(z)) or decode(z, y)
+        shown = [picture for section in SECTIONS[:-2] for picture in section.draw(context)]
+        del context.vae.decode
+        return sum(counts), len(shown)
+
+    options = {"latent_dim": 41, "hidden": "16", "film": False, "epochs": 2}
+    few = decoded(trained(tmp_path, noise(20, (16, 16)), recipe="mlp", **options))
+    assert decoded(large_map) == few
+
+
+def test_a_flow_ranks_dimensions_by_how_their_means_vary(tmp_path):
+    """Its KL has no closed form for each dimension."""
+    options = {"posterior": "iaf", "iaf_steps": 1, "iaf_width": 8, "hidden": "16", "film": False}
+    run = trained(tmp_path, noise(60), recipe="mlp", latent_dim=42, epochs=2, **options)
+    context = ReportContext(run, data_of(run))
+    means = context.vae.embed(context.test.unit())
+    assert (means.var(0)[context.ranked_dims].diff() <= 0).all()
+    section = next(section for section in SECTIONS if section.name == "Traversals")
+    caption = next(section.draw(context)).caption
+    assert "1 to 20 of 42 by their variance of the mean z" in caption
+    assert "KL" not in caption
 
 
 def test_a_few_images(tmp_path):
@@ -106,6 +159,9 @@ def test_classes_whose_names_no_file_can_have(tmp_path):
     data = replace(data_of(run), classes=("a/b", "..\\c"))
     names = [name for name, _, _ in manifolds_of(ReportContext(latens.Run(run.path, record), data))]
     assert names == ["manifold-a-b", "manifold----c"]
+    alike = replace(data, classes=("A/b", "a-B", "a-b-2", "a b"))
+    names = [name for name, _, _ in manifolds_of(ReportContext(run, alike))]
+    assert len({name.casefold() for name in names}) == 4
 
 
 def test_manifolds_show_what_each_place_decodes_to(digits_run, digits):
@@ -128,7 +184,7 @@ def test_manifolds_show_what_each_place_decodes_to(digits_run, digits):
 
 def test_dimensions_are_sorted_by_their_kl(digits_run, digits):
     per_dim = torch.tensor(digits_run.metrics[-1]["validation"]["kl_per_dim"])
-    order = ReportContext(digits_run, digits).by_kl
+    order = ReportContext(digits_run, digits).ranked_dims
     assert (per_dim[order].diff() <= 0).all()
 
 
@@ -183,7 +239,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_a_report_of_any_model(tmp_path, name):
     """Every section but the films draws what applies, and the page is written."""
-    options = {"recipe": "mlp", "hidden": "16", "latent_dim": 3, "epochs": 2} | MODELS[name]
+    options = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2} | MODELS[name]
     run = trained(tmp_path, noise(60), np.arange(60) % 3, **options)
     names = pictures_of(run)
     expected = {"samples.png", "samples-by-class.png", "latent-space.png", "histograms.png"}
@@ -195,10 +251,21 @@ def test_a_report_of_any_model(tmp_path, name):
     assert run.objective in run.title
 
 
+def test_films_and_curves_of_an_objective_without_beta(tmp_path):
+    options = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "objective": "iwae"}
+    run = trained(tmp_path, noise(60), **options)
+    assert (run.beta, run.objective) == ("", "iwae, 8 samples")
+    assert not any("beta" in row for row in run.metrics)
+    page = latens.api.report(run.path).read_text()
+    assert "iwae, 8 samples" in page
+    assert "β" not in page
+    assert (run.path / "pictures" / "film-latent-space.gif").is_file()
+
+
 def test_a_map_of_latents_has_every_picture(tmp_path):
     run = trained(
         tmp_path, noise(40), np.arange(40) % 2, recipe="conv", latent_map=2, channels=4, epochs=2
     )
-    names = pictures_of(run)
+    names = pictures_of(run, "Samples", "Latent space", "Manifold", "Traversals")
     assert {"samples.png", "latent-space.png", "manifold.png", "traversals.png"} <= names
     assert "2×4×4 dims" in run.title

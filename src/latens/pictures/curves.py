@@ -102,6 +102,8 @@ def _curve(
     ax.plot(epochs, [value(row) for row in rows], color=colour, label=label, **marker)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epochs) == 1:
+        ax.set_xlim(epochs[0] - 1, epochs[0] + 1)
 
 
 def _leave_out_the_start(ax: Axes, series: Sequence[Sequence[float]]) -> None:
