@@ -12,10 +12,10 @@ from timing import in_turn, ratio, spread, table
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 import latens
-from latens.model import priors
-from latens.training import trainer as training
 from latens.data import Images
+from latens.model import priors
 from latens.training import learner
+from latens.training import trainer as training
 
 MLP = {"recipe": "mlp", "hidden": "400", "batch_size": 128, "epochs": 50, "compile": False}
 COMPILED = MLP | {"compile": True}

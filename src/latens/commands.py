@@ -275,7 +275,7 @@ def folder_names(labels: Sequence[str]) -> list[str]:
     for label in labels:
         plain = "".join("-" if c in FORBIDDEN or not c.isprintable() else c for c in label)
         plain = plain.strip(" .")[:LONGEST_NAME].rstrip(" .")  # "..", and what Windows cuts off
-        names.append(f"{plain}-" if plain.split(".")[0].strip().upper() in DEVICES else plain)
+        names.append(f"class-{plain}" if plain.split(".")[0].strip().upper() in DEVICES else plain)
     return unique_names([name or "class" for name in names])
 
 

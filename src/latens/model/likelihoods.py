@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from abc import ABC
 from typing import Any, ClassVar
 
 import torch
@@ -127,7 +128,44 @@ def _continuous_bernoulli_mean(logits: Tensor) -> Tensor:
     return torch.where(small, 0.5 + logits / 12, exact)
 
 
-class Gaussian(Likelihood, name="gaussian"):
+class _LocationScale(Likelihood, ABC):
+    """A density around the decoder's output, with a fixed scale or one learned for all pixels.
+
+    Args:
+        scale: for pixels in [0, 1]; None learns it, starting at 0.2.
+
+    Raises:
+        LatensError: `scale` not above zero.
+    """
+
+    def __init__(self, scale: float | None = None):
+        super().__init__()
+        if scale is not None and not scale > 0:
+            raise LatensError(f"the scale of {type(self).__name__} is {scale}: it must be above 0")
+        self.scale = scale
+        if scale is None:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+
+    def decoder_channels(self, channels: int) -> int:
+        """P = C."""
+        return channels
+
+    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
+        """The mean itself."""
+        return mean
+
+    def kind(self, binary_pixels: bool) -> Kind:
+        """Density."""
+        return "density"
+
+    def _scale_for(self, mean: Tensor) -> Tensor:
+        """The scale of each pixel."""
+        fixed = mean.new_tensor(self.scale) if self.scale else None
+        scale = LEAST_SCALE + self.log_scale.exp() if fixed is None else fixed
+        return scale.expand(mean.shape)
+
+
+class Gaussian(_LocationScale, name="gaussian"):
     """p(x|z) = N(x; μ, σ² I), with a fixed σ or one σ learned for all pixels.
 
     With σ fixed, −log p is the squared error over 2σ² plus a constant, so "MSE" is σ = 1/√2. The
@@ -142,33 +180,13 @@ class Gaussian(Likelihood, name="gaussian"):
         LatensError: `scale` not above zero.
     """
 
-    def __init__(self, scale: float | None = None):
-        super().__init__()
-        _check_scale("Gaussian", scale)
-        self.scale = scale
-        if scale is None:
-            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
-
-    def decoder_channels(self, channels: int) -> int:
-        """P = C."""
-        return channels
-
-    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
-        """The mean itself."""
-        return mean
-
-    def kind(self, binary_pixels: bool) -> Kind:
-        """Density."""
-        return "density"
-
     def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
         """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
         mean = parameters.float()
-        sigma = mean.new_tensor(self.scale) if self.scale else LEAST_SCALE + self.log_scale.exp()
-        return diagonal_normal(mean, sigma.expand(mean.shape), event_dims=3)
+        return diagonal_normal(mean, self._scale_for(mean), event_dims=3)
 
 
-class Laplace(Likelihood, name="laplace"):
+class Laplace(_LocationScale, name="laplace"):
     """p(x|z) = ∏ Laplace(x_i; μ_i, b), the likelihood of the absolute error; b fixed or learned.
 
     `log_prob` is a density in nats per image for pixels scaled to [0, 1]. An outlier costs less
@@ -181,30 +199,10 @@ class Laplace(Likelihood, name="laplace"):
         LatensError: `scale` not above zero.
     """
 
-    def __init__(self, scale: float | None = None):
-        super().__init__()
-        _check_scale("Laplace", scale)
-        self.scale = scale
-        if scale is None:
-            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
-
-    def decoder_channels(self, channels: int) -> int:
-        """P = C."""
-        return channels
-
-    def parameters_at(self, mean: Float[Tensor, "C H W"]) -> Float[Tensor, "P H W"]:
-        """The mean itself."""
-        return mean
-
-    def kind(self, binary_pixels: bool) -> Kind:
-        """Density."""
-        return "density"
-
     def forward(self, parameters: Float[Tensor, "*N P H W"]) -> Independent:
         """p(x|z), batch `[*N]`, event `[C, H, W]`. `log_prob` is in nats per image."""
         mean = parameters.float()
-        scale = mean.new_tensor(self.scale) if self.scale else LEAST_SCALE + self.log_scale.exp()
-        laplace = TorchLaplace(mean, scale.expand(mean.shape), validate_args=False)
+        laplace = TorchLaplace(mean, self._scale_for(mean), validate_args=False)
         return Independent(laplace, 3, validate_args=False)
 
 
@@ -295,8 +293,3 @@ class LogisticMixture(Likelihood, name="logistic-mixture"):
 def _channels_of(parameters: int) -> int:
     """C, from the 1 + 2C + C (C − 1) / 2 parameters of a component."""
     return next(c for c in itertools.count(1) if 1 + 2 * c + c * (c - 1) // 2 >= parameters)
-
-
-def _check_scale(name: str, scale: float | None) -> None:
-    if scale is not None and not scale > 0:
-        raise LatensError(f"the {name}'s scale is {scale}: it must be above 0")

@@ -1,5 +1,6 @@
 """Helpers that several sections share: names, counts, films, and which dimensions to show."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from PIL import Image
@@ -57,14 +58,17 @@ def same_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, of which no two differ by case alone: a number is added where they would."""
-    unique: list[str] = []
+    """The names, with a number added to one that a file system may take for an earlier one.
+
+    Some tell neither case nor composed letters apart.
+    """
+    unique: dict[str, str] = {}
     for name in names:
-        free, number, taken = name, 2, {other.casefold() for other in unique}
-        while free.casefold() in taken:
+        free, number = name, 2
+        while (key := unicodedata.normalize("NFKC", free).casefold()) in unique:
             free, number = f"{name}-{number}", number + 1
-        unique.append(free)
-    return unique
+        unique[key] = free
+    return list(unique.values())
 
 
 def film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = False) -> Picture:
