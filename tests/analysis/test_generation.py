@@ -131,7 +131,8 @@ def with_attributes(request, squares, tmp_path_factory):
         network="mlp",
         hidden="64,64",
         latent_dim=3,
-        epochs=60,
+        epochs=20,
+        batch_size=16,
         beta=0.1,  # or it may do without one of the two attributes: so did 1 of 8 seeds at 0.3
         out=tmp_path_factory.mktemp("squares") / "run",
         report=False,
