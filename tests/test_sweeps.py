@@ -8,7 +8,7 @@ import latens
 from latens import LatensError
 from latens.cli import _swept, main
 from latens.pictures import read_frames
-from latens.sweeps import combinations, command, sweep
+from latens.sweeps import combinations, command, is_a_scale, sweep
 
 SMALL = {"network": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
 SMALL |= {"report": False}
@@ -135,6 +135,21 @@ def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, one_process, tmp_path
     done = run_latens("sweep", "--beta", "1", "2", "--out", tmp_path / "out" / "recipe=beta")
     assert done.returncode == 2
     assert "would be mixed with other files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "joined"),
+    [
+        (["beta=0.5", "beta=1e-05", "beta=4"], True),
+        (["objective=elbo", "objective=iwae"], False),
+        (["hidden=64,64", "hidden=64"], False),
+        (["latent_dim=1,beta=1", "latent_dim=3,beta=1"], False),
+        (["validation=None", "validation=100"], False),
+    ],
+)
+def test_only_numbers_are_joined_by_a_line(names, joined):
+    """Words have no order."""
+    assert is_a_scale(names) is joined
 
 
 def test_names_are_short():

@@ -1,11 +1,12 @@
 """Sweeps: a training for each value of an option, then films, a plot and a table over all."""
 
 import itertools
+import math
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -74,14 +75,18 @@ def sweep(
         note("the sweep is stopped; the same command goes on with it")
         raise
     runs = {name: Run.open(path) for name, path in paths.items()}
+    title = f"Sweep of {' and '.join(swept)} on {Path(data).name}"
+    return _write_page(out, title, runs, command(str(data), options, swept))
+
+
+def _write_page(out: Path, title: str, runs: Mapping[str, Run], words: str) -> Path:
+    """Films, a plot and a table over all runs; `words` is the command of the sweep."""
     contexts = {name: ReportContext(run, data_of(run)) for name, run in runs.items()}
     (out / PICTURES).mkdir(exist_ok=True)
     chapters = draw_pictures(SECTIONS, contexts, out / PICTURES)
-    title = f"Sweep of {' and '.join(swept)} on {Path(data).name}"
     order, comment = ranking(runs)
     if not comment.startswith("Not"):
         comment = f"The least −elbo is that of {order[0]}."
-    words = command(str(data), options, swept)
     return write_tables(out, title, rows_of(runs, runs), comment, chapters, words)
 
 
@@ -180,7 +185,7 @@ def _train(data: str, name: str, config: TrainConfig, path: Path, jobs: int) -> 
 
 def _rates(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
     runs = {name: context.run for name, context in contexts.items()}
-    yield rate_distortion(runs, joined=all("," not in name for name in runs))
+    yield rate_distortion(runs, joined=is_a_scale(runs))
     rows = {name: context.rows for name, context in contexts.items()}
     yield Picture(
         "curves",
@@ -188,6 +193,14 @@ def _rates(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
         "Loss, reconstruction and KL of each run over the images seen, on validation images",
         "On validation images, in nats per image; the loss is that of each run's own objective.",
     )
+
+
+def is_a_scale(names: Iterable[str]) -> bool:
+    """Whether one option alone was swept over numbers, so that each value follows another."""
+    try:
+        return all(math.isfinite(float(name.partition("=")[2])) for name in names)
+    except ValueError:  # a word, or the second of two options
+        return False
 
 
 def _latent_spaces(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
