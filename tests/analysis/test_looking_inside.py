@@ -48,9 +48,12 @@ def test_two_dimensions_are_shown_as_they_are():
     assert plane.prior == (0, 0)
 
 
-def test_more_dimensions_lie_along_their_principal_components():
+@pytest.mark.parametrize("dims", [5, 600])
+def test_more_dimensions_lie_along_their_principal_components(dims):
     """The oracle: eigenvectors of the covariance."""
-    z = torch.randn(500, 5).double() * torch.tensor([0.1, 3.0, 0.1, 2.0, 0.1]) + 7
+    scale = torch.full((dims,), 0.1)
+    scale[[1, 3, 4]] = torch.tensor([3.0, 2.0, 1.0])
+    z = torch.randn(500, dims).double() * scale + 7
     z = z.float()
     plane = Plane(z, 3)
     values, vectors = np.linalg.eigh(np.cov(z.double().numpy().T))

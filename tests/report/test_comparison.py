@@ -16,13 +16,13 @@ def runs(digits_run, tmp_path_factory):
     """Runs of one kind, of a conditional model, of binary pixels and of another size."""
     folder = tmp_path_factory.mktemp("compared")
     small = SMALL
-    told = {"recipe": "conditional", "network": "mlp"}
+    conditional = {"recipe": "conditional", "network": "mlp"}
     images = np.random.default_rng(0).integers(0, 256, (40, 9, 9), dtype=np.uint8)
     np.save(folder / "other.npy", images)
     return {
         "first": digits_run,
         "second": latens.train("digits", out=folder / "second", **small),
-        "told": latens.train("digits", out=folder / "told", **small | told),
+        "conditional": latens.train("digits", out=folder / "conditional", **small | conditional),
         "bits": latens.train("digits", binarisation="threshold", out=folder / "bits", **small),
         "other": latens.train(folder / "other.npy", out=folder / "other", **small),
         "iwae": latens.train("digits", objective="iwae", out=folder / "iwae", **small),
@@ -42,7 +42,7 @@ def test_figures_of_one_kind_are_ranked_the_best_first(runs):
     assert words.startswith("Ranked by −elbo (grey cross-entropy), the least first: first")
 
 
-@pytest.mark.parametrize("other", ["told", "bits", "other"])
+@pytest.mark.parametrize("other", ["conditional", "bits", "other"])
 def test_figures_of_different_kinds_are_not_ranked(runs, other):
     for pair in (("first", other), (other, "first")):
         order, words = ranking(chosen(runs, *pair))
@@ -66,7 +66,7 @@ def test_other_test_images_are_not_ranked_and_the_same_of_another_split_are(tmp_
 
 
 def test_a_folder_with_other_files_is_left_alone(runs, tmp_path):
-    both = [runs["first"].path, runs["told"].path]
+    both = [runs["first"].path, runs["conditional"].path]
     with pytest.raises(LatensError, match=r"holds .*: choose another --out"):
         compare(both, runs["second"].path)
     (tmp_path / "cats").mkdir()
@@ -79,16 +79,16 @@ def test_labels_of_other_classes_are_not_given_to_a_model(tmp_path):
     small = {"hidden": "16", "latent_dim": 2, "epochs": 2, "film": False, "report": False}
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "three.npz", images=images, labels=np.arange(40) % 3)
-    told = {"recipe": "conditional", "network": "mlp"}
-    three = latens.train(tmp_path / "three.npz", out=tmp_path / "a", **small | told)
-    ten = latens.train("digits", out=tmp_path / "b", **small | told)
+    conditional = {"recipe": "conditional", "network": "mlp"}
+    three = latens.train(tmp_path / "three.npz", out=tmp_path / "a", **small | conditional)
+    ten = latens.train("digits", out=tmp_path / "b", **small | conditional)
     for pair in ((three, ten), (ten, three)):
         page = compare([run.path for run in pair], tmp_path / "out")
         assert f"The first test images of {pair[0].name}" in page.read_text()
 
 
 def test_what_must_agree(runs):
-    assert kind_of("", runs["told"])[0] == "grey cross-entropy, given the label"
+    assert kind_of("", runs["conditional"])[0] == "grey cross-entropy, given the label"
     assert kind_of("", runs["bits"])[0] == "binary"
     assert kind_of("", runs["first"])[1] == "179 images of digits, 1×8×8"
 
@@ -104,7 +104,7 @@ def test_the_table_holds_the_figures(runs):
 
 
 def test_a_page_with_the_same_images_and_the_same_noise(runs, tmp_path):
-    both = [runs["first"].path, runs["told"].path]
+    both = [runs["first"].path, runs["conditional"].path]
     page = compare(both, tmp_path / "out")
     assert page == tmp_path / "out" / "report.html"
     names = {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
