@@ -3,11 +3,11 @@
 from latens.report.context import Section
 from latens.report.sections.curves import training_curves
 from latens.report.sections.films import feature_map_films, training_films
-from latens.report.sections.latent_space import latent_space
-from latens.report.sections.manifolds import manifolds
-from latens.report.sections.reconstructions import interpolations, reconstructions
-from latens.report.sections.samples import samples
-from latens.report.sections.transitions import transitions
+from latens.report.sections.latent_space import latent_space_pictures
+from latens.report.sections.manifolds import manifold_pictures
+from latens.report.sections.reconstructions import interpolations, reconstruction_pictures
+from latens.report.sections.samples import sample_pictures
+from latens.report.sections.transitions import transition_pictures
 from latens.report.sections.traversals import latent_traversals
 
 SECTIONS = (
@@ -16,14 +16,14 @@ SECTIONS = (
         "Good reconstructions keep the details that matter, such as strokes, colours and faces. "
         "Posterior collapse shows as the same average image everywhere; validation images much "
         "worse than training images show overfitting.",
-        reconstructions,
+        reconstruction_pictures,
     ),
     Section(
         "Samples",
         "Good samples look like data and differ from each other. Mixtures of several classes, or "
         "samples much worse than the reconstructions, mean that the aggregated posterior is far "
         "from the prior.",
-        samples,
+        sample_pictures,
     ),
     Section(
         "Latent space",
@@ -32,13 +32,13 @@ SECTIONS = (
         "reach points far outside, and from holes inside they look like no image. Histograms "
         "should follow the prior's density; a dimension that follows it exactly may carry no "
         "information, which its KL shows.",
-        latent_space,
+        latent_space_pictures,
     ),
     Section(
         "Manifold",
         "Neighbours should differ little, and every point should decode to a plausible image; "
         "large areas of the same blur are regions without data.",
-        manifolds,
+        manifold_pictures,
     ),
     Section(
         "Interpolations",
@@ -50,7 +50,7 @@ SECTIONS = (
         "From class to class",
         "The image at the mean of each class should be recognisable as that class, and what is "
         "not of the class, such as slant or width, should change little between them.",
-        transitions,
+        transition_pictures,
     ),
     Section(
         "Traversals",

@@ -21,7 +21,7 @@ HOVER_PIXELS = 1_600_000  # of all images that hovering shows
 HOVER_POINTS = 1_500
 
 
-def latent_space(context: ReportContext) -> Iterator[Picture]:
+def latent_space_pictures(context: ReportContext) -> Iterator[Picture]:
     """Test images on a plane, on a rotating projection, and each latent dimension's histogram."""
     _, _, centre = context.plane
     by = context.colours[2]

@@ -16,7 +16,7 @@ MANIFOLD_WIDTH = 930  # screen pixels, which the page shows as they are
 SMALL_MANIFOLD_WIDTH, LEAST_MANIFOLD_WIDTH = 480, 560
 
 
-def manifolds(context: ReportContext) -> Iterator[Picture]:
+def manifold_pictures(context: ReportContext) -> Iterator[Picture]:
     """A plane of latent space, and the same at quantiles of the prior; of each class in turn."""
     for name, label, what in manifolds_of(context):
         yield _manifold(context, name, grid_points(context), label, what)

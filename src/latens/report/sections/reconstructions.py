@@ -16,7 +16,7 @@ SHOWN = 24  # images in a picture of pairs
 STEPS = 11  # of an interpolation
 
 
-def reconstructions(context: ReportContext) -> Iterator[Picture]:
+def reconstruction_pictures(context: ReportContext) -> Iterator[Picture]:
     """Training and validation images above their reconstructions."""
     for split in ("train", "validation"):
         shown = context.data.split(split).take(slice(0, SHOWN))

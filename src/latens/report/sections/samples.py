@@ -14,7 +14,7 @@ SAMPLES = 64
 PER_ROW = 10
 
 
-def samples(context: ReportContext) -> Iterator[Picture]:
+def sample_pictures(context: ReportContext) -> Iterator[Picture]:
     """Images sampled from the prior, and of each class where there are classes."""
     images = draw(context.vae, SAMPLES).images
     yield Picture(

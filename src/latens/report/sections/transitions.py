@@ -15,7 +15,7 @@ CLASS_STEPS = 8  # from one class to the next
 MOST_CLASS_FRAMES = 400
 
 
-def transitions(context: ReportContext) -> Iterator[Picture]:
+def transition_pictures(context: ReportContext) -> Iterator[Picture]:
     """A film from class to class; for attributes, a table of less and more of each."""
     statistics = context.statistics
     if statistics is None:
