@@ -47,7 +47,8 @@ def array(tmp_path_factory):
 # ---- the good path ---------------------------------------------------------------------------
 
 
-def test_train_evaluate_sample_reconstruct_report(shell_latens, tmp_path, digits):
+def test_train_evaluate_sample_reconstruct_report(shell_latens, run_latens, tmp_path, digits):
+    """The training in a process of its own, as a user starts it; what follows in this one."""
     done = shell_latens("train", "digits", "--recipe", "mlp", "--latent-dim", "2", "--epochs", "3")
     assert done.returncode == 0, done.stderr
     run = tmp_path / done.stdout.splitlines()[-1]
@@ -55,7 +56,7 @@ def test_train_evaluate_sample_reconstruct_report(shell_latens, tmp_path, digits
     assert (run / "report.html").is_file()
     assert "3 epochs on cpu" in done.stderr
 
-    figures = json.loads(shell_latens("evaluate", run, "--importance-samples", 8, "--json").stdout)
+    figures = json.loads(run_latens("evaluate", run, "--importance-samples", 8, "--json").stdout)
     expected = {
         "elbo", "reconstruction", "kl", "nll", "nll_stderr", "kind", "bits_per_dim",
         "active_units", "images", "seconds",
@@ -64,21 +65,21 @@ def test_train_evaluate_sample_reconstruct_report(shell_latens, tmp_path, digits
     assert figures["elbo"] == pytest.approx(-figures["reconstruction"] - figures["kl"])
     assert -figures["elbo"] > figures["nll"] > 0
     assert (figures["kind"], figures["images"]) == ("grey cross-entropy", 179)
-    text = shell_latens("evaluate", run, "--split", "validation").stdout
+    text = run_latens("evaluate", run, "--split", "validation").stdout
     assert "grey cross-entropy" in text
     assert "180" in text
 
     for command in (["sample", run, "-n", "5"], ["reconstruct", run, "-n", "5"]):
         out = tmp_path / f"{command[0]}.png"
-        done = shell_latens(*command, "--out", out)
+        done = run_latens(*command, "--out", out)
         assert done.stdout.strip() == str(out), done.stderr
         with Image.open(out) as image:
             assert image.width > 100
     digit = digits.test.pixels[0, 0].numpy()
     Image.fromarray(digit).save(tmp_path / "digit.png")
-    done = shell_latens("reconstruct", run, "digit.png", "digit.png", "--out", "pairs.png")
+    done = run_latens("reconstruct", run, "digit.png", "digit.png", "--out", "pairs.png")
     assert done.returncode == 0, done.stderr
-    assert shell_latens("report", run).stdout.strip() == str(run / "report.html")
+    assert run_latens("report", run).stdout.strip() == str(run / "report.html")
 
 
 def test_a_folder_of_mixed_colour_images_needs_no_option_but_its_path(
@@ -370,9 +371,9 @@ def test_no_network(shell_latens, tmp_path, tmp_path_factory):
 
 @pytest.fixture
 def run(digits_run, tmp_path_factory):
-    """A copy of a finished run, to be spoiled."""
+    """A copy of a finished run, to be spoiled; without its film, which a report takes long over."""
     copy = tmp_path_factory.mktemp("spoiled") / "run"
-    shutil.copytree(digits_run.path, copy)
+    shutil.copytree(digits_run.path, copy, ignore=shutil.ignore_patterns("film"))
     return copy
 
 
@@ -496,7 +497,7 @@ def test_a_full_disk_leaves_no_half_run(shell_latens, tmp_path):
     expect_refusal(done, "cannot read or write", tmp_path)
 
 
-def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run, tmp_path):
+def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run_latens, run, tmp_path):
     """The report no longer fits, but model and checkpoint do not suffer."""
     before = (run / "model.safetensors").read_bytes()
 
@@ -507,7 +508,7 @@ def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run, tmp_path):
     expect_refusal(done, "cannot read or write")
     assert (run / "model.safetensors").read_bytes() == before
     assert not list(run.rglob(".*"))
-    assert shell_latens("report", run).returncode == 0
+    assert run_latens("report", run).returncode == 0
 
 
 @pytest.mark.parametrize("number", ["0", "-3"])

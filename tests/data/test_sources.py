@@ -133,12 +133,11 @@ def test_an_interrupted_download_is_not_taken_for_good(source, cache, server, ho
         f" {IDX_FILES[0]!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not any((cache / "small").glob("*")) and time.monotonic() < deadline:
+    while not any((cache / "small").glob("*")) and process.poll() is None:
         time.sleep(0.05)
     assert any((cache / "small").glob("*")), "the download began"
     process.send_signal(how)
-    assert process.wait(60) != 0
+    assert process.wait() != 0
     assert not (cache / "small" / IDX_FILES[0]).exists()
     Handler.slow = False
     path = fetch(small, IDX_FILES[0])
