@@ -585,8 +585,17 @@ def test_a_label_that_does_not_exist_is_told_with_those_that_do(run_latens, run,
     expect_refusal(done, "at least 2")
 
 
-def test_a_model_that_cannot_tell_its_samples(run_latens, run, tmp_path):
-    expect_refusal(run_latens("sample", run, "--with-labels"), "cannot tell the class", tmp_path)
+def test_a_model_that_cannot_tell_its_samples(run_latens, colour_folder, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, path in enumerate(sorted(colour_folder.rglob("*.png"))):
+        shutil.copy(path, flat / f"{i}.png")
+    assert run_latens("train", flat, *QUICK, "--out", "run").returncode == 0
+    expect_refusal(run_latens("sample", "run", "--with-labels"), "cannot tell the class", tmp_path)
+    expect_refusal(run_latens("sample", "run", "--label", "1"), "knows no labels", tmp_path)
+    expect_refusal(
+        run_latens("generate", "run", "--confidence", "0.5", "--out", "x"), "cannot tell"
+    )
 
 
 def test_a_generated_set_is_trained_on(run_latens, run, tmp_path):

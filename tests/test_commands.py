@@ -1,5 +1,6 @@
 """What commands make of a trained model."""
 
+import csv
 import re
 import unicodedata
 
@@ -84,6 +85,63 @@ def test_the_class_that_is_guessed_is_the_same_at_every_call(run_of, tmp_path, d
     ):
         first, second = (make(tmp_path / f"out-{i}.png").read_bytes() for i in range(2))
         assert first == second
+
+
+def rows_of(folder):
+    with (folder / "labels.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_generated_images_are_listed_with_their_labels(digits_run, tmp_path, capsys):
+    out = generate(digits_run.path, 25, tmp_path / "out", confidence=0.5)
+    rows = rows_of(out)
+    assert [row["label"] for row in rows] == [str(k) for k in range(5) for _ in range(3)] + [
+        str(k) for k in range(5, 10) for _ in range(2)
+    ]
+    assert {row["file"] for row in rows} == {
+        path.relative_to(out).as_posix() for path in out.rglob("*.png")
+    }
+    assert all(row["file"].split("/")[0] == row["label"] for row in rows)
+    assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
+    right = sum(row["judged"] == row["label"] for row in rows)
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{right} of 25 images" in told
+    assert "according to an SVM on 1,438 training images" in told
+    assert latens.load_data(out, size=(8, 8), grey=True).classes == tuple(map(str, range(10)))
+
+
+def test_one_class_is_generated_and_judged_by_nobody(digits_run, tmp_path, capsys):
+    options = {"label": "7", "judge": "none", "confidence": 0.0, "temperature": 0.5}
+    out = generate(digits_run.path, 6, tmp_path / "out", **options)
+    assert {(row["label"], row["judged"]) for row in rows_of(out)} == {("7", "")}
+    assert "according to" not in capsys.readouterr().err
+
+
+def test_images_without_classes_are_listed_too(tmp_path, digits):
+    options = {"recipe": "mlp", "hidden": "16", "epochs": 1, "report": False, "film": False}
+    run = latens.train(digits.train.pixels.numpy(), out=tmp_path / "run", **options)
+    out = generate(run.path, 12, tmp_path / "out")
+    assert [row["file"] for row in rows_of(out)] == [f"{i:02d}.png" for i in range(12)]
+    assert {row["label"] + row["probability"] + row["judged"] for row in rows_of(out)} == {""}
+
+
+def test_what_a_picture_claims_is_judged(digits_run, tmp_path, capsys):
+    sample_picture(digits_run.path, 10, tmp_path / "out.png", label="0")
+    assert "of 10 images" in capsys.readouterr().err
+    sample_picture(digits_run.path, 10, tmp_path / "out.png", with_labels=True)
+    assert "of 10 images" in capsys.readouterr().err
+    sample_picture(digits_run.path, 10, tmp_path / "out.png", label="0", judge="none")
+    sample_picture(digits_run.path, 10, tmp_path / "out.png")
+    assert capsys.readouterr().err == ""
+    sample_picture(digits_run.path, 10, tmp_path / "out.png", label="8", confidence=1.0)
+    assert "less sure to be 8 than asked for" in capsys.readouterr().err
+
+
+def test_generate_refuses_before_it_writes(digits_run, tmp_path):
+    for options in ({"label": "11"}, {"temperature": 0.0}, {"confidence": 2.0}, {"judge": "x"}):
+        with pytest.raises(latens.LatensError):
+            generate(digits_run.path, 5, tmp_path / "out", **options)
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("prior", ["vamp", "conditional", "flow"])

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import latens
+from latens.model.serialization import read_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PICTURES = 10  # in the tour
@@ -113,3 +114,17 @@ def test_parts_of_ones_own_are_trained_measured_and_loaded(tmp_path, monkeypatch
         draw = vae.draw(x, samples=500)
         bound = -defined["Renyi"](samples=500)(draw).per_image.mean()
     assert draw.log_weights.mean() < bound < vae.log_prob(x, samples=500).mean()
+
+
+@pytest.mark.mnist
+def test_the_judge_is_trained_by_its_script(tmp_path, monkeypatch, capsys):
+    """On a fifteenth of the images."""
+    arguments = ["--out", str(tmp_path / "judge"), "--epochs", "3", "--images", "4000"]
+    monkeypatch.setattr(sys, "argv", ["train_judge.py", *arguments])
+    runpy.run_path(str(EXAMPLES / "train_judge.py"), run_name="__main__")
+    accuracy = float(capsys.readouterr().out.splitlines()[-1].split("%")[0])
+    assert accuracy > 70
+    model, about = read_model(tmp_path / "judge")
+    assert 100 * about["accuracy"] == pytest.approx(accuracy, abs=0.01)
+    assert model(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+    assert f"{about['accuracy']:.2%}" in (tmp_path / "judge" / "README.md").read_text("utf-8")

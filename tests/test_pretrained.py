@@ -10,6 +10,8 @@ from PIL import Image
 
 import latens
 from latens import LatensError
+from latens.analysis.generation import draw, towards_class
+from latens.evaluation.judges import shipped
 from latens.run.directory import PRETRAINED, Run, pretrained
 
 NAMES = pretrained()
@@ -103,3 +105,37 @@ def test_a_report_under_its_own_name_does_not_hide_a_model(run_latens, tmp_path)
     (tmp_path / "mnist-2d" / "pictures").mkdir(parents=True)
     done = run_latens("sample", "mnist-2d", "-n", "4")
     assert done.returncode == 0, done.stderr
+
+
+AGREEMENT = {  # of an independent classifier with 200 samples of each class
+    "mnist-2d": 0.97,
+    "mnist-unet-2d": 0.97,
+    "mnist-10d": 0.97,
+    "mnist-conditional-2d": 0.99,
+    "mnist-semi-supervised-2d": 0.98,
+}
+
+
+@pytest.mark.parametrize("name", AGREEMENT)
+def test_samples_of_a_digit_show_that_digit(name):
+    vae, judge = latens.load(name), shipped("mnist")
+    right = [(judge(draw(vae, 200, label).images) == label).double().mean() for label in range(10)]
+    assert sum(right) / 10 >= AGREEMENT[name]
+    assert min(right) >= 0.9
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize("name", AGREEMENT)
+def test_digits_become_another_or_say_that_they_did_not(name):
+    """In two dimensions some classes are nowhere the likeliest by far."""
+    vae, judge = latens.load(name), shipped("mnist")
+    test = latens.load_data("mnist").test
+    x = test.take(torch.randperm(len(test))[:300]).unit()
+    reached, right = [], []
+    for label in range(10):
+        edit = towards_class(vae, x, str(label), steps=2)
+        reached.append(edit.reached)
+        right.append(judge(edit.images[:, -1]) == label)
+    reached, right = torch.cat(reached), torch.cat(right)
+    assert reached.double().mean() >= (0.65 if name in ("mnist-2d", "mnist-unet-2d") else 0.98)
+    assert right[reached].double().mean() >= 0.97

@@ -28,6 +28,28 @@ RunPath = Annotated[
 ]
 Number = Parameter(name=["--number", "-n"])
 Seed = Annotated[int, Parameter(help="Decides the noise.")]
+Density = Annotated[
+    Literal["mixture", "gaussian"],
+    Parameter(help="Of a class in latent space: a mixture of Gaussians, or one N(μ, diag σ²)."),
+]
+Confidence = Annotated[
+    float | None,
+    Parameter(
+        help="The least probability of the class given z, from 0 to 1; none: 0.8 of a class that "
+        "is asked for."
+    ),
+]
+JudgeOption = Annotated[
+    str,
+    Parameter(
+        help="The independent classifier that says how many images show their class: a run with a "
+        "classifier; data for one trained at once on the run's data; auto for the one that comes "
+        "with latens, else data; none."
+    ),
+]
+Temperature = Annotated[
+    float, Parameter(help="Factor on z, above 0; below 1 gives more typical images.")
+]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 
 
@@ -190,7 +212,10 @@ def sample(
     label: str | None = None,
     with_labels: bool = False,
     out: Path = Path("samples.png"),
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
+    density: Density = "mixture",
+    confidence: Confidence = None,
+    judge: JudgeOption = "auto",
     seed: Seed = 0,
 ) -> None:
     """Draw new images from a trained model into one PNG.
@@ -201,17 +226,16 @@ def sample(
         How many images.
     label
         Only images of this class, or with this attribute: as the model's condition, else from
-        the Gaussian of the label's training images in latent space.
+        the density of the label's training images in latent space.
     with_labels
-        Write below each image its class, and the classifier's confidence in it.
+        Write below each image its class, and the probability of it given z.
     out
         The PNG file.
-    temperature
-        Factor on z, above 0; below 1 gives more typical images.
     """
     from latens import commands
 
-    print(commands.sample_picture(run, number, out, temperature, seed, label, with_labels))
+    options = (temperature, seed, label, with_labels, density, confidence, judge)
+    print(commands.sample_picture(run, number, out, *options))
 
 
 @app.command
@@ -287,6 +311,7 @@ def edit(
     most: Annotated[float, Parameter(name="--to")] = 2.0,
     label: str | None = None,
     steps: int = 9,
+    judge: JudgeOption = "auto",
     out: Path = Path("edit.png"),
 ) -> None:
     """Show images with less and more of an attribute, or on the way to another class, in one PNG.
@@ -311,14 +336,28 @@ def edit(
     """
     from latens import commands
 
-    print(commands.edit_picture(run, images, out, attribute, label, (least, most), steps))
+    bounds = (least, most)
+    print(commands.edit_picture(run, images, out, attribute, label, bounds, steps, judge))
 
 
 @app.command
 def generate(
-    run: RunPath, /, *, number: Annotated[int, Number] = 1_000, out: Path, seed: Seed = 0
+    run: RunPath,
+    /,
+    *,
+    number: Annotated[int, Number] = 1_000,
+    out: Path,
+    label: str | None = None,
+    temperature: Temperature = 1.0,
+    density: Density = "mixture",
+    confidence: Confidence = None,
+    judge: JudgeOption = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Write a new data set of PNG files, one folder per class, which `latens train` reads.
+
+    Its labels.csv has for each file the label, the probability of it given z, and the label that
+    an independent classifier finds.
 
     Parameters
     ----------
@@ -326,10 +365,13 @@ def generate(
         How many images.
     out
         The folder, which must not exist yet.
+    label
+        Only images of this class, or with this attribute; none: of all classes.
     """
     from latens import commands
 
-    print(commands.generate(run, number, out, seed))
+    options = (seed, label, temperature, density, confidence, judge)
+    print(commands.generate(run, number, out, *options))
 
 
 @app.command

@@ -1,5 +1,6 @@
 """What commands make of a trained model: pictures, edited images, a labelled data set."""
 
+import csv
 import math
 import os
 import shutil
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from latens import pictures
 from latens.analysis.generation import (
+    CONFIDENCE,
+    Density,
+    Edit,
     Samples,
     along_attribute,
     draw,
@@ -23,6 +27,7 @@ from latens.config import check_seed
 from latens.console import note, progress
 from latens.data import Images, Target, decode, find_images
 from latens.errors import LatensError
+from latens.evaluation.judges import Judge, Verdict, judge_of
 from latens.evaluation.labels import LabelStatistics
 from latens.report.sections.common import unique_names
 from latens.report.sections.reconstructions import STEPS, interpolation
@@ -34,6 +39,7 @@ LONGEST_NAME = 60  # characters, of up to four bytes
 DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
     f"{port}{i}" for port in ("COM", "LPT") for i in range(10)
 }
+LABELS, COLUMNS = "labels.csv", ("file", "label", "probability", "judged")
 AT_ONCE = 1_000  # images drawn at a time where thousands are asked for
 
 
@@ -45,44 +51,72 @@ def sample_picture(
     seed: int = 0,
     label: str | None = None,
     with_labels: bool = False,
+    density: Density = "mixture",
+    confidence: float | None = None,
+    judge: str = "auto",
 ) -> Path:
     """Draw `number` new images from a run's model into the PNG `out`; returns its path.
 
     Args:
         label: only images of this class, or with this attribute.
-        with_labels: write below each image its class, and a classifier's confidence in it.
+        with_labels: write below each image its class, and the probability of it given z.
+        density: of a class in latent space; see `latens.analysis.generation.draw`.
+        confidence: the least probability of the class given z; None is the default of `draw`.
+        judge: which independent classifier says how many images show their class; see
+            `latens.evaluation.judges.judge_of`.
 
     Raises:
         LatensError: a run, a number, a temperature or a label that cannot be used.
     """
     check_seed(seed)
     _check_number(number)
-    if not 0 < temperature < math.inf:
-        raise LatensError(f"temperature is {temperature}: it must be a number above 0")
+    _check_temperature(temperature)
     run = Run.open(path)
     _check_png(out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        samples = draw(run.vae, number, label, temperature)
+        samples = draw(run.vae, number, label, temperature, density, confidence)
     captions = _captions(run, samples) if with_labels else ()
     what = "samples" if label is None else f"samples of {label}"
-    image = pictures.grid(samples.images, f"{what} · {run.title}", captions=captions)
-    return _written(image, out)
+    title = f"{what} · {run.title}"
+    if (label is not None or with_labels) and samples.labels is not None:
+        _tell_unsure(samples.unsure, label)
+        title += _judged(run, samples.images, samples.labels, judge)
+    return _written(pictures.grid(samples.images, title, captions=captions), out)
+
+
+def _judged(run: Run, images: Tensor, labels: Tensor, judge: str) -> str:
+    """What an independent classifier says of images with labels: on stderr, and for a title."""
+    judge_ = judge_of(run, judge)
+    if judge_ is None:
+        return ""
+    verdict = Verdict.on(judge_, images, labels)
+    note(f"{verdict}")
+    return f" · {verdict.share:.0%} right by {verdict.judge.name}"
+
+
+def _tell_unsure(count: int, label: str | None) -> None:
+    if count:
+        of = "their class" if label is None else label
+        note(
+            f"{count} images are less sure to be {of} than asked for: hardly any z is. The surest "
+            "ones were taken"
+        )
 
 
 def _captions(run: Run, samples: Samples) -> list[str]:
-    """The class of each image, and a classifier's confidence in it."""
+    """The class of each image, and its probability given z."""
     if samples.labels is None:
         raise LatensError(
-            f"{run.path} cannot tell the class of a sample: train by the recipe semi_supervised "
-            "or conditional on images with classes, or name a --label"
+            f"{run.path} cannot tell the class of a sample: train on images with classes, such "
+            "as a folder for each"
         )
     names = LabelStatistics.of(run.vae).names
     found = [names[label] for label in samples.labels.tolist()]
-    if samples.confidence is None:
+    if samples.probability is None:
         return found
-    confidence = samples.confidence.tolist()
-    return [f"{name}  {p:.0%}" for name, p in zip(found, confidence, strict=True)]
+    probability = samples.probability.tolist()
+    return [f"{name}  {p:.0%}" for name, p in zip(found, probability, strict=True)]
 
 
 def reconstruction_picture(
@@ -163,6 +197,7 @@ def edit_picture(
     label: str | None = None,
     bounds: tuple[float, float] = (-2.0, 2.0),
     steps: int = 9,
+    judge: str = "auto",
 ) -> Path:
     """Show images with less and more of an attribute, or on the way to another class, in a PNG.
 
@@ -172,6 +207,7 @@ def edit_picture(
         label: the class to go to, in place of an attribute.
         bounds: the least and the most of the attribute.
         steps: pictures from one bound to the other.
+        judge: which independent classifier says how many images reached the class.
 
     Raises:
         LatensError: a run or images that cannot be used, or an attribute or class that the model
@@ -190,12 +226,27 @@ def edit_picture(
         amounts = torch.linspace(*bounds, steps)
         edited = along_attribute(run.vae, x, attribute, amounts)
         names = [f"{a:+.2g}".replace("-", "−") if a else "0" for a in amounts.tolist()]
+        rows, title = (), f"{attribute} · {run.title}"
     else:
-        edited = towards_class(run.vae, x, label or "", steps)
-        names = ["output", *[""] * (edited.shape[1] - 2), f"{label}"]
+        edit = towards_class(run.vae, x, label or "", steps)
+        edited, title = edit.images, f"to {label} · {run.title}"
+        names = ["output", *[""] * (edited.shape[1] - 2), f"to {label}"]
+        rows = ["" if reached else f"not {label}" for reached in edit.reached.tolist()]
+        title += _tell_edit(run, edit, label or "", judge)
     sheet = torch.cat((x[:, None], edited), dim=1)
-    title = f"{attribute or f'to {label}'} · {run.title}"
-    return _written(pictures.table(sheet, title, ["input", *names]), out)
+    return _written(pictures.table(sheet, title, ["input", *names], rows if any(rows) else ()), out)
+
+
+def _tell_edit(run: Run, edit: Edit, label: str, judge: str) -> str:
+    """How many images reached their class, by the model's account and by a judge's."""
+    reached, count = int(edit.reached.sum()), len(edit.reached)
+    if reached < count:
+        note(f"{count - reached} of {count} images did not reach {label}")
+    if not reached:
+        return ""
+    index = LabelStatistics.of(run.vae).index(label)
+    arrived = edit.images[edit.reached, -1]
+    return _judged(run, arrived, torch.full((reached,), index), judge)
 
 
 def _written(image: Image.Image, out: Path) -> Path:
@@ -203,70 +254,128 @@ def _written(image: Image.Image, out: Path) -> Path:
     return out
 
 
-def generate(path: str | Path, number: int, out: Path, seed: int = 0) -> Path:
+def generate(
+    path: str | Path,
+    number: int,
+    out: Path,
+    seed: int = 0,
+    label: str | None = None,
+    temperature: float = 1.0,
+    density: Density = "mixture",
+    confidence: float | None = None,
+    judge: str = "auto",
+) -> Path:
     """Write `number` new images as PNG files into a folder per class; returns the folder.
 
     That is the form `train` reads. The class is the one given to a conditional model, the one
-    that a classifier tells, or that of the class's Gaussian in latent space, z ~ N(μ, σ²). A
-    model that knows no classes writes into one folder.
+    that a classifier tells, or that of the density of the class in latent space. A model that
+    knows no classes writes into one folder. `labels.csv` lists each file with its label, the
+    probability of that given z, and the label that an independent classifier finds.
 
     Args:
         out: a folder that does not exist yet; it takes its name when all images are written.
+        label: only images of this class, or with this attribute.
+        density, confidence, judge: as in `sample_picture`.
 
     Raises:
-        LatensError: a run or a number that cannot be used, or `out` exists.
+        LatensError: a run, a number or a label that cannot be used, or `out` exists.
     """
     check_seed(seed)
     _check_number(number)
+    _check_temperature(temperature)
     run = Run.open(path)
     if out.exists():
         raise LatensError(f"{out} exists already: choose another --out")
+    blocks = _in_blocks(run, number, label, temperature, density, confidence)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            _write_images(run, number, partial)
+            _write_images(run, number, blocks, partial, judge_of(run, judge))
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
-def _write_images(run: Run, number: int, folder: Path) -> None:
-    digits = len(str(number - 1))
+def _write_images(
+    run: Run, number: int, blocks: Iterator[Samples], folder: Path, judge: Judge | None
+) -> None:
+    """Write images and `labels.csv`."""
+    classes = run.record["data"]["classes"]
+    digits, folders = len(str(number - 1)), folder_names(classes)
+    rows, unsure = [], 0
     with ThreadPoolExecutor() as pool, progress("images") as bar:
 
-        def write(i: int, name: str, image: Tensor) -> None:
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        def write(name: str, image: Tensor) -> None:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
             pixels = (image * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
-            Image.fromarray(pixels).save(folder / name / f"{i:0{digits}d}.png")
+            Image.fromarray(pixels).save(path)
 
-        task, done = bar.add_task("writing", total=number), 0
-        for samples, names in _in_blocks(run, number):
-            last = done + len(names)
-            list(pool.map(write, range(done, last), names, samples.images))
-            done = last
-            bar.update(task, completed=done)
+        task = bar.add_task("writing", total=number)
+        for samples in blocks:
+            count = len(samples.images)
+            files = [f"{i:0{digits}d}.png" for i in range(len(rows), len(rows) + count)]
+            labels = [] if samples.labels is None else samples.labels.tolist()
+            if labels:
+                files = [f"{folders[k]}/{name}" for k, name in zip(labels, files, strict=True)]
+            list(pool.map(write, files, samples.images.cpu()))
+            rows += _rows(files, samples, classes, judge)
+            unsure += samples.unsure
+            bar.update(task, completed=len(rows))
+    _write_csv(folder / LABELS, rows)
+    _tell_unsure(unsure, None)
+    judged = [row["judged"] == row["label"] for row in rows if row["judged"]]
+    if judge and judged:
+        note(f"{Verdict(sum(judged), len(judged), judge)}")
 
 
-def _in_blocks(run: Run, number: int) -> Iterator[tuple[Samples, list[str]]]:
-    """New images, and the folder of each; classes in turn where the model takes them."""
+def _rows(
+    files: list[str], samples: Samples, classes: list[str], judge: Judge | None
+) -> list[dict[str, str]]:
+    """What `labels.csv` says of these files."""
+    blank = [""] * len(files)
+    labels, probability, judged = blank, blank, blank
+    if samples.labels is not None:
+        labels = [classes[int(label)] for label in samples.labels]
+        judged = judged if judge is None else [classes[int(k)] for k in judge(samples.images)]
+    if samples.probability is not None:
+        probability = [f"{p:.4f}" for p in samples.probability.tolist()]
+    columns = (files, labels, probability, judged)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _in_blocks(
+    run: Run,
+    number: int,
+    label: str | None,
+    temperature: float,
+    density: Density,
+    confidence: float | None,
+) -> Iterator[Samples]:
+    """New images, `AT_ONCE` or fewer; as many of each class, where it is not read off z."""
     vae, classes = run.vae, run.record["data"]["classes"]
-    folders = folder_names(classes)
+    counts: dict[str | int | None, int] = {label: number}
     if not classes:
         note(f"{run.path} knows no classes: all images go into one folder")
-    elif run.vae.classifier is None:  # it is given its class: as many of each
-        counts = [number // len(classes) + (i < number % len(classes)) for i in range(len(classes))]
-        for label, (folder, count) in enumerate(zip(folders, counts, strict=True)):
-            for start in range(0, count, AT_ONCE):
-                samples = draw(vae, min(AT_ONCE, count - start), label)
-                yield samples, [folder] * len(samples.images)
-        return
-    for start in range(0, number, AT_ONCE):
-        samples = draw(vae, min(AT_ONCE, number - start))
-        labels = [] if samples.labels is None else samples.labels.tolist()
-        names = [folders[label] for label in labels]
-        yield samples, names or ["."] * len(samples.images)
+    elif label is None and vae.classifier is None:
+        each, more = divmod(number, len(classes))
+        counts = {index: each + (index < more) for index in range(len(classes))}
+    elif label is None and confidence is None:
+        confidence = CONFIDENCE
+    for wanted, count in counts.items():
+        for start in range(0, count, AT_ONCE):
+            few = min(AT_ONCE, count - start)
+            yield draw(vae, few, wanted, temperature, density, confidence)
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
@@ -290,6 +399,11 @@ def _read(run: Run, images: list[Path]) -> Images:
 def _check_number(number: int) -> None:
     if number < 1:
         raise LatensError(f"cannot make {number} images: ask for 1 or more")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise LatensError(f"temperature is {temperature}: it must be a number above 0")
 
 
 def _check_png(out: Path) -> None:

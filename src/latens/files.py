@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +38,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write JSON atomically, each list of numbers on one line."""
+    text = json.dumps(content, indent=2)
+    text = re.sub(r"\[[-+.,\deE\s]+\]", lambda found: " ".join(found[0].split()), text)
+    write_bytes(path, f"{text}\n".encode())
 
 
 def read_json(path: Path) -> Any:

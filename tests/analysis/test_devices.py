@@ -65,14 +65,17 @@ def test_an_analysis_stays_on_the_device_of_its_model(accelerator, name):
     lattice = analysis.lattice(3)
     shown = {
         "samples": analysis.draw(vae, COUNT).images,
-        "samples of a class": analysis.draw(vae, COUNT, "b").images,
-        "edited": analysis.towards_class(vae, x, "c", 4),
+        "samples of a class": analysis.draw(vae, COUNT, "b", confidence=0.0).images,
+        "edited": analysis.towards_class(vae, x, "c", 4).images,
         "manifold": analysis.manifold(vae, lattice, label=1),
         "traversals": analysis.traversals(vae, torch.zeros(2), [0, 1], torch.ones(3), 2),
         "between classes": analysis.through_classes(vae, 2)[0],
     }
     assert {images.device for images in shown.values()} == {accelerator}
-    labels = [analysis.draw(vae, COUNT, "b").labels, analysis.likeliest_condition(vae, x)]
+    labels = [
+        analysis.draw(vae, COUNT, "b", confidence=0.0).labels,
+        analysis.likeliest_condition(vae, x),
+    ]
     assert {y.device for y in labels if y is not None} <= {accelerator}
     found = analysis.embedded(vae, Images(torch.zeros(COUNT, 1, 8, 8, dtype=torch.uint8)))
     assert found.mean.device.type == found.sample.device.type == "cpu"

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -52,36 +54,93 @@ def test_samples_of_a_label_look_like_it(models, recipe, class_of):
     right = [
         (class_of(draw(models[recipe], 50, str(n)).images) == n).double().mean() for n in range(10)
     ]
-    assert sum(right) / 10 > (0.5 if recipe == "mlp" else 0.8)  # classes overlap without a label
+    assert sum(right) / 10 > 0.8
+
+
+def test_a_mixture_draws_a_class_better_than_a_gaussian(models, class_of):
+    vae = models["mlp"]
+    right = {
+        how: sum((class_of(draw(vae, 50, n, density=how).images) == n).sum() for n in range(10))
+        for how in ("mixture", "gaussian")
+    }
+    assert right["mixture"] > right["gaussian"]
+
+
+def test_confidence_keeps_the_likely_ones(models):
+    for recipe in ("mlp", "semi_supervised"):
+        every, sure = (draw(models[recipe], 100, "5", confidence=c) for c in (0.0, 0.9))
+        assert (every.probability < 0.9).any()
+        assert (sure.probability >= 0.9).all()
+        assert sure.unsure == 0
+        assert (sure.labels == 5).all()
+    drawn = draw(models["semi_supervised"], 100, confidence=0.9)
+    assert (drawn.probability >= 0.9).all()
+    assert len(drawn.labels.unique()) > 5
+
+
+def test_a_confidence_that_hardly_any_z_has_takes_the_surest(models):
+    samples = draw(models["mlp"], 40, "8", confidence=1.0)
+    assert samples.unsure > 0
+    assert (samples.probability < 1).sum() == samples.unsure
+    assert samples.probability.mean() > draw(models["mlp"], 40, "8").probability.mean()
+
+
+@pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan")])
+def test_a_confidence_that_is_none(models, confidence):
+    with pytest.raises(LatensError, match="a probability, from 0 to 1"):
+        draw(models["mlp"], 4, "8", confidence=confidence)
+
+
+def test_a_conditional_model_has_no_confidence(models):
+    with pytest.raises(LatensError, match="leave out --confidence"):
+        draw(models["conditional"], 4, "8", confidence=0.5)
+
+
+def test_a_model_of_images_without_classes_has_no_confidence(models):
+    vae = copy.deepcopy(models["mlp"])
+    del vae.about["labels"]
+    samples = draw(vae, 5)
+    assert samples.labels is None
+    assert samples.probability is None
+    with pytest.raises(LatensError, match="cannot tell the class"):
+        draw(vae, 5, confidence=0.5)
+
+
+def test_a_model_of_the_version_before_has_gaussians(models):
+    vae = copy.deepcopy(models["mlp"])
+    del vae.about["labels"]["mixture"]
+    assert draw(vae, 5, "3").probability.shape == (5,)
+    assert towards_class(vae, torch.rand(2, 1, 8, 8), "6", 3).images.shape == (2, 3, 1, 8, 8)
 
 
 def test_a_conditional_model_samples_every_class_in_turn(models, class_of):
     samples = draw(models["conditional"], 60)
     assert samples.labels is not None
     assert samples.labels.tolist() == [i // 6 for i in range(60)]
-    assert samples.confidence is None
+    assert samples.probability is None
     assert (class_of(samples.images) == samples.labels).double().mean() > 0.8
 
 
 def test_a_classifier_tells_its_samples_with_confidence(models, class_of):
     samples = draw(models["semi_supervised"], 200)
     assert samples.labels is not None
-    assert samples.confidence is not None
-    assert ((samples.confidence > 0.1) & (samples.confidence <= 1)).all()
+    assert samples.probability is not None
+    assert ((samples.probability > 0.1) & (samples.probability <= 1)).all()
     right = (class_of(samples.images) == samples.labels).double()
     assert right.mean() > 0.6
-    sure = samples.confidence > samples.confidence.median()
+    sure = samples.probability > samples.probability.median()
     assert right[sure].mean() > right[~sure].mean()  # confidence means something
 
 
-def test_other_models_cannot_tell(models):
-    samples = draw(models["mlp"], 5)
-    assert samples.labels is None
-    assert samples.confidence is None
+def test_other_models_tell_by_their_densities(models, class_of):
+    samples = draw(models["mlp"], 200)
+    right = (class_of(samples.images) == samples.labels).double()
+    assert right[samples.probability > 0.8].mean() > 0.7
 
 
 def test_temperature_brings_samples_to_the_mean_of_the_class(models):
-    images = draw(models["mlp"], 5, "3", temperature=1e-6).images
+    options = {"temperature": 1e-6, "density": "gaussian"}
+    images = draw(models["mlp"], 5, "3", **options).images
     mean = torch.tensor(LabelStatistics.of(models["mlp"]).mean[3])
     torch.testing.assert_close(images, models["mlp"].decode_images(mean).expand(5, 1, 8, 8))
 
@@ -89,10 +148,25 @@ def test_temperature_brings_samples_to_the_mean_of_the_class(models):
 @pytest.mark.parametrize("recipe", ["mlp", "conditional", "semi_supervised"])
 def test_an_image_becomes_another_class(models, recipe, digits, class_of):
     threes = digits.test.take(torch.nonzero(digits.test.labels == 3).flatten())
-    path = towards_class(models[recipe], threes.unit(), "6", steps=5)
+    edit = towards_class(models[recipe], threes.unit(), "6", steps=5)
+    path = edit.images
     assert path.shape == (len(threes), 2 if recipe == "conditional" else 5, 1, 8, 8)
     assert (class_of(path[:, 0]) == 3).double().mean() > 0.7
-    assert (class_of(path[:, -1]) == 6).double().mean() > 0.7
+    assert edit.reached.double().mean() > 0.9
+    assert (class_of(path[:, -1]) == 6)[edit.reached].double().mean() > 0.9
+
+
+def test_an_image_of_the_class_stays_and_one_that_cannot_reach_it_says_so(models, digits):
+    vae = models["mlp"]
+    sixes = digits.test.take(torch.nonzero(digits.test.labels == 6).flatten()).unit()
+    edit = towards_class(vae, sixes, "6", steps=4)
+    moved = (edit.images - edit.images[:, :1]).abs().amax((1, 2, 3, 4))
+    assert (moved == 0).double().mean() > 0.5
+    flat = copy.deepcopy(vae)  # one in whose latent space the sixes lie among the eights
+    for name in ("mean", "scale", "mixture"):
+        flat.about["labels"][name][6] = flat.about["labels"][name][8]
+    edit = towards_class(flat, sixes, "6", steps=4)
+    assert not edit.reached.any()
 
 
 def test_classes_are_no_attributes(models, digits):

@@ -17,6 +17,7 @@ from latens.analysis import (
     through_classes,
     traversals,
 )
+from latens.evaluation.labels import LabelStatistics
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +147,9 @@ def test_a_traversal_moves_one_dimension_alone(vae):
     assert torch.allclose(images[1, 1], vae.decode_images(z[None])[0], atol=1e-6)
 
 
-def test_the_way_through_all_classes_stops_at_their_means(vae):
+def test_the_way_through_all_classes_stops_at_the_centre_of_each(vae):
     images, words = through_classes(vae, 4)
-    means = torch.tensor(vae.about["labels"]["mean"])
+    means = LabelStatistics.of(vae).prototypes
     assert len(images) == len(words) == 40
     assert torch.allclose(images[::4], vae.decode_images(means), atol=1e-5)
     assert words[:5] == ["0", "0 → 1", "0 → 1", "0 → 1", "1"]

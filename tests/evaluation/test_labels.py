@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal
@@ -54,7 +56,7 @@ def test_the_gaussian_of_a_class_has_the_moments_of_its_latents(vae):
         torch.testing.assert_close(torch.tensor(found.scale[label]), spread, atol=0.03, rtol=0)
     share = (labels == 0).sum().item() / (labels >= 0).sum().item()
     assert found.share[0] == pytest.approx(share, abs=1e-4)
-    draws = torch.stack([found.draw(1, 1)[0] for _ in range(2000)])
+    draws = found.gaussians[1].sample(2000)
     torch.testing.assert_close(draws.mean(0), torch.tensor(found.mean[1]), atol=0.05, rtol=0)
     torch.testing.assert_close(draws.std(0), torch.tensor(found.scale[1]), atol=0.05, rtol=0)
 
@@ -84,13 +86,52 @@ def test_statistics_travel_with_the_model(vae):
     found = label_statistics(vae, images(torch.rand(40, 2), labels), ("Bald", "Young"), True)
     assert found is not None
     vae.about["labels"] = found.as_dict()
+    vae.about = json.loads(json.dumps(vae.about))
     again = LabelStatistics.of(vae)
     assert again == found
+    assert again.mixture is not None
     assert again.index("bald") == 0
     with pytest.raises(
         LatensError, match=r"unknown label 'Yung': did you mean 'Young'.*Bald, Young"
     ):
         again.index("Yung")
+
+
+def test_the_probability_of_a_class_is_bayes_rule(vae):
+    """Two classes of Gaussian latents, one three times as common as the other."""
+    labels = (torch.rand(6000) < 0.25).long()
+    z = 0.3 + 0.05 * torch.randn(6000, 2) + 0.15 * labels[:, None]
+    found = label_statistics(vae, images(z, labels), ("a", "b"), exclusive=True)
+    assert found is not None
+    at = torch.tensor([[0.2, 0.2], [0.4, 0.35], [0.5, 0.6]])
+    sigma = (0.05**2 + 0.3**2) ** 0.5  # of z ~ q(z|x)
+    log_p = [torch.distributions.Normal(mean, sigma).log_prob(at).sum(1) for mean in (0.3, 0.45)]
+    expected = (torch.stack(log_p, 1) + torch.tensor([0.75, 0.25]).log()).softmax(1)
+    torch.testing.assert_close(found.probability(at), expected, atol=0.08, rtol=0)
+    torch.testing.assert_close(found.probability(at[:, None])[:, 0], found.probability(at))
+
+
+def test_the_prototype_of_a_class_is_where_it_is_the_likeliest(vae):
+    """Half of class 1 lies in class 0; its mean does, too."""
+    labels = torch.arange(3000) % 2
+    z = 0.2 + 0.03 * torch.randn(3000, 2)
+    z[labels == 1] += 0.7 * (torch.rand(1500, 1) < 0.3)
+    small = VAE(FirstPixels(), MLPDecoder(2, (1, 4, 4), (8,)), posterior=Around(0.03))
+    found = label_statistics(small, images(z.clamp(0, 1), labels), ("a", "b"), exclusive=True)
+    assert found is not None
+    assert found.probability(torch.tensor(found.mean))[1, 1] < 0.9 or found.mean[1][0] > 0.35
+    assert (found.probability(found.prototypes).argmax(1) == torch.arange(2)).all()
+    assert found.prototypes[1].mean() > 0.8
+
+
+def test_a_class_of_one_image_or_none_has_a_gaussian(vae):
+    labels = torch.tensor([0] * 30 + [1])
+    found = label_statistics(vae, images(torch.rand(31, 2), labels), ("a", "b", "c"), True)
+    assert found is not None
+    assert found.mixture is not None
+    assert [len(density.weight) for density in found.mixture] == [2, 1, 1]
+    assert found.mixture[2].mean == [[0.0, 0.0]]
+    assert found.probability(torch.rand(4, 2))[:, 2].eq(0).all()  # its share is none
 
 
 def test_neighbours_agree_with_a_count_by_hand(vae):

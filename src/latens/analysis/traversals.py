@@ -88,7 +88,10 @@ def traversals(
 
 @torch.no_grad()
 def through_classes(vae: LatentModel, steps: int) -> tuple[Float[Tensor, "N C H W"], list[str]]:
-    """Images on the way from class to class, back to the first: straight lines between means.
+    """Images on the way from class to class, back to the first, on straight lines.
+
+    Each class is at the centre of its density where it is the likeliest, not at its mean, which
+    may lie among the images of another class.
 
     A conditional model, whose z is free of the class, is shown at z = 0 with each label in turn.
 
@@ -108,9 +111,9 @@ def through_classes(vae: LatentModel, steps: int) -> tuple[Float[Tensor, "N C H 
     if vae.decodes_labels:
         z = torch.zeros(len(names), *vae.latent_shape, device=vae.device)
         return vae.decode_images(z, torch.arange(len(names), device=vae.device)), list(names)
-    means = torch.tensor(statistics.mean, device=vae.device)
+    centres = statistics.prototypes.to(vae.device)
     t = torch.linspace(0, 1, steps + 1, device=vae.device)[:-1, None]
-    z = torch.cat([torch.lerp(a, b, t) for a, b in zip(means, means.roll(-1, 0), strict=True)])
+    z = torch.cat([torch.lerp(a, b, t) for a, b in zip(centres, centres.roll(-1, 0), strict=True)])
     words = [
         f"{a} → {b}" if i else a
         for a, b in zip(names, (*names[1:], names[0]), strict=True)

@@ -1,21 +1,23 @@
-"""Where the labels lie in latent space: a Gaussian for each, and a direction towards each."""
+"""Where the labels lie in latent space: a density for each, and a direction towards each."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from latens.data import Images
 from latens.errors import LatensError, unknown
+from latens.evaluation.densities import ClassDensity, rounded
 from latens.model.latent_model import LatentModel
 
 IMAGES_AT_ONCE = 1_000
-DIGITS = 5  # significant digits that are kept: the statistics travel in a JSON file
+SEED = 0  # of one z for each image
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class LabelStatistics:
         direction: how the mean z differs with a label, `A` rows of D: for classes from the mean of
             all images; for attributes with the attribute rather than without, all others equal
             (a linear regression of z on the attributes).
+        mixture: p(z|y) of each class; None of attributes, of conditional models, and of models of
+            latens 0.1.0.
     """
 
     names: tuple[str, ...]
@@ -39,6 +43,7 @@ class LabelStatistics:
     mean: list[list[float]]
     scale: list[list[float]]
     direction: list[list[float]]
+    mixture: tuple[ClassDensity, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Names and values, JSON-ready."""
@@ -54,6 +59,8 @@ class LabelStatistics:
         try:
             values: dict[str, Any] = dict(vae.about["labels"])
             values["names"] = tuple(values["names"])
+            if values.get("mixture") is not None:
+                values["mixture"] = tuple(ClassDensity(**value) for value in values["mixture"])
             return cls(**values)
         except (KeyError, TypeError, ValueError):
             raise LatensError(
@@ -77,10 +84,31 @@ class LabelStatistics:
         lists_all = "there are:" in str(error)
         raise error if lists_all else LatensError(f"{error} There are: {', '.join(self.names)}")
 
-    def draw(self, index: int, number: int, temperature: float = 1.0) -> Float[Tensor, "number D"]:
-        """`number` latents from a label's Gaussian, their deviation times `temperature`."""
-        mean, scale = torch.tensor(self.mean[index]), torch.tensor(self.scale[index])
-        return mean + temperature * scale * torch.randn(number, len(mean))
+    @cached_property
+    def gaussians(self) -> tuple[ClassDensity, ...]:
+        """N(μ, diag σ²) of each label."""
+        pairs = zip(self.mean, self.scale, strict=True)
+        return tuple(ClassDensity.gaussian(mean, scale) for mean, scale in pairs)
+
+    @property
+    def densities(self) -> tuple[ClassDensity, ...]:
+        """p(z|y) of each label: the mixtures, or where there are none the Gaussians."""
+        return self.mixture or self.gaussians
+
+    @cached_property
+    def prototypes(self) -> Float[Tensor, "A D"]:
+        """Of each class the mean of a Gaussian of its density: that with the largest p(y|z)."""
+        rows = []
+        for index, density in enumerate(self.densities):
+            mean = torch.tensor(density.mean)
+            likeliest = self.probability(mean)[:, index].argmax()
+            rows.append(mean.index_select(0, likeliest.reshape(1)))
+        return torch.cat(rows)
+
+    def probability(self, z: Float[Tensor, "*N D"]) -> Float[Tensor, "*N A"]:
+        """p(y|z) of each class by Bayes' rule: its density times its share, normalised."""
+        log_p = torch.stack([density.log_prob(z) for density in self.densities], -1)
+        return (log_p + torch.tensor(self.share).double().log()).softmax(-1).float()
 
 
 @torch.no_grad()
@@ -119,13 +147,15 @@ def label_statistics(
     else:
         fitted = LinearRegression().fit(has[known].double().numpy(), mean[known].numpy())
         direction = torch.from_numpy(fitted.coef_.T)
+    has_densities = exclusive and not vae.decodes_labels  # else z is free of the class
     return LabelStatistics(
         names=tuple(names),
         exclusive=exclusive,
-        share=_rounded(has[known].double().mean(0)),
-        mean=_rounded(means),
-        scale=_rounded(torch.stack([row[1] for row in rows])),
-        direction=_rounded(direction),
+        share=rounded(has[known].double().mean(0)),
+        mean=rounded(means),
+        scale=rounded(torch.stack([row[1] for row in rows])),
+        direction=rounded(direction),
+        mixture=_mixtures(mean, variance, has.T, rows) if has_densities else None,
     )
 
 
@@ -137,9 +167,21 @@ def _moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     return mean.mean(0), total.sqrt()
 
 
-def _rounded(values: Tensor) -> list[Any]:
-    flat = [float(f"{value:.{DIGITS}g}") for value in values.flatten().tolist()]
-    return torch.tensor(flat, dtype=torch.float64).reshape(values.shape).tolist()
+def _mixtures(
+    mean: Float[Tensor, "N D"],
+    variance: Float[Tensor, "N D"],
+    has: Bool[Tensor, "A N"],
+    moments: list[tuple[Tensor, Tensor]],
+) -> tuple[ClassDensity, ...]:
+    """The density of z ~ q(z|x) over the images of each class, q a Gaussian of its moments."""
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(SEED))
+    z = mean + variance.sqrt() * noise
+    return tuple(
+        ClassDensity.fit(z[with_it], len(has))
+        if with_it.sum() > 1
+        else ClassDensity.gaussian(*(rounded(value) for value in row))
+        for with_it, row in zip(has, moments, strict=True)
+    )
 
 
 def neighbour_accuracy(vae: LatentModel, train: Images, test: Images, neighbours: int) -> float:

@@ -15,6 +15,7 @@ from latens import pictures
 from latens.analysis.projections import Embedded, Plane, embedded, projected, projection_of
 from latens.data import DataSet, Images
 from latens.errors import LatensError
+from latens.evaluation.judges import Judge, judge_of
 from latens.evaluation.labels import LabelStatistics
 from latens.pictures.films import HOLD
 from latens.run.directory import Run, best_row
@@ -141,6 +142,11 @@ class ReportContext:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes; empty where there are none."""
         return tuple(self.data.classes)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """A classifier independent of the model; None where there are no classes."""
+        return judge_of(self.run, data=self.data)
 
     @cached_property
     def kl_per_dim(self) -> list[float] | None:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from latens import pictures
-from latens.analysis.generation import draw
+from latens.analysis.generation import CONFIDENCE, draw
+from latens.evaluation.judges import Verdict
 from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import MOST_ROWS, count_of
 
@@ -31,19 +33,24 @@ def sample_pictures(context: ReportContext) -> Iterator[Picture]:
         rows, how = _samples_of_each_class(context, len(names))
     else:
         rows = [draw(context.vae, PER_ROW, label).images for label in range(len(names))]
-        labelled = context.vae.label_embedding is not None
-        how = "z ~ p(z|y)" if labelled else "z ~ N(μ, σ²) of the class's training images"
+        how = f"z from the density of the class in latent space, with p(y|z) ≥ {CONFIDENCE:g}"
+        how = "z ~ p(z|y)" if context.vae.label_embedding is not None else how
+    images = torch.stack(rows)
     more = count_of(len(names), len(statistics.names), "classes")
     yield Picture(
         "samples-by-class",
-        [
-            pictures.table(
-                torch.stack(rows), context.title(f"samples of each class{more}"), rows=names
-            )
-        ],
+        [pictures.table(images, context.title(f"samples of each class{more}"), rows=names)],
         "Rows of sampled images, one row for each class",
-        f"A row for each class, {how}{more}.",
+        f"A row for each class, {how}{more}.{_verdict(context, images)}",
     )
+
+
+def _verdict(context: ReportContext, images: Float[Tensor, "A N C H W"]) -> str:
+    """What an independent classifier says of rows of images, one for each class."""
+    if context.judge is None:
+        return ""
+    labels = torch.arange(len(images)).repeat_interleave(images.shape[1])
+    return f" {Verdict.on(context.judge, images.flatten(0, 1), labels)}."
 
 
 def _samples_of_each_class(context: ReportContext, classes: int) -> tuple[list[Tensor], str]:

@@ -31,7 +31,7 @@ def transition_pictures(context: ReportContext) -> Iterator[Picture]:
             pictures.grid(image[None], context.title(word), least_side=280)
             for image, word in zip(images[:MOST_CLASS_FRAMES], words, strict=False)
         ]
-        what = "straight lines between the mean z of each"
+        what = "straight lines between the centres of their densities in latent space"
         what = "z = 0 with each label in turn" if context.conditional else what
         yield Picture(
             "transitions",
