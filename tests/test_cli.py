@@ -591,11 +591,12 @@ def test_a_model_that_cannot_tell_its_samples(run_latens, colour_folder, tmp_pat
     for i, path in enumerate(sorted(colour_folder.rglob("*.png"))):
         shutil.copy(path, flat / f"{i}.png")
     assert run_latens("train", flat, *QUICK, "--out", "run").returncode == 0
-    expect_refusal(run_latens("sample", "run", "--with-labels"), "cannot tell the class", tmp_path)
-    expect_refusal(run_latens("sample", "run", "--label", "1"), "knows no labels", tmp_path)
+    expect_refusal(run_latens("sample", "run", "--with-labels"), "cannot tell the class")
+    expect_refusal(run_latens("sample", "run", "--label", "1"), "knows no labels")
     expect_refusal(
         run_latens("generate", "run", "--confidence", "0.5", "--out", "x"), "cannot tell"
     )
+    assert {path.name for path in tmp_path.iterdir()} == {"flat", "run"}
 
 
 def test_a_generated_set_is_trained_on(run_latens, run, tmp_path):
