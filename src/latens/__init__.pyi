@@ -19,6 +19,7 @@ from .model.likelihoods import DiscretisedLogistic as DiscretisedLogistic
 from .model.likelihoods import Gaussian as Gaussian
 from .model.likelihoods import Laplace as Laplace
 from .model.likelihoods import LogisticMixture as LogisticMixture
+from .model.likelihoods import SquaredError as SquaredError
 from .model.networks import ConditionalDecoder as ConditionalDecoder
 from .model.networks import ConditionalEncoder as ConditionalEncoder
 from .model.networks import ConvDecoder as ConvDecoder

@@ -550,6 +550,8 @@ def _sentence(figures: dict[str, Any]) -> str:
     ]
     if figures.get("bits_per_dim") is not None:
         parts.append(f"{figures['bits_per_dim']:.3f} bits per dim")
+    if figures.get("mse") is not None:
+        parts.append(f"mean squared error {figures['mse']:.5f}")
     parts.append(f"{figures['active_units']} active latent dimensions")
     if figures.get("accuracy") is not None:
         parts.append(f"classifier {figures['accuracy']:.2%} right")
@@ -571,6 +573,8 @@ def _table(figures: dict[str, Any]) -> str:
         rows.append(("nll", f"{figures['nll']:.3f}", unit))
     if figures["bits_per_dim"] is not None:
         rows.append(("bits per dim", f"{figures['bits_per_dim']:.4f}", ""))
+    if figures["mse"] is not None:
+        rows.append(("mse", f"{figures['mse']:.5f}", "mean squared error of pixels in [0, 1]"))
     rows.append(("active units", str(figures["active_units"]), "latent dimensions"))
     for name in ("accuracy", "neighbour_accuracy"):
         if figures[name] is not None:

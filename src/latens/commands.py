@@ -392,7 +392,7 @@ def _read(run: Run, images: list[Path]) -> Images:
     """Image files, brought to what the model's training images were brought to."""
     channels, height, width = run.vae.image_shape
     crop = run.record["data"].get("crop")  # as its training images were
-    pixels, _ = decode(find_images(*images), Target((height, width), channels, crop))
+    pixels, _ = decode(find_images(*images), Target((height, width), channels, crop, strict=True))
     return Images(torch.from_numpy(pixels))
 
 

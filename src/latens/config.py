@@ -60,7 +60,10 @@ class DataConfig(_Section):
     grey: bool = False
     """Read a folder's images as grey."""
     skip_bad: bool = False
-    """Leave out image files that cannot be read, and say which, instead of stopping."""
+    """Leave out image files that cannot be read, however many, and say which; otherwise up to one
+    in a hundred."""
+    strict: bool = False
+    """Leave out no image: stop at a file that cannot be read, keep those far smaller than most."""
     binarisation: Binarisation = "none"
     """Bits from grey levels: dynamic draws training bits afresh at each visit."""
     validation: int | None = None
@@ -79,6 +82,8 @@ class DataConfig(_Section):
         super().__post_init__()
         self._check_above_zero("validation labels")
         self._check_not_negative("split_seed jitter")
+        if self.strict and self.skip_bad:
+            raise LatensError("strict leaves out no image, and skip_bad does: choose one of them")
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -98,7 +103,8 @@ class ModelConfig(_Section):
     """Latents as a map of so many channels at the coarsest resolution of the network conv, in place
     of a vector of latent_dim; none: a vector."""
     likelihood: str = AUTO
-    """p(x|z); auto: bernoulli for grey or binary images, gaussian with learned scale for colour."""
+    """p(x|z); auto: bernoulli for the named grey data sets and for pixels mostly black or white,
+    discretised-logistic for other photographs."""
     prior: str = "normal"
     """p(z)."""
     posterior: str = "gaussian"

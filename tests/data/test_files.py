@@ -195,6 +195,43 @@ def test_a_truncated_png_is_named(folder):
     assert "03.png" in expect_failure(folder, "is damaged")
 
 
+def test_one_unreadable_file_in_a_hundred_is_left_out(tmp_path, capsys):
+    for i in range(199):
+        save(tmp_path / f"{i:03d}.png", noise(8, 8))
+    (tmp_path / "bad.png").write_text("I am no image")
+    assert sum(load_data(tmp_path).sizes().values()) == 199
+    told = " ".join(capsys.readouterr().err.split())
+    assert "left out 1 of 200 images" in told
+    assert "bad.png is not an image" in told
+    with pytest.raises(LatensError, match="is not an image"):
+        load_data(tmp_path, strict=True)
+    for name in ("worse.png", "worst.png"):
+        (tmp_path / name).write_text("nor I")
+    with pytest.raises(LatensError, match="is not an image"):
+        load_data(tmp_path)
+    assert sum(load_data(tmp_path, skip_bad=True).sizes().values()) == 199
+
+
+def test_an_image_far_smaller_than_most_does_not_decide_the_size(folder, capsys):
+    save(folder / "dot.png", noise(1, 1, 3))
+    data = load_data(folder)
+    assert data.shape == (3, 16, 16)
+    assert sum(data.sizes().values()) == 12
+    assert "dot.png is 1x1, far smaller than most" in " ".join(capsys.readouterr().err.split())
+    kept = load_data(folder, strict=True)
+    assert kept.shape == (3, 16, 16)
+    assert sum(kept.sizes().values()) == 13
+
+
+def test_the_size_is_that_of_most_images(tmp_path):
+    for i in range(20):
+        save(tmp_path / f"{i:02d}.png", noise(24, 20) if i else noise(40, 50))
+    assert load_data(tmp_path).shape == (1, 24, 20)
+    for i in range(8):
+        save(tmp_path / f"more-{i}.png", noise(30, 30 + i))
+    assert load_data(tmp_path).shape == (1, 20, 20)  # half of the shorter sides are no longer
+
+
 def test_a_text_file_called_png_is_named(folder):
     (folder / "text.png").write_text("I am no image")
     assert "text.png" in expect_failure(folder, "is not an image")

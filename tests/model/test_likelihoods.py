@@ -13,6 +13,7 @@ from latens import (
     Laplace,
     LatensError,
     LogisticMixture,
+    SquaredError,
 )
 
 
@@ -93,6 +94,20 @@ def test_gaussian_agrees_with_scipy(scale):
     sigma = scale or likelihood(mean).base_dist.scale.flatten()[0].item()
     expected = stats.norm(mean.numpy(), sigma).logpdf(x.numpy()).sum((1, 2, 3))
     np.testing.assert_allclose(likelihood(mean).log_prob(x).detach(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", [SquaredError(), Gaussian(0.3), Gaussian()])
+def test_the_squared_error_is_read_off_the_nats(likelihood):
+    x, mean = torch.rand(5, 2, 3, 3), torch.rand(5, 2, 3, 3)
+    nats = -likelihood(mean).log_prob(x).mean().item()
+    expected = (x - mean).square().sum((1, 2, 3)).mean().item()
+    assert likelihood.squared_error(nats, 18) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_gradient_of_mse_is_that_of_the_squared_error():
+    x, mean = torch.rand(2, 1, 3, 3), torch.rand(2, 1, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(-SquaredError()(mean).log_prob(x).sum(), mean)
+    torch.testing.assert_close(gradient, 2 * (mean - x))
 
 
 def test_learned_sigma_finds_the_spread_of_the_data():

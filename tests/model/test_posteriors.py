@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 import latens
-from latens import DiagonalGaussian, GaussianMixture, LatensError, StandardNormal
+from latens import DiagonalGaussian, GaussianMixture, LatensError, StandardNormal, catalogue
 from latens.model import priors
 from latens.model.distributions import LOGVAR_BOUND, diagonal_normal, kl
 from latens.model.parts import from_config, to_config
@@ -221,3 +221,27 @@ def test_a_flow_leaves_torchs_checks_of_arguments_on():
     latens.IAF(16, 3)
     with pytest.raises(ValueError, match="to satisfy the constraint"):
         Normal(0.0, -1.0)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "full", "iaf"])
+@pytest.mark.parametrize("dims", [1, 3])
+def test_of_few_dimensions_it_starts_narrow_over_the_data(name, dims):
+    """So that a decoder's first steps see more of the image in z than noise."""
+    posterior = catalogue.build("posterior", name, {}, features=12, latent_dim=dims)
+    features = 5 + 3 * torch.rand(200, 12)
+    posterior.start_at(features)
+    q = posterior(features)
+    q = q.base if name == "iaf" else q
+    torch.testing.assert_close(q.mean.std(0), torch.full((dims,), 0.3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(q.mean.mean(0), torch.zeros(dims), atol=1e-4, rtol=0)
+    assert ((q.stddev > 0.05) & (q.stddev < 0.25)).all()
+
+
+def test_of_many_dimensions_or_like_features_it_starts_as_before():
+    posterior, features = DiagonalGaussian(12, 4), torch.rand(9, 12)
+    before = posterior(features).mean
+    posterior.start_at(features)
+    assert torch.equal(posterior(features).mean, before)
+    posterior = DiagonalGaussian(12, 2)
+    posterior.start_at(torch.ones(9, 12))
+    assert posterior(torch.ones(9, 12)).mean.isfinite().all()

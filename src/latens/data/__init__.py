@@ -63,6 +63,7 @@ def load_data(
     split_seed: int = 0,
     labels: int | None = None,
     skip_bad: bool = False,
+    strict: bool = False,
 ) -> DataSet:
     """A data set by name, from a folder of images, a `.npy` or a `.npz`, or from Python objects.
 
@@ -80,12 +81,14 @@ def load_data(
             or a tenth. A tenth is held out for testing too where there is no test split.
         split_seed: decides which images are held out, and which keep their label.
         labels: how many training images keep their label, evenly over the classes; None: all.
-        skip_bad: leave out images that cannot be read, and say which.
+        skip_bad: leave out images that cannot be read, however many, and say which; otherwise up to
+            one in a hundred.
+        strict: leave out none, neither those nor images far smaller than most.
 
     Raises:
         LatensError: data that do not exist, cannot be read or are too few.
     """
-    raw, default = _read(data, Target(size, 1 if grey else None, skip_bad=skip_bad))
+    raw, default = _read(data, Target(size, 1 if grey else None, skip_bad=skip_bad, strict=strict))
     if isinstance(data, DataSet) and (binarisation, validation, labels) == ("none", None, None):
         return data
     what = data if is_path(data) else THE_DATA

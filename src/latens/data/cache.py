@@ -18,7 +18,7 @@ from latens.errors import LatensError
 from latens.files import read_json, replacing, write_json
 
 CACHED_FROM = 1_000  # images; fewer are decoded each time, which takes about a second
-FORMAT = 1  # to be raised when the same files would be decoded to other pixels, or stored otherwise
+FORMAT = 2  # to be raised when the same files would be decoded to other pixels, or stored otherwise
 
 
 def cache_folder() -> Path:
@@ -50,7 +50,7 @@ def decoded(
         source: the folder or zip file that the files are in.
 
     Raises:
-        LatensError: a file that cannot be read, unless `target.skip_bad`; no space for the cache.
+        LatensError: a file that cannot be read, more than `target` allows; no space for the cache.
     """
     if len(files) < CACHED_FROM:
         return decode(files, target)

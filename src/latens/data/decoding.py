@@ -1,12 +1,15 @@
 """Images of any size and mode as one uint8 array: files of a folder or a zip file, or in memory."""
 
+import math
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_low
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +24,9 @@ GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 DEFAULT_SIDE = 64  # pixels: the side to which mixed or large images are resized
 LARGEST_KEPT = 128  # pixels: images of one size up to this are not resized
 NAMED = 3  # bad images that a warning names; it counts the rest
+UNREADABLE_SHARE = 0.01  # of the images may be left out without being asked for
+COMMON_SHARE = 0.9  # of the images must have a size that is kept
+TINY = 0.25  # of the median of the images' shorter sides: a smaller image is left out
 
 T = TypeVar("T")
 
@@ -30,18 +36,27 @@ class Target:
     """The size and the channels that images are converted to.
 
     Attributes:
-        size: (H, W) in pixels; None keeps a common size up to 128, else takes 64x64, or less if
-            any image is smaller.
+        size: (H, W) in pixels; None keeps the size that nine of ten images have, up to 128, else
+            takes 64x64, or less if half of the images are smaller.
         channels: 1 for grey, 3 for RGB; None takes 3 as soon as one image has colour.
         crop: cut out a central square of this fraction of the width first; None crops only as
             far as the aspect ratio of `size` demands.
-        skip_bad: leave out images that cannot be read.
+        skip_bad: leave out images that cannot be read, however many; otherwise up to one in a
+            hundred.
+        strict: leave out none: neither those, nor images far smaller than most.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
     crop: float | None = None
     skip_bad: bool = False
+    strict: bool = False
+
+    def most_bad(self, count: int) -> float:
+        """How many of so many images may be unreadable."""
+        if self.strict:
+            return 0.0
+        return math.inf if self.skip_bad else count * UNREADABLE_SHARE
 
 
 @dataclass(frozen=True)
@@ -178,11 +193,16 @@ def _note_conversions(headers: list[Header]) -> None:
 
 def _common_size(headers: list[Header]) -> tuple[int, int]:
     """The size (H, W) of all images unless the user names one."""
-    sizes = {header.size for header in headers}
-    if len(sizes) == 1 and max(headers[0].size) <= LARGEST_KEPT:
-        return headers[0].size
-    side = min([DEFAULT_SIDE, *(min(size) for size in sizes)])
+    size, count = Counter(header.size for header in headers).most_common(1)[0]
+    if count >= COMMON_SHARE * len(headers) and max(size) <= LARGEST_KEPT:
+        return size
+    side = min(DEFAULT_SIDE, _usual_side(headers))
     return side, side
+
+
+def _usual_side(headers: Iterable[Header]) -> int:
+    """The median of the shorter sides, in pixels."""
+    return median_low(min(header.size) for header in headers)
 
 
 def _in_memory(shape: tuple[int, ...]) -> np.ndarray:
@@ -200,7 +220,7 @@ def decode(
         allocate: gives the array for a shape; rows of bad files are not written.
 
     Raises:
-        LatensError: a file that cannot be read, unless `target.skip_bad`; or none that can.
+        LatensError: more files that cannot be read than `target` allows.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -211,6 +231,7 @@ def decode(
             target,
             allocate,
             pool.map,
+            lambda i: files[i],
         )
 
 
@@ -221,6 +242,7 @@ def decode_each(
     target: Target,
     allocate: Callable[[tuple[int, ...]], np.ndarray] = _in_memory,
     apply: Callable[..., Iterable[Any]] = map,
+    name: Callable[[int], Any] = lambda i: f"image {i}",
 ) -> tuple[np.ndarray, list[int]]:
     """Images of any origin as one uint8 array `[N, C, H, W]`, and the indices of the bad ones.
 
@@ -230,13 +252,18 @@ def decode_each(
         image: gives image i as uint8 `[C, H, W]`, from i, C, (H, W) and `target.crop`.
         allocate: as in `decode`.
         apply: how a function is applied to many indices: in turn, or by several threads.
+        name: what messages call image i.
 
     Raises:
-        LatensError: an image that cannot be read, unless `target.skip_bad`; or none that can.
+        LatensError: more images that cannot be read than `target` allows.
     """
     with progress("images") as bar:
-        work = _Work(count, target.skip_bad, apply, bar)
-        headers = work.every(header, "scanning")
+        work = _Work(count, target.most_bad(count), apply, bar)
+        scanned = work.every(header, "scanning")
+        if not target.strict:
+            tiny = _tiny(scanned)
+            work.tiny = {i: LatensError(f"{name(i)} is {size}") for i, size in tiny.items()}
+        headers = [found for i, found in scanned.items() if i not in work.tiny]
         _note_conversions(headers)
         size = target.size or _common_size(headers)
         grey = all(header.mode in GREY_MODES for header in headers)
@@ -248,45 +275,55 @@ def decode_each(
             return True
 
         work.every(fill, "decoding")
-    _note_left_out([work.bad[i] for i in sorted(work.bad)], count)
-    return pixels, sorted(work.bad)
+    left_out = work.bad | work.tiny
+    _note_left_out([left_out[i] for i in sorted(left_out)], count)
+    return pixels, sorted(left_out)
 
 
 class _Work:
-    """Tasks over images, several at a time; bad images are left out where that is asked for.
+    """Tasks over images, several at a time; bad images are left out, up to a number of them.
 
     Attributes:
-        bad: the error of each image that was left out.
+        bad: the error of each image that was left out because it cannot be read.
+        tiny: the same of those that are far smaller than most.
     """
 
     def __init__(
-        self, count: int, skip_bad: bool, apply: Callable[..., Iterable[Any]], bar: Progress
+        self, count: int, most_bad: float, apply: Callable[..., Iterable[Any]], bar: Progress
     ):
-        self.count, self.skip_bad, self.apply, self.bar = count, skip_bad, apply, bar
+        self.count, self.most_bad, self.apply, self.bar = count, most_bad, apply, bar
         self.bad: dict[int, LatensError] = {}
+        self.tiny: dict[int, LatensError] = {}
 
-    def every(self, task: Callable[[int], T], what: str) -> list[T]:
+    def every(self, task: Callable[[int], T], what: str) -> dict[int, T]:
         """What the task gives for each image that has not been left out.
 
         Raises:
-            LatensError: of the first bad image, if none may be left out or all are bad.
+            LatensError: of a bad image, if there are too many or all are bad.
         """
 
         def attempt(i: int) -> T | None:
             try:
                 return task(i)
             except LatensError as error:
-                if not self.skip_bad:
-                    raise
                 self.bad[i] = error
+                if len(self.bad) > self.most_bad:
+                    raise
                 return None
 
-        todo = [i for i in range(self.count) if i not in self.bad]
+        todo = [i for i in range(self.count) if i not in self.bad and i not in self.tiny]
         done = self.bar.track(self.apply(attempt, todo), len(todo), description=what)
-        found = [result for result in done if result is not None]
+        found = {i: result for i, result in zip(todo, done, strict=True) if result is not None}
         if not found:
             raise next(iter(self.bad.values()))
         return found
+
+
+def _tiny(headers: Mapping[int, Header]) -> dict[int, str]:
+    """The images that are far smaller than most, and their size in words."""
+    least = TINY * _usual_side(headers.values())
+    sizes = {i: header.size for i, header in headers.items() if min(header.size) < least}
+    return {i: f"{height}x{width}, far smaller than most" for i, (height, width) in sizes.items()}
 
 
 def _note_left_out(errors: Sequence[LatensError], count: int) -> None:

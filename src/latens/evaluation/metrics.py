@@ -16,6 +16,7 @@ from latens.errors import LatensError
 from latens.model.distributions import diagonal_normal
 from latens.model.latent_model import LatentModel
 from latens.model.latents import Draw
+from latens.model.likelihoods import Gaussian
 from latens.model.parts import Kind
 
 # Images are taken in blocks of this many values (pixels times channels), and at most so many.
@@ -46,6 +47,8 @@ class Evaluation:
             compare it only with others of its kind.
         bits_per_dim: (nll, or −elbo) / (C H W ln 2) for "binary" and "8-bit"; None where it would
             mean nothing: a density over continuous pixels, or a cross-entropy.
+        mse: the mean over pixels and channels of (x − μ)², E over z; None unless p(x|z) is a
+            Gaussian around μ.
         active_units: latent dimensions whose posterior mean has a variance above 0.01 over the
             images (Burda et al. 2016, section 5.2).
         kl_per_dim: the KL of each latent dimension, averaged over the images.
@@ -68,6 +71,7 @@ class Evaluation:
     importance_samples: int | None
     kind: Kind
     bits_per_dim: float | None
+    mse: float | None
     active_units: int
     kl_per_dim: list[float] | None
     label: float | None
@@ -334,6 +338,7 @@ def _summary(
         importance_samples=k,
         kind=kind,
         bits_per_dim=bits,
+        mse=_mse(vae, reconstruction),
         active_units=int((variance > ACTIVE_VARIANCE).sum()),
         kl_per_dim=None if per_dim is None else per_dim.double().mean(0).flatten().tolist(),
         label=_mean_of_known(every.get("label")),
@@ -342,6 +347,13 @@ def _summary(
         seconds=seconds,
         objective={name.removeprefix(OBJECTIVE): mean(name) for name in terms},
     )
+
+
+def _mse(vae: LatentModel, reconstruction: float) -> float | None:
+    if not isinstance(vae.likelihood, Gaussian):
+        return None
+    values = math.prod(vae.image_shape)
+    return vae.likelihood.squared_error(reconstruction, values) / values
 
 
 def _mean_of_known(values: Tensor | None) -> float | None:

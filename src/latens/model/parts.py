@@ -89,6 +89,9 @@ class Posterior(Part):
 
     event_shape: tuple[int, ...]
 
+    def start_at(self, features: Float[Tensor, "N *F"]) -> None:
+        """Set the first weights by the features of training images; nothing unless defined."""
+
 
 class Prior(Part):
     """`(posterior_of: x -> q(z|x), y) -> p(z)`, batch `[]` or of each label `[B]`, event `[*Z]`.

@@ -18,6 +18,11 @@ from latens.model.distributions import (
 from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Encoder, Posterior
 
+# With so few latents q(z|x) starts narrow, with means this far apart: where z is mostly noise a
+# decoder may learn in its first steps to do without it, and stay so.
+FEW_DIMS, FIRST_SPREAD, FIRST_SIGMA = 3, 0.3, 0.1
+LEAST_SPREAD = 1e-6  # of features that are all alike
+
 
 class DiagonalGaussian(Posterior, name="gaussian"):
     """q(z|x) = N(μ(x), diag σ²(x)), both linear in the encoder's features.
@@ -44,6 +49,10 @@ class DiagonalGaussian(Posterior, name="gaussian"):
         # q starts near N(0, I): a KL near zero to begin with, whatever the encoder's scale
         nn.init.normal_(self.parameters_of_q.weight, std=0.1 / math.sqrt(features))
         nn.init.zeros_(self.parameters_of_q.bias)
+
+    def start_at(self, features: Float[Tensor, "N F"]) -> None:
+        """Of few dimensions, start with narrow Gaussians whose means are apart."""
+        _start_narrow(self.parameters_of_q, features, self.latent_dim)
 
     def forward(self, features: Float[Tensor, "B F"]) -> Independent:
         """q(z|x), batch `[B]`, event `[D]`, in float32."""
@@ -87,6 +96,23 @@ class DiagonalGaussianMap(Posterior):
         return diagonal_normal(mean, torch.exp(0.5 * bounded_logvar(logvar)), event_dims=3)
 
 
+def _start_narrow(
+    parameters_of_q: nn.Linear, features: Float[Tensor, "N F"], latent_dim: int
+) -> None:
+    """Scale the means, its first D rows, to `FIRST_SPREAD` over these features, and narrow σ.
+
+    The next D rows are log σ² before its bound, which hardly moves it there.
+    """
+    if latent_dim > FEW_DIMS or len(features) < 2:
+        return
+    with torch.no_grad():
+        weight = parameters_of_q.weight[:latent_dim]
+        spread = (features @ weight.T).std(0).clamp(min=LEAST_SPREAD)
+        weight.mul_((FIRST_SPREAD / spread)[:, None])
+        parameters_of_q.bias[:latent_dim] = -(features.mean(0) @ weight.T)
+        parameters_of_q.bias[latent_dim : 2 * latent_dim] = 2 * math.log(FIRST_SIGMA)
+
+
 def default_posterior(encoder: Encoder, latent_shape: tuple[int, ...]) -> Posterior:
     """A diagonal Gaussian over a vector of latents, or over a map of them."""
     if len(latent_shape) == 1:
@@ -118,6 +144,10 @@ class FullCovarianceGaussian(Posterior, name="full"):
         self.parameters_of_q = nn.Linear(features, 2 * latent_dim + below)
         nn.init.normal_(self.parameters_of_q.weight, std=0.1 / math.sqrt(features))
         nn.init.zeros_(self.parameters_of_q.bias)
+
+    def start_at(self, features: Float[Tensor, "N F"]) -> None:
+        """Of few dimensions, start with narrow Gaussians whose means are apart."""
+        _start_narrow(self.parameters_of_q, features, self.latent_dim)
 
     def forward(self, features: Float[Tensor, "B F"]) -> MultivariateNormal:
         """q(z|x), batch `[B]`, event `[D]`; its parameters are float32."""
@@ -173,6 +203,10 @@ class IAF(Posterior, name="iaf"):
             for step in range(iaf_steps)
         )
         start_as_identity(self.flows)
+
+    def start_at(self, features: Float[Tensor, "N F"]) -> None:
+        """Of few dimensions, start with narrow Gaussians whose means are apart."""
+        self.base.start_at(features)
 
     def forward(self, features: Float[Tensor, "B F"]) -> FlowDistribution:
         """q(z|x), batch `[B]`, event `[D]`; its parameters are float32."""

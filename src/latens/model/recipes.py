@@ -23,11 +23,10 @@ from latens.model.networks import (
 )
 from latens.model.networks.conv import Geometry
 from latens.model.parts import Decoder, Encoder, Likelihood, Posterior, Prior
-from latens.model.posteriors import default_posterior
+from latens.model.posteriors import FEW_DIMS, default_posterior
 from latens.model.vae import VAE
 
-# With so few latents a decoder sees Fourier features of them: see `FourierDecoder`.
-FEW_DIMS, OCTAVES = 3, 2
+OCTAVES = 2  # of Fourier features of few latents, which a decoder sees: see `FourierDecoder`
 
 
 @dataclass(frozen=True)

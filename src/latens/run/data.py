@@ -1,5 +1,6 @@
 """The data that a run was trained on."""
 
+from pathlib import Path
 from typing import Any
 
 from latens.config import TrainConfig
@@ -19,6 +20,7 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "split_seed": data.split_seed,
         "labels": data.labels,
         "skip_bad": data.skip_bad,
+        "strict": data.strict,
     }
 
 
@@ -32,7 +34,11 @@ def data_of(run: Run, data: Any = None) -> DataSet:
         LatensError: they are not available, or have changed since.
     """
     source = run.record["data"]["source"] if data is None else data
-    found = load_data(source, **data_options(run.config))
+    options = data_options(run.config)
+    if isinstance(source, str) and Path(source).is_dir():  # how a size is chosen has changed
+        _, height, width = run.record["data"]["shape"]
+        options["size"] = (height, width)
+    found = load_data(source, **options)
     if found.fingerprint() != run.record["data"]["fingerprint"]:
         raise LatensError(
             f"the images of {found.name} have changed since {run.path} was trained, so its splits "

@@ -12,7 +12,7 @@ from torch import Tensor
 from latens import catalogue
 from latens.config import AUTO, OWN, TrainConfig, replaced
 from latens.console import note
-from latens.data import IN_MEMORY, DataSet, Images, load_data
+from latens.data import IN_MEMORY, NAMES, DataSet, Images, load_data
 from latens.errors import LatensError
 from latens.model import recipes
 from latens.model.latent_model import LatentModel, load_model
@@ -37,6 +37,9 @@ AUTO_BATCH = (8, 128)
 AUTO_LEAST_PATIENCE = 10
 SHORT = 250  # epochs: trainings up to so long are recorded for films by default
 START_IMAGES = 2_000  # from which parts set their first weights
+# Pixels farther than this from mid-grey are black or white; from such a share on, images are mostly
+# so: 0.87 of MNIST's pixels are, 0.05 of those of faces.
+EXTREME, MOSTLY = 0.375, 0.8
 CHECKED_IMAGES = 2  # that pass through model and objective before a training
 
 
@@ -306,9 +309,18 @@ def _compiles(config: TrainConfig) -> bool:
 
 
 def _likelihood(config: TrainConfig, data: DataSet) -> str:
+    """The one chosen, or one that suits the pixels.
+
+    Grey data sets by name are the field's, whose convention is the cross-entropy; it fits pixels
+    that are mostly black or white, and no photograph.
+    """
     if config.model.likelihood != AUTO:
         return config.model.likelihood
-    return "bernoulli" if data.binary or data.shape[0] == 1 else "gaussian"
+    if data.binary or (data.shape[0] == 1 and data.source in NAMES):
+        return "bernoulli"
+    few = _some_images(data.train, config.run.seed)
+    extreme = ((few - 0.5).abs() > EXTREME).double().mean().item()
+    return "bernoulli" if extreme > MOSTLY else "discretised-logistic"
 
 
 def _within(bounds: tuple[int, int], value: int) -> int:
