@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from latens.config import TrainConfig
-from latens.data import DataSet, load_data
+from latens.data import NAMES, DataSet, load_data
 from latens.errors import LatensError
 from latens.run.directory import Run
 
@@ -35,7 +35,8 @@ def data_of(run: Run, data: Any = None) -> DataSet:
     """
     source = run.record["data"]["source"] if data is None else data
     options = data_options(run.config)
-    if isinstance(source, str) and Path(source).is_dir():  # how a size is chosen has changed
+    if isinstance(source, str) and source not in NAMES and Path(source).is_dir():
+        # As it was then: how a size is chosen may change
         _, height, width = run.record["data"]["shape"]
         options["size"] = (height, width)
     found = load_data(source, **options)

@@ -29,6 +29,7 @@ from latens.training.devices import (
 )
 from latens.training.objectives import Objective
 from latens.training.schedules import BetaSchedule, LearningRateSchedule
+from latens.training.sizing import fitted
 
 # What is taken where the user names none: so many images are seen, in so many epochs.
 AUTO_IMAGES = 300_000
@@ -165,6 +166,8 @@ def prepare(
     objective = objective or _make_objective(config)
     images = _load(data, config)
     config = resolve(config, images)
+    if model is None:
+        config = fitted(config, images, objective, build_model)
     torch.manual_seed(config.run.seed)
     model = model or build_model(config, images)
     if model.image_shape != images.shape:

@@ -1,0 +1,89 @@
+"""How wide a network a time budget allows: the first steps of some are timed."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from latens.config import TrainConfig, replaced
+from latens.console import note
+from latens.data import NAMES, DataSet
+from latens.model.latent_model import LatentModel
+from latens.training.objectives import Objective
+
+CHANNELS = (32, 16, 8)  # of the finest level, from the default down
+STEPS, IMAGES = 2, 32  # that are timed, after a first step, and the images in each
+# A training goes through its images so often, or sees so many, before a wider network pays
+LEAST_EPOCHS, LEAST_IMAGES = 20, 300_000
+OVERHEAD = 0.8  # of a budget is left for steps: validation, averages and checkpoints take the rest
+
+
+def fitted(
+    config: TrainConfig,
+    data: DataSet,
+    objective: Objective,
+    build: Callable[[TrainConfig, DataSet], LatentModel],
+) -> TrainConfig:
+    """The configuration with the widest convolutional network that fits the time budget.
+
+    It is left as it is without a budget, for data sets that have a name, on an accelerator, and
+    where the user has said how wide.
+
+    Args:
+        config: resolved.
+        build: a model from a configuration.
+    """
+    minutes = config.run.minutes
+    if minutes is None or data.source in NAMES or config.run.device != "cpu":
+        return config
+    if config.model.latent_map or config.model.network == "mlp" or config.model.recipe == "mlp":
+        return config
+    if "channels" in config.model.options:
+        return config
+    wanted = min(LEAST_EPOCHS * len(data.train), LEAST_IMAGES)
+    tried: list[tuple[int, float]] = []  # channels, and the images seen with them
+    for channels in CHANNELS:
+        speed = _images_per_second(_with_channels(config, channels), data, objective, build)
+        tried.append((channels, OVERHEAD * 60 * minutes * speed))
+        if tried[-1][1] >= wanted:
+            break
+    if len(tried) == 1:
+        return config
+    (wider, fewer), (channels, seen) = tried[-2:]
+    note(
+        f"--channels {channels}: {minutes:g} minutes hold about {_epochs(seen, data)} with it, and "
+        f"{_epochs(fewer, data)} with {wider}"
+    )
+    return _with_channels(config, channels)
+
+
+def _with_channels(config: TrainConfig, channels: int) -> TrainConfig:
+    return replaced(config, model={"options": {**config.model.options, "channels": channels}})
+
+
+def _epochs(images: float, data: DataSet) -> str:
+    return f"{images / len(data.train):.2g} epochs"
+
+
+def _images_per_second(
+    config: TrainConfig,
+    data: DataSet,
+    objective: Objective,
+    build: Callable[[TrainConfig, DataSet], LatentModel],
+) -> float:
+    """The speed of a step's passes forward and back; the user's random numbers stay."""
+    size = min(IMAGES, config.optimiser.batch_size or 1)
+    batch = data.train.take(slice(0, size))
+    with torch.random.fork_rng(devices=[]):
+        model = build(config, data)
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        x = batch.unit()
+        times = []
+        for _ in range(1 + STEPS):
+            began = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bf16"):
+                draw = model.draw(x, batch.labels, objective.samples)
+            objective(draw).per_image.mean().backward()
+            times.append(time.perf_counter() - began)
+    return size / statistics.median(times[1:])

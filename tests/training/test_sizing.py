@@ -1,0 +1,67 @@
+"""How wide a network is, by a clock that the tests turn."""
+
+import numpy as np
+import pytest
+
+import latens
+from latens.config import TrainConfig, replaced
+from latens.training import setup, sizing
+
+
+@pytest.fixture
+def photographs(rng_images):
+    return latens.load_data(rng_images)
+
+
+@pytest.fixture
+def rng_images():
+    return np.random.default_rng(0).integers(0, 256, (200, 16, 16), dtype=np.uint8)
+
+
+def chosen(data, monkeypatch, speeds, **options):
+    """The channels of a training, where networks run at so many images a second."""
+    timed = []
+
+    def speed(config, *_):
+        channels = config.model.options["channels"]
+        timed.append(channels)
+        return speeds[channels]
+
+    monkeypatch.setattr(sizing, "_images_per_second", speed)
+    config = TrainConfig.from_options(**{"minutes": 1, "device": "cpu"} | options)
+    prepared = setup.prepare(data, config)
+    return prepared.config.model.options.get("channels"), timed
+
+
+def test_the_widest_that_sees_all_images_often_enough(photographs, monkeypatch, capsys):
+    """160 training images, twenty times: 3,200 in 48 of the 60 seconds."""
+    assert chosen(photographs, monkeypatch, {32: 70}) == (None, [32])
+    assert capsys.readouterr().err == ""
+    assert chosen(photographs, monkeypatch, {32: 50, 16: 70}) == (16, [32, 16])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--channels 16: 1 minutes hold about 21 epochs with it, and 15 epochs with 32" in told
+    assert chosen(photographs, monkeypatch, {32: 1, 16: 2, 8: 3}) == (8, [32, 16, 8])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"channels": 24}, {"epochs": 1, "minutes": None}, {"recipe": "mlp"}, {"latent_map": 2}],
+)
+def test_what_is_chosen_is_left_alone(photographs, monkeypatch, options):
+    assert chosen(photographs, monkeypatch, {}, **options) == (options.get("channels"), [])
+
+
+def test_named_data_sets_keep_the_network_of_their_figures(monkeypatch):
+    assert chosen("digits", monkeypatch, {}) == (None, [])
+
+
+def test_steps_are_timed_and_leave_no_trace(photographs):
+    import torch
+
+    config = TrainConfig.from_options(minutes=1, device="cpu", recipe="conv")
+    config = setup.resolve(config, photographs)
+    config = replaced(config, model={"options": {"channels": 4, "features": 8}})
+    before = torch.get_rng_state()
+    found = sizing._images_per_second(config, photographs, latens.ELBO(), setup.build_model)
+    assert found > 0
+    assert torch.equal(torch.get_rng_state(), before)
