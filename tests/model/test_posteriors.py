@@ -12,6 +12,7 @@ from latens import DiagonalGaussian, GaussianMixture, LatensError, StandardNorma
 from latens.model import priors
 from latens.model.distributions import LOGVAR_BOUND, diagonal_normal, kl
 from latens.model.parts import from_config, to_config
+from latens.model.posteriors import DiagonalGaussianMap
 from latens.model.recipes import RECIPES, build
 
 
@@ -225,23 +226,29 @@ def test_a_flow_leaves_torchs_checks_of_arguments_on():
 
 @pytest.mark.parametrize("name", ["gaussian", "full", "iaf"])
 @pytest.mark.parametrize("dims", [1, 3])
-def test_of_few_dimensions_it_starts_narrow_over_the_data(name, dims):
+def test_it_starts_narrow_over_the_data(name, dims):
     """So that a decoder's first steps see more of the image in z than noise."""
     posterior = catalogue.build("posterior", name, {}, features=12, latent_dim=dims)
     features = 5 + 3 * torch.rand(200, 12)
-    posterior.start_at(features)
+    posterior.start_narrow(features)
     q = posterior(features)
-    q = q.base if name == "iaf" else q
-    torch.testing.assert_close(q.mean.std(0), torch.full((dims,), 0.3), atol=1e-3, rtol=0)
-    torch.testing.assert_close(q.mean.mean(0), torch.zeros(dims), atol=1e-4, rtol=0)
-    assert ((q.stddev > 0.05) & (q.stddev < 0.25)).all()
+    expect_narrow(q.base if name == "iaf" else q, (0,))
 
 
-def test_of_many_dimensions_or_like_features_it_starts_as_before():
-    posterior, features = DiagonalGaussian(12, 4), torch.rand(9, 12)
-    before = posterior(features).mean
-    posterior.start_at(features)
-    assert torch.equal(posterior(features).mean, before)
+def test_a_map_starts_narrow_over_its_positions():
+    posterior, features = DiagonalGaussianMap(6, (2, 3, 4)), 5 + 3 * torch.rand(50, 6, 3, 4)
+    posterior.start_narrow(features)
+    expect_narrow(posterior(features), (0, 2, 3))
+
+
+def expect_narrow(q, over):
+    spread = q.mean.std(over)
+    torch.testing.assert_close(spread, torch.full_like(spread, 0.3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(q.mean.mean(over), torch.zeros_like(spread), atol=1e-4, rtol=0)
+    assert ((q.stddev > 0.04) & (q.stddev < 0.25)).all()
+
+
+def test_of_features_that_are_all_alike_it_starts_finite():
     posterior = DiagonalGaussian(12, 2)
-    posterior.start_at(torch.ones(9, 12))
+    posterior.start_narrow(torch.ones(9, 12))
     assert posterior(torch.ones(9, 12)).mean.isfinite().all()

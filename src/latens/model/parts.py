@@ -89,8 +89,11 @@ class Posterior(Part):
 
     event_shape: tuple[int, ...]
 
-    def start_at(self, features: Float[Tensor, "N *F"]) -> None:
-        """Set the first weights by the features of training images; nothing unless defined."""
+    def start_narrow(self, features: Float[Tensor, "N *F"]) -> None:
+        """Start with narrow posteriors that tell these images' features apart; see `VAE`.
+
+        Does nothing unless defined.
+        """
 
 
 class Prior(Part):

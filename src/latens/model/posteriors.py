@@ -18,9 +18,7 @@ from latens.model.distributions import (
 from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Encoder, Posterior
 
-# With so few latents q(z|x) starts narrow, with means this far apart: where z is mostly noise a
-# decoder may learn in its first steps to do without it, and stay so.
-FEW_DIMS, FIRST_SPREAD, FIRST_SIGMA = 3, 0.3, 0.1
+FIRST_SPREAD, FIRST_SIGMA = 0.3, 0.1  # of a narrow start, in units of z
 LEAST_SPREAD = 1e-6  # of features that are all alike
 
 
@@ -50,8 +48,8 @@ class DiagonalGaussian(Posterior, name="gaussian"):
         nn.init.normal_(self.parameters_of_q.weight, std=0.1 / math.sqrt(features))
         nn.init.zeros_(self.parameters_of_q.bias)
 
-    def start_at(self, features: Float[Tensor, "N F"]) -> None:
-        """Of few dimensions, start with narrow Gaussians whose means are apart."""
+    def start_narrow(self, features: Float[Tensor, "N F"]) -> None:
+        """Start with narrow Gaussians whose means are apart."""
         _start_narrow(self.parameters_of_q, features, self.latent_dim)
 
     def forward(self, features: Float[Tensor, "B F"]) -> Independent:
@@ -88,6 +86,11 @@ class DiagonalGaussianMap(Posterior):
         nn.init.normal_(self.parameters_of_q.weight, std=0.1 / math.sqrt(features))
         nn.init.zeros_(cast("Tensor", self.parameters_of_q.bias))
 
+    def start_narrow(self, features: Float[Tensor, "N F h w"]) -> None:
+        """Start with narrow Gaussians whose means are apart, at all positions together."""
+        rows = features.flatten(2).transpose(1, 2).flatten(0, 1)
+        _start_narrow(self.parameters_of_q, rows, self.event_shape[0])
+
     def forward(self, features: Float[Tensor, "B F h w"]) -> Independent:
         """q(z|x), batch `[B]`, event `[D, h, w]`; its parameters are float32."""
         with torch.autocast(features.device.type, enabled=False):
@@ -97,18 +100,18 @@ class DiagonalGaussianMap(Posterior):
 
 
 def _start_narrow(
-    parameters_of_q: nn.Linear, features: Float[Tensor, "N F"], latent_dim: int
+    parameters_of_q: nn.Linear | nn.Conv2d, features: Float[Tensor, "N F"], latent_dim: int
 ) -> None:
     """Scale the means, its first D rows, to `FIRST_SPREAD` over these features, and narrow σ.
 
     The next D rows are log σ² before its bound, which hardly moves it there.
     """
-    if latent_dim > FEW_DIMS or len(features) < 2:
+    if len(features) < 2 or parameters_of_q.bias is None:
         return
     with torch.no_grad():
-        weight = parameters_of_q.weight[:latent_dim]
+        weight = parameters_of_q.weight[:latent_dim].flatten(1)
         spread = (features @ weight.T).std(0).clamp(min=LEAST_SPREAD)
-        weight.mul_((FIRST_SPREAD / spread)[:, None])
+        weight *= (FIRST_SPREAD / spread)[:, None]
         parameters_of_q.bias[:latent_dim] = -(features.mean(0) @ weight.T)
         parameters_of_q.bias[latent_dim : 2 * latent_dim] = 2 * math.log(FIRST_SIGMA)
 
@@ -145,8 +148,8 @@ class FullCovarianceGaussian(Posterior, name="full"):
         nn.init.normal_(self.parameters_of_q.weight, std=0.1 / math.sqrt(features))
         nn.init.zeros_(self.parameters_of_q.bias)
 
-    def start_at(self, features: Float[Tensor, "N F"]) -> None:
-        """Of few dimensions, start with narrow Gaussians whose means are apart."""
+    def start_narrow(self, features: Float[Tensor, "N F"]) -> None:
+        """Start with narrow Gaussians whose means are apart."""
         _start_narrow(self.parameters_of_q, features, self.latent_dim)
 
     def forward(self, features: Float[Tensor, "B F"]) -> MultivariateNormal:
@@ -204,9 +207,9 @@ class IAF(Posterior, name="iaf"):
         )
         start_as_identity(self.flows)
 
-    def start_at(self, features: Float[Tensor, "N F"]) -> None:
-        """Of few dimensions, start with narrow Gaussians whose means are apart."""
-        self.base.start_at(features)
+    def start_narrow(self, features: Float[Tensor, "N F"]) -> None:
+        """Start with narrow Gaussians whose means are apart."""
+        self.base.start_narrow(features)
 
     def forward(self, features: Float[Tensor, "B F"]) -> FlowDistribution:
         """q(z|x), batch `[B]`, event `[D]`; its parameters are float32."""

@@ -23,10 +23,11 @@ from latens.model.networks import (
 )
 from latens.model.networks.conv import Geometry
 from latens.model.parts import Decoder, Encoder, Likelihood, Posterior, Prior
-from latens.model.posteriors import FEW_DIMS, default_posterior
+from latens.model.posteriors import default_posterior
 from latens.model.vae import VAE
 
-OCTAVES = 2  # of Fourier features of few latents, which a decoder sees: see `FourierDecoder`
+# With so few latents a decoder sees Fourier features of them: see `FourierDecoder`.
+FEW_DIMS, OCTAVES = 3, 2
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from latens.model.parts import Classifier, Decoder, Encoder, Likelihood, Part, P
 from latens.model.posteriors import default_posterior
 from latens.model.priors import StandardNormal
 
-FEW_IMAGES = 128  # whose features the posterior begins at
+FEW_IMAGES = 128  # whose features a narrow posterior starts at
 
 
 class VAE(LatentModel):
@@ -75,20 +75,20 @@ class VAE(LatentModel):
                 raise LatensError(f"{what} of {one} and {other} differ: {value} and {found}")
 
     def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
-        """Begin at the mean image, instead of spending the first epoch on finding it.
-
-        The posterior begins at the features of some of the images.
-        """
-        labels = self.label_embedding
-        few = images[:FEW_IMAGES]
+        """Begin at the mean image, instead of spending the first epoch on finding it."""
         with torch.no_grad():
             self.offset.copy_(self.likelihood.parameters_at(mean))
-            y = None if labels is None else labels.unknown(len(few))
-            self.posterior.start_at(self.encoder(few, y))
         for part in self.modules():
             if isinstance(part, Part) and part is not self:
                 part.start_from(images, mean)
         self.is_fresh = False
+
+    @torch.no_grad()
+    def start_narrow(self, images: Float[Tensor, "N C H W"]) -> None:
+        """Start the posterior narrow around means that tell some of the images apart."""
+        labels, few = self.label_embedding, images[:FEW_IMAGES]
+        y = None if labels is None else labels.unknown(len(few))
+        self.posterior.start_narrow(self.encoder(few, y))
 
     # ---- drawing -----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from latens.evaluation.metrics import Evaluation
 from latens.run.directory import best_row
 
 REFRESH_SECONDS = 0.2
+FIXED_SCALE = ("mse",)  # likelihoods whose scale may leave nothing for z to gain
 LINE_SECONDS = 1.0  # between printed epochs, however short they are
 
 
@@ -84,9 +85,12 @@ def comment(
         dims: how many latent dimensions there are.
     """
     if evaluation.active_units <= dims // 10:
+        remedy = "--beta-warmup 0.3, or a longer training"
+        if config.model.likelihood in FIXED_SCALE or config.model.options.get("scale"):
+            remedy = "--likelihood gaussian, which learns its σ, or --beta-warmup 0.3"
         warn(
             f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "
-            "use. Try --free-bits 0.25, a smaller --beta, or train longer"
+            f"use, and images hardly differ. Try {remedy}"
         )
     best = best_row(rows)
     lost = rows[-1]["validation"]["final_loss"] - best["validation"]["final_loss"]

@@ -177,7 +177,11 @@ def prepare(
         )
     _check(model, objective, images)
     if model.is_fresh:
-        model.start_from(_some_images(images.train, config.run.seed), _mean_image(images))
+        few = _some_images(images.train, config.run.seed)
+        model.start_from(few, _mean_image(images))
+        # Of named data sets and more dimensions it fits sooner and ends up overfitted
+        if math.prod(model.latent_shape) <= recipes.FEW_DIMS or images.source not in NAMES:
+            model.start_narrow(few)
     return TrainingSetup(images, config, model, objective, command)
 
 
