@@ -202,5 +202,8 @@ def test_every_convolution_is_seen_as_it_is(digits):
     assert sorted(maps) == sorted(convolutions)
     first = vae.encoder.levels[0][1](vae.encoder.levels[0][0](x - 0.5))[0]
     assert torch.equal(maps["encoder.levels.0.1"], first)
-    assert maps["decoder.levels.1.1"].shape == (4, 14, 14)
+    # Of the last one what its pixel-shuffle makes of it: the image but for the offset, and sigmoid
+    assert maps["decoder.levels.1.1"].shape == (1, 28, 28)
+    logits = maps["decoder.levels.1.1"] + vae.offset
+    assert torch.allclose(logits.sigmoid(), vae.reconstruct(x)[0], atol=1e-6)
     assert not any(part._forward_hooks for part in vae.modules())

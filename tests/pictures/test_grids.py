@@ -123,6 +123,13 @@ def test_outputs_are_right_below_their_inputs():
     assert (pixels[2 * step :, 2 * step :] == 255).all(), "nothing after the fifth"
 
 
+def test_numbers_about_zero_are_white_at_it_red_above_and_blue_below():
+    blue, white, red = in_colours(torch.tensor([[-1.0, 0.0, 1.0]]), diverging=True)[:, 0].T
+    assert white.min() > 0.95
+    assert red[0] > 2 * red[2]
+    assert blue[2] > 2 * blue[0]
+
+
 def test_errors_are_black_where_there_is_none_and_stand_below():
     x = torch.rand(2, 3, 60, 60)
     again = x.clone()

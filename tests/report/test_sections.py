@@ -148,7 +148,7 @@ def test_images_without_classes_have_no_colours(tmp_path):
 def test_colour_images_of_odd_size(tmp_path):
     run = trained(tmp_path, noise(40, (17, 23, 3)), recipe="conv", channels=4, features=8)
     names = pictures_of(run, "Manifold", "Inside the networks")
-    assert {"manifold.png", "film-encoder-levels-0-1.gif"} <= names
+    assert {"manifold.png", "film-encoder-1.gif"} <= names
 
 
 def test_classes_whose_names_no_file_can_have(tmp_path):
@@ -269,3 +269,20 @@ def test_a_map_of_latents_has_every_picture(tmp_path):
     names = pictures_of(run, "Samples", "Latent space", "Manifold", "Traversals")
     assert {"samples.png", "latent-space.png", "manifold.png", "traversals.png"} <= names
     assert "2×4×4 dims" in run.title
+
+
+def test_channels_keep_their_scale_over_a_film_beside_the_image():
+    """The last epoch's outputs are twice the first's, and 0 in the second channel."""
+    from latens.report.sections.films import _layer_names, _sheets
+
+    first = np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 2, 4, 4)
+    first[:, 1] = 0
+    x = torch.rand(1, 1, 8, 8)
+    one, two = _sheets(x, np.concatenate((first, 2 * first)))
+    assert one.shape == (3, 3, 8, 8)
+    assert torch.equal(one[0], x[0].expand(3, 8, 8))
+    assert torch.equal(one[2], two[2])
+    assert two[1, :, 0, 0].tolist() != one[1, :, 0, 0].tolist(), "half as far from zero, and paler"
+    assert two[1, 2, 0, 0] > two[1, 0, 0, 0], "blue below zero"
+    layers = ["encoder.levels.0.1", "encoder.levels.1.1", "decoder.decoder.levels.0.0.conv1"]
+    assert list(_layer_names(layers).values()) == ["encoder 1", "encoder 2", "decoder 1"]

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from latens.pictures.style import HEAT, INK, MARGIN, font, titled
+from latens.pictures.style import DIVERGING, HEAT, INK, MARGIN, font, titled
 
 LEAST_SIDE = 56  # screen pixels: smaller images are scaled up by a whole number
 GAP = 4  # screen pixels between images
@@ -122,9 +122,14 @@ def error_map(
     return in_colours((inputs - outputs).abs().mean(1).clamp(0, 1))
 
 
-def in_colours(values: Float[Tensor, "*N H W"]) -> Float[Tensor, "*N 3 H W"]:
-    """Numbers in [0, 1] as colours."""
-    colours = torch.from_numpy(matplotlib.colormaps[HEAT](values.cpu().numpy())[..., :3])
+def in_colours(
+    values: Float[Tensor, "*N H W"], diverging: bool = False
+) -> Float[Tensor, "*N 3 H W"]:
+    """Numbers in [0, 1] as colours; or, where `diverging`, from −1 (blue) over 0 to 1 (red)."""
+    if diverging:
+        values = (values + 1) / 2
+    scale = matplotlib.colormaps[DIVERGING if diverging else HEAT]
+    colours = torch.from_numpy(scale(values.cpu().numpy())[..., :3])
     return colours.movedim(-1, -3).float()
 
 

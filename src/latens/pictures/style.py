@@ -28,6 +28,7 @@ CLASSES = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddaa33")
 CLASSES += ("#882255", "#44aa99", "#999933", "#aa4499", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 HEAT = "magma"  # from nothing to much; read alike in grey
+DIVERGING = "RdBu_r"  # from below zero, by white, to above; told apart by the colour-blind
 DPI = 100  # one array pixel is one screen pixel
 PLOT_DPI = 150  # of what has lines and text alone
 MARGIN = 12

@@ -1,11 +1,14 @@
 """Films of the training: reconstructions, samples, latent space, feature maps."""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from latens import pictures
 from latens.analysis.projections import Plane
@@ -14,6 +17,7 @@ from latens.report.sections.common import adjective, file_name, film
 
 FEATURE_SHEET = 360  # screen pixels, about
 PAIRS_IN_ROW = 8  # of a film
+LEAST_OUTPUT = 1e-6  # of a channel, to which it is scaled
 
 
 def training_films(context: ReportContext) -> Iterator[Picture]:
@@ -70,21 +74,45 @@ def _latent_frames(context: ReportContext) -> list[Image.Image]:
 
 
 def feature_map_films(context: ReportContext) -> Iterator[Picture]:
-    """The output of each convolution for one image, from epoch to epoch."""
+    """The output of each convolution for one image, from epoch to epoch, the image beside them."""
     recording = context.recording
+    x = context.data.validation.take(slice(0, 1)).unit()
+    names = _layer_names(recording.features)
     for layer, maps in recording.features.items():
         channels, height, width = maps.shape[1:]
-        low = maps.min(axis=(1, 2, 3), keepdims=True)
-        span = np.maximum(maps.max(axis=(1, 2, 3), keepdims=True) - low, 1e-6)
-        coloured = pictures.in_colours(torch.from_numpy((maps - low) / span))
-        side = max(1, FEATURE_SHEET // math.ceil(math.sqrt(channels)))
-        what = f"{layer}: {channels} channels of {height}×{width}"
+        side = max(1, FEATURE_SHEET // math.ceil(math.sqrt(1 + channels)))
+        what = f"{names[layer]}: {channels} channels, {height}×{width}"
+        frames = [
+            pictures.grid(sheet, context.title(f"{what}, epoch {epoch}"), least_side=side)
+            for epoch, sheet in zip(recording.epochs, _sheets(x, maps), strict=True)
+        ]
         yield film(
-            f"film-{file_name(layer)}",
-            [
-                pictures.grid(frame, context.title(f"{what}, epoch {epoch}"), least_side=side)
-                for epoch, frame in zip(recording.epochs, coloured, strict=True)
-            ],
-            f"the outputs of {what}, from epoch to epoch",
+            f"film-{file_name(names[layer])}",
+            frames,
+            f"the image, and the outputs of {what}, from epoch to epoch: red above zero, blue "
+            "below, each channel on a scale of its own that all epochs share",
             detail=True,
         )
+
+
+def _layer_names(layers: Iterable[str]) -> dict[str, str]:
+    """Convolutions by number: encoder 1, encoder 2, …, decoder 1 and so on."""
+    counts: Counter[str] = Counter()
+    names = {}
+    for layer in layers:
+        part = layer.partition(".")[0]
+        counts[part] += 1
+        names[layer] = f"{part} {counts[part]}"
+    return names
+
+
+def _sheets(
+    x: Float[Tensor, "1 C H W"], maps: Float[np.ndarray, "E channels h w"]
+) -> Iterator[Float[Tensor, "N 3 height width"]]:
+    """Of each epoch the image, and each channel in colours, as large as the larger of the two."""
+    largest = np.maximum(np.abs(maps).max(axis=(0, 2, 3))[:, None, None], LEAST_OUTPUT)
+    size = [max(a, b) for a, b in zip(x.shape[-2:], maps.shape[-2:], strict=True)]
+    image = torch.nn.functional.interpolate(x.expand(-1, 3, -1, -1), size)
+    for frame in maps:
+        coloured = pictures.in_colours(torch.from_numpy(frame / largest), diverging=True)
+        yield torch.cat((image, torch.nn.functional.interpolate(coloured, size)))
