@@ -81,7 +81,8 @@ def feature_map_films(context: ReportContext) -> Iterator[Picture]:
     for layer, maps in recording.features.items():
         channels, height, width = maps.shape[1:]
         side = max(1, FEATURE_SHEET // math.ceil(math.sqrt(1 + channels)))
-        what = f"{names[layer]}: {channels} channels, {height}×{width}"
+        count = f"{channels} channels" if channels > 1 else "1 channel"
+        what = f"{names[layer]}: {count}, {height}×{width}"
         frames = [
             pictures.grid(sheet, context.title(f"{what}, epoch {epoch}"), least_side=side)
             for epoch, sheet in zip(recording.epochs, _sheets(x, maps), strict=True)
