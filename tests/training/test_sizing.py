@@ -51,14 +51,18 @@ def test_what_is_chosen_is_left_alone(photographs, monkeypatch, options):
     assert chosen(photographs, monkeypatch, {}, **options) == (options.get("channels"), [])
 
 
-def test_q_starts_narrow_of_few_dimensions_and_of_ones_own_images(photographs):
-    def scale(data, dims):
-        config = TrainConfig.from_options(latent_dim=dims, epochs=1, channels=4, features=8)
+def test_q_starts_narrow_where_it_collapsed_and_of_ones_own_images(photographs):
+    def scale(data, dims, **options):
+        options |= {"latent_dim": dims, "epochs": 1, "channels": 4, "features": 8}
+        config = TrainConfig.from_options(**options)
         prepared = setup.prepare(data, config)
         return prepared.model.encode(prepared.data.train.unit()).stddev.mean()
 
-    assert scale("digits", 2) < 0.2
-    assert scale("digits", 4) > 0.9
+    assert scale("digits", 2) > 0.9
+    assert scale("digits", 2, recipe="unet") < 0.2
+    assert scale("digits", 2, likelihood="mse") < 0.2
+    assert scale("digits", 2, likelihood="gaussian", scale=0.5) < 0.2
+    assert scale("digits", 4, likelihood="mse") > 0.9
     assert scale(photographs, 4) < 0.2
 
 

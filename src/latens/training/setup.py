@@ -179,10 +179,22 @@ def prepare(
     if model.is_fresh:
         few = _some_images(images.train, config.run.seed)
         model.start_from(few, _mean_image(images))
-        # Of named data sets and more dimensions it fits sooner and ends up overfitted
-        if math.prod(model.latent_shape) <= recipes.FEW_DIMS or images.source not in NAMES:
+        if _may_collapse(config, model, images):
             model.start_narrow(few)
     return TrainingSetup(images, config, model, objective, command)
+
+
+def _may_collapse(config: TrainConfig, model: LatentModel, data: DataSet) -> bool:
+    """Where a decoder has been seen to do without z: see docs/architecture.md.
+
+    Elsewhere a narrow start only fits sooner, and ends up a little worse.
+    """
+    if data.source not in NAMES:
+        return True
+    options = config.model
+    fixed_scale = options.likelihood == "mse" or options.options.get("scale") is not None
+    unet = "unet" in (options.recipe, options.network)
+    return math.prod(model.latent_shape) <= recipes.FEW_DIMS and (unet or fixed_scale)
 
 
 def _load(data: Any, config: TrainConfig) -> DataSet:
