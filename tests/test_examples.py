@@ -118,12 +118,12 @@ def test_parts_of_ones_own_are_trained_measured_and_loaded(tmp_path, monkeypatch
 
 @pytest.mark.mnist
 def test_the_judge_is_trained_by_its_script(tmp_path, monkeypatch, capsys):
-    """On a twentieth of the images."""
-    arguments = ["--out", str(tmp_path / "judge"), "--epochs", "2", "--images", "3000"]
+    """On a fifteenth of the images."""
+    arguments = ["--out", str(tmp_path / "judge"), "--epochs", "3", "--images", "4000"]
     monkeypatch.setattr(sys, "argv", ["train_judge.py", *arguments])
     runpy.run_path(str(EXAMPLES / "train_judge.py"), run_name="__main__")
     accuracy = float(capsys.readouterr().out.splitlines()[-1].split("%")[0])
-    assert accuracy > 40  # 63 to 87 with three seeds
+    assert accuracy > 70
     model, about = read_model(tmp_path / "judge")
     assert 100 * about["accuracy"] == pytest.approx(accuracy, abs=0.01)
     assert model(torch.rand(3, 1, 28, 28)).shape == (3, 10)
