@@ -131,6 +131,11 @@ class ModelConfig(_Section):
             _check_name("network", getattr(self, kind))
         object.__setattr__(self, "options", _checked_options(self.options))
 
+    @property
+    def has_fixed_scale(self) -> bool:
+        """Whether the likelihood's scale is given, and not learned."""
+        return self.likelihood == "mse" or self.options.get("scale") is not None
+
     def options_of(self, kind: str) -> dict[str, Any]:
         """The options given that belong to a kind of part: network, likelihood, prior, posterior.
 

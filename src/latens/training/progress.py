@@ -11,7 +11,6 @@ from latens.evaluation.metrics import Evaluation
 from latens.run.directory import best_row
 
 REFRESH_SECONDS = 0.2
-FIXED_SCALE = ("mse",)  # likelihoods whose scale may leave nothing for z to gain
 LINE_SECONDS = 1.0  # between printed epochs, however short they are
 
 
@@ -86,7 +85,7 @@ def comment(
     """
     if evaluation.active_units <= dims // 10:
         remedy = "--beta-warmup 0.3, or a longer training"
-        if config.model.likelihood in FIXED_SCALE or config.model.options.get("scale"):
+        if config.model.has_fixed_scale:
             remedy = "--likelihood gaussian, which learns its σ, or --beta-warmup 0.3"
         warn(
             f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "

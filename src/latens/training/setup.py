@@ -191,10 +191,9 @@ def _may_collapse(config: TrainConfig, model: LatentModel, data: DataSet) -> boo
     """
     if data.source not in NAMES:
         return True
-    options = config.model
-    fixed_scale = options.likelihood == "mse" or options.options.get("scale") is not None
-    unet = "unet" in (options.recipe, options.network)
-    return math.prod(model.latent_shape) <= recipes.FEW_DIMS and (unet or fixed_scale)
+    unet = "unet" in (config.model.recipe, config.model.network)
+    prone = unet or config.model.has_fixed_scale
+    return prone and math.prod(model.latent_shape) <= recipes.FEW_DIMS
 
 
 def _load(data: Any, config: TrainConfig) -> DataSet:
