@@ -63,7 +63,9 @@ def test_films_plot_and_table_over_the_values(folder):
         "| beta=20",
     ]
     page = (folder / "report.html").read_text()
-    assert page.count("<img") == 13
+    assert page.count("<figure id=") == 13
+    assert page.count('data-film="sweep"') == 11, "one slider moves them all"
+    assert page.count('data-player="sweep"') == 1
     assert "latens sweep digits --recipe conditional" in page
     assert "--beta 1 5 20" in page
 

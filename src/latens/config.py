@@ -74,6 +74,8 @@ class DataConfig(_Section):
     """How many training images keep their label, evenly over the classes; none: all."""
     jitter: float = 0.0
     """Augment training images by a random affine map, with this standard deviation in pixels."""
+    mirror: bool = False
+    """Augment training images by showing half of them, at random, from right to left."""
 
     def __post_init__(self) -> None:
         if self.size is not None:

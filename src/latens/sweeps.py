@@ -212,7 +212,8 @@ def _latent_spaces(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
         latent_plane_image(context, context.title(f"latent space, {name}"), limits)
         for name, context in contexts.items()
     ]
-    yield replace(film("latent-space", frames, "latent space over the sweep"), seconds=1.0)
+    picture = film("latent-space", frames, "latent space over the sweep", list(contexts), "sweep")
+    yield replace(picture, seconds=1.0)
 
 
 def _manifolds(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
@@ -230,7 +231,8 @@ def _manifolds(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
             )
             for name, context in contexts.items()
         ]
-        picture = film(file, frames, f"the {what} over the sweep", detail=label is not None)
+        over, detail = f"the {what} over the sweep", label is not None
+        picture = film(file, frames, over, list(contexts), "sweep", detail)
         yield replace(picture, seconds=1.0)
 
 

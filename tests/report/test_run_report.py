@@ -17,6 +17,7 @@ import latens
 from latens import LatensError, pictures
 from latens.pictures import read_frames, tile
 from latens.report.context import ReportContext
+from latens.report.explorer import explorer_of
 from latens.report.html import LARGEST, draw_pictures
 from latens.report.run_report import render, write_report
 from latens.report.sections import SECTIONS
@@ -27,13 +28,17 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.text, self.data = [], [], {}
-        self.reading = None
+        self.tags, self.text, self.data, self.sprites = [], [], {}, {}
+        self.figure = self.reading = None
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.reading = dict(attrs).get("data-for")
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if tag == "figure" and "id" in attrs:
+            self.figure = attrs["id"].removeprefix("picture-")
+        if attrs.get("type") == "application/json":
+            self.reading = attrs.get("id", self.figure)
 
     def handle_endtag(self, tag):
         self.reading = None
@@ -41,10 +46,21 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.reading:
             self.data[self.reading] = json.loads(data)
+        found = re.match(
+            r"#picture-([\w-]+) \.cell \{ background-image: url\((data:.*)\); \}", data
+        )
+        if found:
+            self.sprites[found[1]] = found[2]
         self.text.append(data)
 
-    def images(self):
-        return [attributes for tag, attributes in self.tags if tag == "img"]
+    def pictures(self):
+        """The names of the pictures on it, each with the words for those who cannot see it."""
+        said = {}
+        for i, (tag, attributes) in enumerate(self.tags):
+            if tag == "figure" and "id" in attributes:
+                rest = [of for _, of in self.tags[i + 1 :] if of.get("role") == "img"]
+                said[attributes["id"].removeprefix("picture-")] = rest[0]["aria-label"]
+        return said
 
     def words(self):
         return " ".join(" ".join(self.text).split())
@@ -63,9 +79,12 @@ def page(digits_report):
 
 STILLS = ["curves", "histograms", "interpolations", "kl-over-training", "kl-per-dim"]
 STILLS += ["latent-space", "manifold", "manifold-quantiles", "reconstructions-train"]
-STILLS += ["reconstructions-validation", "samples", "samples-by-class", "traversals"]
+STILLS += ["costliest", "reconstructions-validation", "samples", "samples-by-class", "traversals"]
 FILMS = ["film-latent-space", "film-reconstructions-train", "film-reconstructions-validation"]
 FILMS += ["film-samples", "latent-space-3d", "transitions", "traversals-film"]
+
+
+NOT_ON_PAGE = {"latent-space", "latent-space-3d"}  # the explorer shows the same
 
 
 def test_every_picture_has_its_name(digits_report):
@@ -80,21 +99,34 @@ def test_every_name_is_documented():
 
 
 def test_every_picture_is_inside_whole_and_described(page):
-    assert len(page.images()) == len(STILLS) + len(FILMS)
-    for attributes in page.images():
-        with url_image(attributes["src"]) as image:
+    shown = page.pictures()
+    assert set(shown) == {*STILLS, *FILMS, "primer"} - NOT_ON_PAGE
+    assert all(len(alt) > 15 for alt in shown.values())
+    plots = {"curves", "histograms", "kl-per-dim", "kl-over-training"}
+    assert set(page.sprites) == set(shown) - plots - {"film-latent-space"}
+    for url in page.sprites.values():
+        with url_image(url) as image:
             image.verify()
-        assert len(attributes["alt"]) > 15
+    assert sum(tag == "svg" for tag, _ in page.tags) == len(plots)
 
 
 def test_nothing_is_asked_for_from_outside(page, digits_report):
     for tag, attributes in page.tags:
-        assert tag != "iframe"
+        assert tag not in ("iframe", "img", "link") or attributes.get("href") == "data:,"
         for name in ("src", "href", "srcset"):
             assert attributes.get(name, "data:").startswith(("data:", "#"))
     text = (digits_report.path / "report.html").read_text()
-    assert not re.search(r"https?://|url\(|import ", text)
-    assert len(text) < 15_000_000
+    assert set(re.findall(r"https?://[^\"\s]+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"url\((?!data:|#)|\bimport ", text)
+    assert len(text) < 14_000_000
+
+
+def test_no_folder_of_this_machine_is_told(digits_run, tmp_path):
+    command = f"latens train {tmp_path}/faces --out /home/someone/run"
+    text = render(latens.Run(digits_run.path, digits_run.record | {"command": command}), [])
+    assert "latens train faces --out run" in text
+    assert str(tmp_path) not in text
+    assert "/home" not in text
 
 
 def test_contents_lead_to_every_section(page):
@@ -104,30 +136,53 @@ def test_contents_lead_to_every_section(page):
     assert {"latent-space", "films-of-the-training", "reproduce"} <= anchors
 
 
-def test_hovering_knows_the_image_of_each_point(page, digits_run, digits):
-    about = page.data["latent-space"]
-    z = digits_run.vae.embed(digits.test.unit())
+def test_the_explorer_knows_every_point_and_its_image(page, digits_run, digits):
+    about = page.data["explorer-data"]
+    x, y = digits.test.unit(), digits.test.labels
+    z = digits_run.vae.embed(x)
+    assert np.allclose(numbers(about["z"]).reshape(z.shape), z, atol=1e-5)
+    assert about["labels"] == y.tolist()
+    linear, space, neighbours = about["projections"]
+    assert (linear["name"], space["name"], neighbours["name"]) == ("PCA", "PCA, 3-D", "t-SNE")
     context = ReportContext(digits_run, digits)
-    assert np.allclose(about["points"], context.plane[0], atol=1e-3)
-    assert len(about["points"]) == len(z)
-    assert about["labels"] == digits.test.labels.tolist()
-    sprite = np.asarray(url_image(about["sprite"]).convert("RGB")).astype(int)
-    width, height = about["side"]
+    assert np.allclose(numbers(linear["points"]).reshape(-1, 2), context.plane[0], atol=1e-4)
+    # From a point on the plane back to z: along axes of length 1, at right angles
+    basis = np.array(linear["basis"])
+    assert np.allclose(basis @ basis.T, np.eye(2), atol=1e-3)
+    assert np.allclose((z.numpy() - linear["origin"]) @ basis.T, context.plane[0], atol=1e-3)
+    # No image has larger pixels than those of the sprite
+    sprite = np.asarray(url_image(about["images"]["url"]).convert("RGB"))
     for i in (0, 17, len(z) - 1):
-        row, column = divmod(i, about["columns"])
-        found = sprite[row * height : (row + 1) * height, column * width : (column + 1) * width]
-        expected = tile(digits.test.unit()[i][None, None], least_side=1)
-        others = [
-            np.abs(tile(x[None, None], least_side=1) - found).mean() for x in digits.test.unit()
-        ]
-        assert np.abs(found - expected).mean() <= min(others) + 1e-9
+        row, column = divmod(i, about["images"]["columns"])
+        found = sprite[row * 8 : (row + 1) * 8, column * 8 : (column + 1) * 8]
+        assert np.array_equal(found, tile(x[i][None, None], least_side=1))
+    expected = -per_image_elbo(digits_run.vae, digits.test)
+    assert np.mean(about["loss"]) == pytest.approx(expected.mean(), abs=0.3)
+    assert np.corrcoef(about["loss"], expected)[0, 1] > 0.9
+
+
+def numbers(text):
+    return np.frombuffer(base64.b64decode(text), dtype="<f4")
+
+
+def per_image_elbo(vae, images):
+    """By 200 z for each image."""
+    draw = vae.draw(images.unit(), images.labels, 200)
+    return (draw.log_px_z.mean(0) - draw.kl).detach().numpy()
 
 
 def test_hovering_knows_the_coordinates_of_each_image(page):
     about = page.data["manifold"]
     assert about["x"][0] == about["y"][-1] == -4
     assert about["x"][-1] == about["y"][0] == 4
-    assert all(0 <= share <= 1 for share in about["box"])
+
+
+def test_the_baseline_is_what_the_mean_image_costs(digits_run, digits):
+    """Of a Bernoulli the cross-entropy with the mean of the training images, by hand."""
+    mean = digits.train.unit().mean(0).clamp(1e-3, 1 - 1e-3)
+    x = digits.test.unit()
+    expected = -(x * mean.log() + (1 - x) * (1 - mean).log()).sum((1, 2, 3)).mean().item()
+    assert ReportContext(digits_run, digits).baseline == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_figures_are_those_of_the_run(page, digits_run):
@@ -155,10 +210,11 @@ def test_a_class_cannot_end_the_script_that_names_it(digits_run, digits, tmp_pat
     data = replace(digits, classes=("</script><script>alert(1)</script>", *digits.classes[1:]))
     section = next(section for section in SECTIONS if section.name == "Latent space")
     plane = replace(section, draw=lambda context: islice(section.draw(context), 1))
-    chapters = draw_pictures([plane], ReportContext(digits_run, data), tmp_path)
-    text = render(digits_run, chapters)
+    context = ReportContext(digits_run, data)
+    chapters = draw_pictures([plane], context, tmp_path)
+    text = render(digits_run, chapters, explorer=explorer_of(context, {}))
     assert "<script>alert" not in text
-    assert Page(text).data["latent-space"]["names"][0].startswith("</script>")
+    assert Page(text).data["explorer-data"]["names"][0].startswith("</script>")
 
 
 def test_a_report_made_anew_shows_the_same(digits_run, tmp_path, monkeypatch):
@@ -208,7 +264,7 @@ def test_a_damaged_recording_is_named_and_the_rest_is_shown(digits, digits_run, 
     frame.write_bytes(frame.read_bytes()[:100])
     page = films_of(latens.Run.open(tmp_path / "run"), digits, tmp_path)
     assert "truncated" in page.words()
-    assert len(page.images()) == 3, "the curves"
+    assert len(page.pictures()) == 3, "the curves"
 
 
 def test_films_have_a_frame_for_each_epoch_recorded(digits_report):
@@ -223,9 +279,9 @@ def test_films_have_a_frame_for_each_epoch_recorded(digits_report):
 
 def test_what_is_too_large_for_a_page_stays_in_its_file(digits, digits_run, tmp_path, monkeypatch):
     assert LARGEST < 15_000_000
-    monkeypatch.setattr("latens.report.html.LARGEST", 50_000)
+    monkeypatch.setattr("latens.report.html.LARGEST", 20_000)
     shown = [section for section in SECTIONS if section.name in ("Reconstructions", "Manifold")]
     chapters = draw_pictures(shown, ReportContext(digits_run, digits), tmp_path)
     page = Page(render(digits_run, chapters))
-    assert 0 < len(page.images()) < 4
+    assert 0 < len(page.sprites) < 4
     assert "Too large for this page: see pictures/manifold.png" in page.words()

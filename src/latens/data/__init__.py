@@ -21,6 +21,7 @@ from latens.data.images import (
     jittered,
     joined,
     keep_labels,
+    mirrored,
     unit_pixels,
 )
 from latens.data.in_memory import THE_DATA, is_path, name_in_memory, read_in_memory
@@ -40,6 +41,7 @@ __all__ = [
     "jittered",
     "load_data",
     "load_split",
+    "mirrored",
     "name_of",
     "source_of",
     "unit_pixels",

@@ -51,6 +51,12 @@ def jittered(x: Float[Tensor, "B C H W"], pixels: float) -> Float[Tensor, "B C H
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
+def mirrored(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Half of the images, drawn at random, from right to left."""
+    turned = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+    return torch.where(turned, x.flip(-1), x)
+
+
 @dataclass(frozen=True)
 class Images:
     """Images and, where known, their labels: rows of one array that several splits share.

@@ -28,7 +28,9 @@ from latens.model.networks.labels import LabelEmbedding
 from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Prior
 
-FIRST_SCALE = 0.5  # of the components of a mixture, which together begin near N(0, I)
+# The components of a mixture together begin near N(0, I): means of this variance in a dimension,
+# less in more than ten, where one component would take all images and the others none.
+FIRST_SPREAD, FIRST_NORM = 0.75, 7.5  # the latter: of a mean, squared, at most
 COPY_NOISE = 0.05  # on the logits of a repeated image: equal pseudo-inputs would stay equal
 LEAST_PIXEL = 0.01  # of a pseudo-input at first: a logit of a black pixel passes no gradient
 LEAST_SCALE = 1e-3  # a component stays wide enough for a density in float32
@@ -77,9 +79,9 @@ class GaussianMixture(Prior, name="mixture"):
             raise LatensError(f"a mixture of {components} components: it needs 1 or more")
         self.event_shape = tuple(event_shape)
         self.components = components
-        spread = math.sqrt(1 - FIRST_SCALE**2)  # of the means, so that all z have variance 1
-        self.mean = nn.Parameter(spread * torch.randn(components, *event_shape))
-        self.log_scale = nn.Parameter(torch.full_like(self.mean, math.log(FIRST_SCALE)))
+        spread = min(FIRST_SPREAD, FIRST_NORM / math.prod(event_shape))  # so z has variance 1
+        self.mean = nn.Parameter(math.sqrt(spread) * torch.randn(components, *event_shape))
+        self.log_scale = nn.Parameter(torch.full_like(self.mean, 0.5 * math.log(1 - spread)))
         self.logits = nn.Parameter(torch.zeros(components))
 
     def forward(

@@ -2,12 +2,13 @@
 
 from latens.pictures.curves import curves, curves_of, kl_over_training, kl_per_dim, rate_distortion
 from latens.pictures.films import read_frames, save_film
-from latens.pictures.grids import error_map, framed, grid, in_colours, pairs, table, tile
+from latens.pictures.grids import Sheet, error_map, framed, grid, in_colours, pairs, table, tile
 from latens.pictures.planes import histograms, latent_plane, plane_limits, turning
-from latens.pictures.style import DPI, save
+from latens.pictures.style import DPI, places_of_axes, save, svg
 
 __all__ = [
     "DPI",
+    "Sheet",
     "curves",
     "curves_of",
     "error_map",
@@ -19,11 +20,13 @@ __all__ = [
     "kl_per_dim",
     "latent_plane",
     "pairs",
+    "places_of_axes",
     "plane_limits",
     "rate_distortion",
     "read_frames",
     "save",
     "save_film",
+    "svg",
     "table",
     "tile",
     "turning",

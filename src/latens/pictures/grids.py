@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,32 @@ LEAST_SIDE = 56  # screen pixels: smaller images are scaled up by a whole number
 GAP = 4  # screen pixels between images
 CAPTION_HEIGHT = 14  # screen pixels below an image, or above a column, for words about it
 TEXT, SMALL = 12, 10  # heights of letters
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The images of a picture and the words beside them, which a page lays out to fit its screen.
+
+    `grid`, `table` and `pairs` keep theirs in `info["sheet"]` of the picture.
+
+    Attributes:
+        images: in [0, 1]: rows and columns of a table; otherwise items, each a column of images.
+        title: "what · run".
+        rows, columns: names; of items, `rows` are the names of the images in a column.
+        captions: a few words below each item.
+        is_table: rows and columns belong together, so that nothing can be moved to a next line.
+        least_side: as in `tile`.
+        gap: as in `tile`.
+    """
+
+    images: Float[Tensor, "R C channels H W"]
+    title: str = ""
+    rows: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    captions: Sequence[str] = ()
+    is_table: bool = False
+    least_side: int = LEAST_SIDE
+    gap: int = GAP
 
 
 def tile(
@@ -67,7 +94,9 @@ def grid(
     padded[:n] = images
     padded = padded.unflatten(0, (rows, columns))
     sheet = tile(padded, CAPTION_HEIGHT if captions else 0, least_side)
-    return framed(sheet, title, captions=captions, shape=(rows, columns))
+    image = framed(sheet, title, captions=captions, shape=(rows, columns))
+    image.info["sheet"] = Sheet(images[:, None], title, captions=captions, least_side=least_side)
+    return image
 
 
 def table(
@@ -87,7 +116,9 @@ def table(
         gap: as in `tile`.
     """
     shape = (images.shape[0], images.shape[1])
-    return framed(tile(images, 0, least_side, gap), title, rows, columns, shape=shape)
+    image = framed(tile(images, 0, least_side, gap), title, rows, columns, shape=shape)
+    image.info["sheet"] = Sheet(images, title, rows, columns, (), True, least_side, gap)
+    return image
 
 
 def pairs(
@@ -96,12 +127,14 @@ def pairs(
     title: str = "",
     columns: int = 12,
     errors: bool = False,
+    captions: Sequence[str] = (),
 ) -> Image.Image:
     """Inputs with the reconstruction right below each, in labelled rows.
 
     Args:
         columns: at most so many beside each other.
         errors: add below each pair |input − output|, averaged over the channels; white is 1.
+        captions: a few words below each pair.
     """
     stack = [inputs, outputs] + ([error_map(inputs, outputs)] if errors else [])
     channels = max(part.shape[1] for part in stack)
@@ -112,7 +145,19 @@ def pairs(
     padded = parts.new_ones(len(stack), rows * columns, *parts.shape[2:])
     padded[:, :n] = parts
     sheet = padded.unflatten(1, (rows, columns)).transpose(0, 1).flatten(0, 1)
-    return table(sheet, title, rows=["input", "output", "error"][: len(stack)] * rows)
+    names = ["input", "output", "error"][: len(stack)]
+    below = CAPTION_HEIGHT if captions else 0
+    # Words below every row of images, though only those of the last row of a pair say something
+    words = [""] * (len(stack) * rows * columns)
+    for i, caption in enumerate(captions):
+        row, column = divmod(i, columns)
+        words[((row + 1) * len(stack) - 1) * columns + column] = caption
+    shape = (len(stack) * rows, columns)
+    image = framed(
+        tile(sheet, below), title, names * rows, captions=words if captions else (), shape=shape
+    )
+    image.info["sheet"] = Sheet(parts.transpose(0, 1), title, names, captions=captions)
+    return image
 
 
 def error_map(

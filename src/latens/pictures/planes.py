@@ -280,7 +280,8 @@ def histograms(
         figure = Figure(figsize=(max(4.2, 2.1 * columns), 1.55 * rows + 0.9), layout="constrained")
         every = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
         for ax, d in zip(every, shown, strict=False):
-            ax.hist(z[:, d].clip(-4, 4), edges, density=True, color=TRAIN, alpha=0.75)
+            heights, _ = np.histogram(z[:, d].clip(-4, 4), edges, density=True)
+            ax.stairs(heights, edges, fill=True, color=TRAIN, alpha=0.75)
             density = norm.pdf if prior is None else gaussian_kde(prior[:, d], KDE_WIDTH)
             ax.plot(grid, density(grid), color=VALIDATION, lw=1.4)
             ax.set_title(names[d] if names else f"z[{d}]", fontsize=8)

@@ -1,7 +1,9 @@
 """One look for all pictures, and how each becomes a file."""
 
 import functools
+import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -34,6 +37,7 @@ PLOT_DPI = 150  # of what has lines and text alone
 MARGIN = 12
 TITLE_LINE = 18
 TITLE = 13  # height of the letters
+VARIABLES = {INK: "--ink", SOFT: "--soft", RULE: "--rule", PAPER: "--paper"}
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 _RC: dict[Any, Any] = {
@@ -58,6 +62,8 @@ _RC: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
+
+_SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "latens"}
 
 
 @contextmanager
@@ -121,8 +127,38 @@ def render(figure: Figure, title: str = "", dpi: int = PLOT_DPI) -> Image.Image:
     canvas.draw()
     plot = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     image = titled(plot, title, (0, 0), plot.size, dpi / DPI)
-    image.info["dpi"] = (dpi, dpi)
+    image.info |= {"dpi": (dpi, dpi), "figure": figure}
     return image
+
+
+def places_of_axes(image: Image.Image) -> list[dict[str, Any]]:
+    """Of each pair of axes of a rendered plot: its box and the limits of x.
+
+    A box is left, top, right and bottom as shares of the plot's width and height.
+    """
+    return [
+        {"box": [p.x0, 1 - p.y1, p.x1, 1 - p.y0], "limits": list(ax.get_xlim())}
+        for ax in image.info["figure"].axes
+        for p in [ax.get_position()]
+    ]
+
+
+def svg(figure: Figure) -> str:
+    """A plot as an SVG element whose ink, soft ink, rules and paper are CSS variables.
+
+    So a page's colour scheme decides on them. Letters stay letters.
+    """
+    buffer = io.StringIO()
+    with styled(), matplotlib.rc_context(_SVG):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(
+        r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S
+    )
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"|(?<=<g) id="[^"]*"', "", text)  # HTML needs none
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text
 
 
 def save(path: Path, image: Image.Image) -> None:

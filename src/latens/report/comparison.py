@@ -61,6 +61,7 @@ def write_tables(
     text = page(
         "comparison.html.j2",
         chapters,
+        ["page.js"],
         title=title,
         columns=columns_of(rows),
         rows=rows,

@@ -1,5 +1,7 @@
 """What the pictures of a run are: a name, frames, and words; and what all are drawn from."""
 
+import base64
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +11,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from latens import pictures
 from latens.analysis.projections import Embedded, Plane, embedded, projected, projection_of
 from latens.data import DataSet, Images
 from latens.errors import LatensError
 from latens.evaluation.judges import Judge, judge_of
-from latens.evaluation.labels import LabelStatistics
+from latens.evaluation.labels import IMAGES_AT_ONCE, LabelStatistics
 from latens.pictures.films import HOLD
 from latens.run.directory import Run, best_row
 from latens.run.recording import Recording, read_recording
 
 SEED = 0  # of what is shown
 POINTS = 5_000  # test images on the latent plane
+COST_SAMPLES = 4  # of z for the cost of one image
+BASELINE_IMAGES = 1_000  # on which the mean image is tried
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,11 @@ class Picture:
         seconds: each frame of a film is shown.
         endless: a film whose last frame leads to its first, so that it need not stop there.
         detail: one of many of its kind, which a page may fold away.
-        hover: what a page's script shows of the place under the pointer (see report.js): points
-            of a plane with their images, or the coordinates of the columns and rows of a grid.
+        group: films of one name have the same frames, and a page moves them together.
+        steps: a few words on each frame of a film.
+        classes: the class of each item or row of a sheet; −1 is unknown.
+        about: what a page's script needs of it; see `templates/films.js`.
+        on_page: a page shows it; otherwise it shows the same in another way.
     """
 
     name: str
@@ -48,7 +57,11 @@ class Picture:
     seconds: float = 0.5
     endless: bool = False
     detail: bool = False
-    hover: Mapping[str, Any] | None = None
+    group: str = ""
+    steps: Sequence[str] = ()
+    classes: Sequence[int] = ()
+    about: Mapping[str, Any] | None = None
+    on_page: bool = True
 
     @property
     def is_film(self) -> bool:
@@ -72,11 +85,13 @@ class Section:
         name: its heading.
         advice: what to look for, and what a bad one looks like.
         draw: the pictures, of whatever all sections of a page are about.
+        finding: what was found here, in a sentence with a number; empty where nothing is known.
     """
 
     name: str
     advice: str
     draw: Callable[[Any], Iterator[Picture]]
+    finding: Callable[[Any], str] = lambda _: ""
 
     @property
     def anchor(self) -> str:
@@ -147,6 +162,59 @@ class ReportContext:
     def judge(self) -> Judge | None:
         """A classifier independent of the model; None where there are no classes."""
         return judge_of(self.run, data=self.data)
+
+    @cached_property
+    def costs(self) -> Float[Tensor, " N"]:
+        """−ELBO of each of `test` by four z ~ q(z|x), in nats; always of the same z."""
+        parts = []
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            for batch in self.test.batches(IMAGES_AT_ONCE):
+                draw = self.vae.draw(batch.unit(), batch.labels, COST_SAMPLES)
+                parts.append((draw.kl - draw.log_px_z).mean(0))
+        return torch.cat(parts)
+
+    @cached_property
+    def baseline(self) -> float | None:
+        """−log p(x) of test images, in nats, where the mean image is all that is decoded.
+
+        The scale of the likelihood, if it is learned, is fitted to it. None of a model whose
+        likelihood is not known.
+        """
+        known = getattr(self.vae, "likelihood", None)
+        if known is None:
+            return None
+        x, train = self.test.take(slice(0, BASELINE_IMAGES)).unit(), self.data.train
+        parameters = known.parameters_at(train.take(slice(0, POINTS)).unit().mean(0))
+        likelihood = copy.deepcopy(known)
+        scale = [parameter.requires_grad_() for parameter in likelihood.parameters()]
+        if scale:
+            optimiser = torch.optim.LBFGS(scale, max_iter=30, line_search_fn="strong_wolfe")
+
+            def closure() -> torch.Tensor:
+                optimiser.zero_grad()
+                loss = -likelihood(parameters).log_prob(x).mean()
+                loss.backward()
+                return loss
+
+            optimiser.step(closure)
+        with torch.no_grad():
+            return -likelihood(parameters).log_prob(x).mean().item()
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """What to compare each headline figure with, in words, by its name."""
+        words = {}
+        if self.baseline is not None:
+            image = f"{self.baseline:,.2f} by the mean image alone".replace("-", "−")
+            bits = self.baseline / (math.prod(self.vae.image_shape) * math.log(2))
+            words |= {"elbo": image, "reconstruction": image}
+            words["bits"] = f"{bits:.4f} by the mean image alone"
+        labels = self.test.labels
+        if self.classes and labels is not None and labels.dim() == 1 and (labels >= 0).any():
+            most = labels[labels >= 0].bincount().max() / (labels >= 0).sum()
+            words["accuracy"] = f"{most:.1%} by the largest class"
+        return words
 
     @cached_property
     def kl_per_dim(self) -> list[float] | None:
@@ -232,3 +300,8 @@ def _widest(statistics: LabelStatistics) -> int:
     share = torch.tensor(statistics.share)
     common = (share > 0.1) & (share < 0.9)  # hats are far off, and few
     return int(((direction / scale.clamp(min=1e-6)).norm(dim=1) * (common + 1e-3)).argmax())
+
+
+def floats(values: Any) -> str:
+    """Numbers as the bytes of little-endian float32, in base64, as a page's script reads them."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()

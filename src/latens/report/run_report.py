@@ -1,18 +1,27 @@
 """From a run directory to one HTML page, and the pictures on it."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import shlex
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import Any
 
+import torch
 import yaml
+from markupsafe import Markup
 
 from latens import files
 from latens.data import DataSet
 from latens.errors import LatensError
-from latens.report.context import ReportContext
-from latens.report.html import Chapter, draw_pictures, page
+from latens.report.context import SEED, ReportContext
+from latens.report.explorer import explorer_of, neighbour_maps, points_of
+from latens.report.html import Chapter, asset, draw_pictures, page
+from latens.report.primer import Primer, primer_of
 from latens.report.sections import SECTIONS
 from latens.run import directory as runs
 from latens.run.directory import Run, best_row
+
+SCRIPTS = ("page.js", "explorer.js")
 
 
 def write_report(
@@ -40,23 +49,56 @@ def write_report(
     folder = out / runs.PICTURES
     context = ReportContext(run, data, projection, attribute, plane)
     folder.mkdir(parents=True, exist_ok=True)
-    page = render(run, draw_pictures(SECTIONS, context, folder))
-    files.write_bytes(out / runs.REPORT, page.encode())
+    with ThreadPoolExecutor(1) as pool, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        maps = pool.submit(neighbour_maps, points_of(context)[1])  # beside the drawing
+        chapters = draw_pictures(SECTIONS, context, folder)
+        content = {
+            "primer": primer_of(context),
+            "explorer": explorer_of(context, maps.result()),
+            "baselines": context.baselines,
+        }
+    files.write_bytes(out / runs.REPORT, render(run, chapters, **content).encode())
     return out / runs.REPORT
 
 
-def render(run: Run, chapters: Sequence[Chapter]) -> str:
-    """The page, with every picture inside it."""
-    rows = run.metrics
+def render(
+    run: Run,
+    chapters: Sequence[Chapter],
+    primer: Primer | None = None,
+    explorer: Mapping[str, Any] | None = None,
+    baselines: Mapping[str, str] | None = None,
+) -> str:
+    """The page, with every picture inside it.
+
+    Args:
+        baselines: what to compare a figure with, in words, by the figure's name.
+    """
+    rows, record = run.metrics, run.record
+    options = {name: _without_folders(value) for name, value in record["options"].items()}
     return page(
         "report.html.j2",
         chapters,
+        SCRIPTS,
         run=run,
         title=run.title,
         config=run.config,
-        record=run.record,
-        options=yaml.safe_dump(run.record["options"], sort_keys=False, allow_unicode=True),
+        record=record,
+        command=shlex.join(map(_without_folders, shlex.split(record["command"]))),
+        options=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
         last=rows[-1],
         best=best_row(rows),
         figures=run.figures,
+        primer=primer,
+        explorer=explorer,
+        network=Markup(asset("network.js")),  # noqa: S704 - ours
+        baselines=dict.fromkeys(("elbo", "reconstruction", "accuracy", "bits"), "")
+        | dict(baselines or {}),
     )
+
+
+def _without_folders(value: Any) -> Any:
+    """The last part of a path: a page that is sent need not tell where it was made."""
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return value

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from latens.console import note
-from latens.data import Images, jittered, unit_pixels
+from latens.data import Images, jittered, mirrored, unit_pixels
 from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
 from latens.model.serialization import load_tensors
@@ -36,6 +36,7 @@ class TrainingLoss(nn.Module):
         objective: what is minimised; its `moving` arguments are replaced at each step.
         stochastic_binarize: grey levels are probabilities, and each visit draws bits.
         jitter: of `jittered`, in pixels.
+        mirror: half of the images are `mirrored`.
         processes: that train together.
         moving: names of the objective's arguments that a schedule moves.
 
@@ -52,6 +53,7 @@ class TrainingLoss(nn.Module):
         objective: Objective,
         stochastic_binarize: bool,
         jitter: float,
+        mirror: bool,
         processes: Processes,
         moving: tuple[str, ...] = (),
     ):
@@ -60,6 +62,7 @@ class TrainingLoss(nn.Module):
         self.objective = objective
         self.stochastic_binarize = stochastic_binarize
         self.jitter = jitter
+        self.mirror = mirror
         self.processes = processes
         self.moving = moving
         self.register_buffer("moved", torch.ones(len(moving)), persistent=False)
@@ -72,6 +75,8 @@ class TrainingLoss(nn.Module):
     ) -> dict[str, Float[Tensor, " B"]]:
         """The loss of each image, and its terms, by name."""
         x = unit_pixels(pixels, self.stochastic_binarize and not self.jitter)
+        if self.mirror:
+            x = mirrored(x)
         if self.jitter:
             x = jittered(x, self.jitter)
             x = torch.bernoulli(x) if self.stochastic_binarize else x

@@ -41,6 +41,8 @@ START_IMAGES = 2_000  # from which parts set their first weights
 # Pixels farther than this from mid-grey are black or white; from such a share on, images are mostly
 # so: 0.87 of MNIST's pixels are, 0.05 of those of faces.
 EXTREME, MOSTLY = 0.375, 0.8
+# Of β, where a fixed scale of the likelihood makes an image cost so little that the KL outweighs it
+FIXED_SCALE_WARMUP = 0.3
 CHECKED_IMAGES = 2  # that pass through model and objective before a training
 
 
@@ -192,7 +194,8 @@ def _may_collapse(config: TrainConfig, model: LatentModel, data: DataSet) -> boo
     if data.source not in NAMES:
         return True
     unet = "unet" in (config.model.recipe, config.model.network)
-    prone = unet or config.model.has_fixed_scale
+    weighed = config.objective.options.get("beta", 1.0) > 1
+    prone = unet or weighed or config.model.has_fixed_scale
     return prone and math.prod(model.latent_shape) <= recipes.FEW_DIMS
 
 
@@ -259,7 +262,10 @@ def _with_defaults(config: TrainConfig) -> TrainConfig:
     """The configuration with the defaults of its recipe and its objective filled in."""
     recipe = recipes.RECIPES.get(config.model.recipe)
     defaults = dict(recipe.defaults) if recipe else {}
-    warmup = defaults.pop("beta_warmup", 0.0) if config.objective.has_beta else 0.0
+    warmup = defaults.pop("beta_warmup", 0.0)
+    if config.model.has_fixed_scale:
+        warmup = FIXED_SCALE_WARMUP
+    warmup = warmup if config.objective.has_beta else 0.0
     if config.objective.beta_warmup is not None:
         warmup = config.objective.beta_warmup
     options = dict(config.objective.options)

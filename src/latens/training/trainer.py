@@ -291,6 +291,7 @@ def learner_of(setup: TrainingSetup, processes: Processes) -> Learner:
         setup.objective.for_data(len(train), labelled_share(train)),
         train.stochastic_binarize,
         config.data.jitter,
+        config.data.mirror,
         processes,
         moving=tuple(setup.moved(0.0, 0)),
     )

@@ -13,8 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latens.model.networks.conv import Geometry, ResidualBlock
-from latens.model.networks.mlp import OUTPUT_GAIN, check_sizes, kaiming_init, layers
+from latens.model.networks.mlp import check_sizes, kaiming_init, layers
 from latens.model.parts import Decoder, Encoder
+
+# With more the decoder is noise at first, which it learns to silence by dead ReLUs: it then does
+# without z (seen under Gaussians, whose pixels have small units).
+OUTPUT_GAIN = 0.01
 
 
 class ConvBlock(nn.Sequential):

@@ -3,12 +3,14 @@
 from latens.report.context import Section
 from latens.report.sections.curves import training_curves
 from latens.report.sections.films import feature_map_films, training_films
+from latens.report.sections.findings import latent_space_finding, reconstruction_finding
 from latens.report.sections.latent_space import latent_space_pictures
 from latens.report.sections.manifolds import manifold_pictures
 from latens.report.sections.reconstructions import interpolations, reconstruction_pictures
 from latens.report.sections.samples import sample_pictures
-from latens.report.sections.transitions import transition_pictures
+from latens.report.sections.transitions import attribute_pictures, transition_pictures
 from latens.report.sections.traversals import latent_traversals
+from latens.report.sections.worst_cases import costliest, worst_cases
 
 SECTIONS = (
     Section(
@@ -17,6 +19,7 @@ SECTIONS = (
         "Posterior collapse shows as the same average image everywhere; validation images much "
         "worse than training images show overfitting.",
         reconstruction_pictures,
+        reconstruction_finding,
     ),
     Section(
         "Samples",
@@ -33,6 +36,7 @@ SECTIONS = (
         "should follow the prior's density; a dimension that follows it exactly may carry no "
         "information, which its KL shows.",
         latent_space_pictures,
+        latent_space_finding,
     ),
     Section(
         "Manifold",
@@ -53,10 +57,24 @@ SECTIONS = (
         transition_pictures,
     ),
     Section(
+        "Attributes",
+        "Each row should change its attribute and leave the rest of the image as it is; far from 0 "
+        "images leave what the model was trained on.",
+        attribute_pictures,
+    ),
+    Section(
         "Traversals",
         "In a disentangled representation each row changes one factor of variation, such as "
         "slant or width. Rows in which nothing changes are inactive latent dimensions.",
         latent_traversals,
+    ),
+    Section(
+        "Worst cases",
+        "Where a model fails says more than its average. Costly images should be unusual ones; "
+        "confident mistakes are often images that people read in two ways; an empty place of the "
+        "prior is where samples look like nothing.",
+        worst_cases,
+        costliest,
     ),
     Section(
         "Curves",
@@ -72,8 +90,8 @@ SECTIONS = (
     ),
     Section(
         "Inside the networks",
-        "Feature maps of every convolution for the first validation image; in each frame the "
-        "lowest value is dark and the highest bright. Early layers should keep edges and strokes; "
+        "Feature maps of every convolution for the first validation image, red above zero and blue "
+        "below. Early layers should keep edges and strokes; "
         "channels that stay uniform are inactive.",
         feature_map_films,
     ),

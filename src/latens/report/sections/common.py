@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
+from latens.data import Images
 from latens.report.context import Picture, ReportContext
 
 MOST_ROWS = 20  # classes, attributes or latent dimensions in one picture
+TRAINING = "training"  # the group of films from epoch to epoch
 MOST_SHEETS = 2  # of latent dimensions; of the others less is to be seen
 
 
@@ -54,6 +56,7 @@ def same_size(frames: Sequence[Image.Image]) -> list[Image.Image]:
     padded = [Image.new("RGB", size, "white") for _ in frames]
     for page, frame in zip(padded, frames, strict=True):
         page.paste(frame, (0, 0))
+        page.info |= frame.info
     return padded
 
 
@@ -71,12 +74,32 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return list(unique.values())
 
 
-def film(name: str, frames: Sequence[Image.Image], what: str, detail: bool = False) -> Picture:
-    """A film of `what`, its frames brought to one size."""
+def film(
+    name: str,
+    frames: Sequence[Image.Image],
+    what: str,
+    steps: Sequence[str],
+    group: str,
+    detail: bool = False,
+) -> Picture:
+    """A film of `what`, its frames brought to one size.
+
+    Args:
+        steps: a few words on each frame.
+        group: the films that a page moves together with this one.
+    """
     return Picture(
         name,
         same_size(frames),
         f"A film of {what}",
         what[0].upper() + what[1:] + ".",
         detail=detail,
+        group=group,
+        steps=steps,
     )
+
+
+def class_list(images: Images) -> list[int]:
+    """The class of each image; empty where images have none."""
+    labels = images.labels
+    return [] if labels is None or labels.dim() > 1 else labels.tolist()

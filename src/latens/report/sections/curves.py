@@ -7,19 +7,21 @@ import numpy as np
 from latens import pictures
 from latens.pictures.curves import MOST_DIMS
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import count_of
+from latens.report.sections.common import TRAINING, count_of
 from latens.run.directory import best_row
 
 
 def training_curves(context: ReportContext) -> Iterator[Picture]:
     """The terms of the loss over the epochs, and the KL of each latent dimension."""
+    image = pictures.curves(context.rows, context.title("training"))
     first = "β" if all("beta" in row for row in context.rows) else "gradient norm"
     yield Picture(
         "curves",
-        [pictures.curves(context.rows, context.title("training"))],
+        [image],
         f"Loss, reconstruction, KL, {first}, learning rate and active units over the epochs",
         f"The loss is {_loss_in_words(context)}, in nats per image: blue on training images "
         "during each epoch, orange on validation images with averaged weights.",
+        about={"group": TRAINING, "cursors": pictures.places_of_axes(image)},
     )
     per_dim = best_row(context.rows)["validation"]["kl_per_dim"]
     if not per_dim:

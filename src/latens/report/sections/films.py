@@ -3,17 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from latens import pictures
 from latens.analysis.projections import Plane
-from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import adjective, file_name, film
+from latens.pictures.planes import colour_of
+from latens.report.context import Picture, ReportContext, floats
+from latens.report.sections.common import TRAINING, adjective, file_name, film
+from latens.run.recording import Recording
 
 FEATURE_SHEET = 360  # screen pixels, about
 PAIRS_IN_ROW = 8  # of a film
@@ -34,6 +36,8 @@ def training_films(context: ReportContext) -> Iterator[Picture]:
                 for epoch, frame in zip(recording.epochs, again, strict=True)
             ],
             f"reconstructions of {what} from epoch to epoch",
+            _steps(recording),
+            TRAINING,
         )
     samples = recording.images("samples")
     yield film(
@@ -43,11 +47,18 @@ def training_films(context: ReportContext) -> Iterator[Picture]:
             for epoch, frame in zip(recording.epochs, samples, strict=True)
         ],
         "images decoded from the same noise, from epoch to epoch",
+        _steps(recording),
+        TRAINING,
     )
-    yield film("film-latent-space", _latent_frames(context), "latent space from epoch to epoch")
+    yield _latent_film(context)
 
 
-def _latent_frames(context: ReportContext) -> list[Image.Image]:
+def _steps(recording: Recording) -> list[str]:
+    return [f"epoch {epoch}" for epoch in recording.epochs]
+
+
+def _latent_film(context: ReportContext) -> Picture:
+    """Validation images on the latent plane; a page draws the points itself."""
     recording = context.recording
     z = torch.from_numpy(recording.latents)
     plane = Plane(z[-1])
@@ -59,7 +70,7 @@ def _latent_frames(context: ReportContext) -> list[Image.Image]:
     images = context.data.validation.take(slice(0, z.shape[1]))
     classes = images.labels is not None and images.labels.dim() == 1
     labels = images.labels.cpu().numpy() if images.labels is not None and classes else None
-    return [
+    frames = [
         pictures.latent_plane(
             at,
             labels,
@@ -71,6 +82,18 @@ def _latent_frames(context: ReportContext) -> list[Image.Image]:
         )
         for epoch, at in zip(recording.epochs, points, strict=True)
     ]
+    of = film(
+        "film-latent-space", frames, "latent space from epoch to epoch", _steps(recording), TRAINING
+    )
+    about = {
+        "drawn": "latents",
+        "points": [floats(at) for at in points],
+        "limits": [round(value, 3) for value in limits],
+        "prior": None if prior is None else list(prior),
+        "labels": [-1] * z.shape[1] if labels is None else labels.tolist(),
+        "colours": [colour_of(k) for k in range(len(context.classes))],
+    }
+    return replace(of, about=about)
 
 
 def feature_map_films(context: ReportContext) -> Iterator[Picture]:
@@ -92,6 +115,8 @@ def feature_map_films(context: ReportContext) -> Iterator[Picture]:
             frames,
             f"the image, and the outputs of {what}, from epoch to epoch: red above zero, blue "
             "below, each channel on a scale of its own that all epochs share",
+            _steps(recording),
+            TRAINING,
             detail=True,
         )
 

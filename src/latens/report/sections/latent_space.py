@@ -1,15 +1,13 @@
 """Where test images lie in latent space: a plane, a rotating projection, histograms."""
 
-import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
 from latens import pictures
-from latens.analysis.projections import SPREAD, Plane
+from latens.analysis.projections import Plane
 from latens.pictures.planes import MOST_HISTOGRAMS
 from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import sheets
@@ -17,8 +15,6 @@ from latens.report.sections.common import sheets
 TURNING_POINTS = 800
 # Samples from which a prior's density is drawn, fewer of many dimensions
 PRIOR_POINTS, LEAST_PRIOR_POINTS, PRIOR_VALUES = 10_000, 1_000, 2**22
-HOVER_PIXELS = 1_600_000  # of all images that hovering shows
-HOVER_POINTS = 1_500
 
 
 def latent_space_pictures(context: ReportContext) -> Iterator[Picture]:
@@ -34,7 +30,7 @@ def latent_space_pictures(context: ReportContext) -> Iterator[Picture]:
         [latent_plane_image(context, title)],
         f"Test images as points in latent space{coloured}",
         f"The mean z of test images{how}{circles}.",
-        hover=_hover_points(context),
+        on_page=False,  # the page's explorer shows the same points
     )
     if context.dims > 2:
         yield _rotating_projection(context, coloured)
@@ -71,6 +67,7 @@ def _rotating_projection(context: ReportContext, coloured: str) -> Picture:
         "The first three principal components of the mean z.",
         seconds=0.1,
         endless=True,
+        on_page=False,  # the page's explorer can be turned by hand
     )
 
 
@@ -81,26 +78,3 @@ def latent_plane_image(
     points, axes, prior = context.plane
     labels, names, _ = context.colours
     return pictures.latent_plane(points, labels, names, title, axes, prior, limits)
-
-
-def _hover_points(context: ReportContext) -> dict[str, Any]:
-    """Points of the latent plane with their images, for hovering."""
-    points, axes, _ = context.plane
-    labels, names, _ = context.colours
-    height, width = context.vae.image_shape[1:]
-    count = min(len(points), HOVER_POINTS, max(1, HOVER_PIXELS // (height * width)))
-    images = context.test.take(slice(0, count))
-    columns = math.ceil(math.sqrt(count))
-    x = images.unit()
-    padded = x.new_ones(math.ceil(count / columns) * columns, *x.shape[1:])
-    padded[:count] = x
-    sheet = pictures.tile(padded.unflatten(0, (-1, columns)), least_side=1, gap=0)
-    return {
-        "points": np.round(points[:count], 3).tolist(),
-        "labels": [-1] * count if labels is None else labels[:count].tolist(),
-        "names": list(names),
-        "axes": [axis.partition(" (")[0] for axis in axes if axis != SPREAD],
-        "sprite": Image.fromarray(sheet),
-        "columns": columns,
-        "side": [width, height],
-    }

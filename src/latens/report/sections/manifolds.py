@@ -67,7 +67,7 @@ def _manifold(
         f"Images decoded from a grid of points on the {what}",
         f"The mean of p(x|z) for a grid of z on the {what}.",
         detail=label is not None,
-        hover={
+        about={
             "x": points[0, :, 0].tolist(),
             "y": points[:, 0, 1].tolist(),
             "axes": [context.dim_names[d] for d in context.dims_shown[: context.dims]],

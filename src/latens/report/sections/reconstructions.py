@@ -10,7 +10,7 @@ from latens.analysis.generation import likeliest_condition
 from latens.data import Images
 from latens.model.latent_model import LatentModel
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import adjective
+from latens.report.sections.common import adjective, class_list
 
 SHOWN = 24  # images in a picture of pairs
 STEPS = 11  # of an interpolation
@@ -32,6 +32,7 @@ def reconstruction_pictures(context: ReportContext) -> Iterator[Picture]:
             f"{adjective(split).capitalize()} images in rows, each above its reconstruction",
             f"{adjective(split).capitalize()} images, each above the mean of p(x|z) at its mean z"
             + ("." if split == "train" else "; none was trained on."),
+            classes=class_list(shown),
         )
 
 

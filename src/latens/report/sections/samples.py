@@ -42,6 +42,7 @@ def sample_pictures(context: ReportContext) -> Iterator[Picture]:
         [pictures.table(images, context.title(f"samples of each class{more}"), rows=names)],
         "Rows of sampled images, one row for each class",
         f"A row for each class, {how}{more}.{_verdict(context, images)}",
+        classes=list(range(len(names))),
     )
 
 

@@ -16,13 +16,9 @@ MOST_CLASS_FRAMES = 400
 
 
 def transition_pictures(context: ReportContext) -> Iterator[Picture]:
-    """A film from class to class; for attributes, a table of less and more of each."""
+    """A film from class to class."""
     statistics = context.statistics
-    if statistics is None:
-        return
-    if not statistics.exclusive:
-        yield _attributes(context, statistics)
-    elif len(statistics.names) > 1:
+    if statistics is not None and statistics.exclusive and len(statistics.names) > 1:
         images, words = through_classes(context.vae, CLASS_STEPS)
         count = MOST_CLASS_FRAMES // (1 if context.conditional else CLASS_STEPS)
         more = count_of(min(count, len(statistics.names)), len(statistics.names), "classes")
@@ -40,7 +36,14 @@ def transition_pictures(context: ReportContext) -> Iterator[Picture]:
             f"From class to class{more}: {what}.",
             seconds=0.6 if context.conditional else 0.12,
             endless=True,
+            steps=words[: len(frames)],
         )
+
+
+def attribute_pictures(context: ReportContext) -> Iterator[Picture]:
+    """A table of less and more of each attribute."""
+    if context.statistics is not None and not context.statistics.exclusive:
+        yield _attributes(context, context.statistics)
 
 
 def _attributes(context: ReportContext, statistics: LabelStatistics) -> Picture:

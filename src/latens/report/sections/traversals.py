@@ -60,4 +60,5 @@ def _film(context: ReportContext, start: Float[Tensor, " D"], label: int | None)
         f"The same as a film: one latent dimension in each image, from −3 to 3 and back{more}.",
         seconds=0.1,
         endless=True,
+        steps=[f"all at {signed(value)}" for value in steps.tolist()],
     )

@@ -1,0 +1,171 @@
+"""What a page needs for its explorer: test images as points, and networks that it runs itself."""
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from latens import pictures
+from latens.analysis.projections import LEAST_PROJECTED, SPREAD, Plane, projected
+from latens.data import Images
+from latens.errors import LatensError
+from latens.pictures.planes import colour_of
+from latens.report.context import ReportContext, floats
+from latens.report.html import webp_url
+from latens.report.portable import Program, portable
+
+PIXELS = 1_600_000  # of all images that are points
+POINTS = 1_000
+TRIED = 32  # latents or images on which a network that travels is tried
+ROOM = 5_000_000  # characters for the weights of both networks, more for one alone
+SLIDERS = 24  # latent dimensions that can be moved one by one
+LEVEL = 1 / 255  # of a pixel
+LATENT_STEP = 0.02  # of a mean z, which lies about as far from zero as 1
+
+
+def points_of(context: ReportContext) -> tuple[Images, Float[Tensor, "N D"]]:
+    """The test images that are points of the explorer, and their mean z."""
+    pixels = math.prod(context.vae.image_shape[1:])
+    images = context.test.take(slice(0, min(POINTS, max(1, PIXELS // pixels))))
+    return images, context.latents.mean[: len(images)]
+
+
+def neighbour_maps(z: Float[Tensor, "N D"]) -> dict[str, Float[np.ndarray, "N 2"]]:
+    """The points by t-SNE, and by UMAP where it is installed; none of two dimensions or fewer."""
+    if z.shape[1] <= 2 or len(z) < LEAST_PROJECTED:
+        return {}
+    maps = {"t-SNE": projected(z, "tsne")}
+    if importlib.util.find_spec("umap"):
+        maps["UMAP"] = projected(z, "umap")
+    return maps
+
+
+def explorer_of(
+    context: ReportContext, maps: Mapping[str, Float[np.ndarray, "N 2"]]
+) -> dict[str, Any]:
+    """Points, projections and networks of a run, for `templates/explorer.js`.
+
+    Args:
+        maps: the points as `neighbour_maps` places them.
+    """
+    images, z = points_of(context)
+    networks, missing = _networks(context, images)
+    labels, names, _ = context.colours
+    ranked = context.ranked_dims[:SLIDERS]
+    return {
+        "shape": list(context.vae.image_shape),
+        "latent": list(context.vae.latent_shape),
+        "total": context.dims,
+        "z": floats(z),
+        "loss": [round(value, 1) for value in context.costs[: len(images)].tolist()],
+        "labels": [-1] * len(images) if labels is None else labels[: len(images)].tolist(),
+        "names": list(names),
+        "colours": [colour_of(k) for k in range(len(names))],
+        "conditional": context.conditional,
+        "images": _sprite(images),
+        "projections": [
+            *_linear_projections(context, z),
+            *(
+                {"kind": "map", "name": name, "points": floats(points)}
+                for name, points in maps.items()
+            ),
+        ],
+        "networks": {name: program.as_json() for name, program in networks.items()},
+        "missing": missing,
+        "words": _words(context, len(images), networks, missing),
+        "dims": [[d, context.dim_names[d]] for d in ranked],
+        "unit": context.unit_prior,
+    }
+
+
+def _networks(context: ReportContext, images: Images) -> tuple[dict[str, Program], str]:
+    """The decoder, and the encoder where there is room; and why there is no decoder."""
+    vae = context.vae
+    few = images.take(slice(0, TRIED))
+    x, y = few.unit(), few.labels
+    if context.conditional and (y is None or y.dim() > 1):
+        return {}, "a decoder that depends on attributes does not travel with the page"
+    z = torch.cat((vae.embed(x, y), vae.sample_prior(len(x), y)))
+    labels = [()] * len(x) if not context.conditional or y is None else [(of[None],) for of in y]
+
+    def decode(z: Tensor, *y: Tensor) -> Tensor:
+        return vae.decode(z, *y).mean.clamp(0, 1)
+
+    def encode(x: Tensor, *y: Tensor) -> Tensor:
+        return vae.encode(x, *y).mean
+
+    programs = {}
+    try:
+        given = [(row[None], *of) for row, of in zip(z, labels * 2, strict=True)]
+        programs["decode"] = portable(decode, given, LEVEL, ROOM)
+        size = len(programs["decode"].as_json()["weights"])
+        given = [(row[None], *of) for row, of in zip(x, labels, strict=True)]
+        programs["encode"] = portable(encode, given, LATENT_STEP, ROOM - size)
+    except LatensError as error:
+        return programs, str(error)
+    return programs, ""
+
+
+def _words(
+    context: ReportContext, count: int, networks: Mapping[str, Program], missing: str
+) -> str:
+    """What is to be known of the points, the sliders and the networks."""
+    said = [f"{count:,} test images at their mean z."]
+    if context.unit_prior:
+        section = ", of which the plane is a section" if context.dims > 2 else ""
+        said.append(f"Dashed: the prior at 1, 2 and 3 σ{section}.")
+    if context.dims > SLIDERS:
+        said.append(
+            f"The sliders are {SLIDERS} of {context.dims} latent dimensions, those of the largest "
+            f"{context.ranked_by}."
+        )
+    if "decode" in networks:
+        decoder = networks["decode"]
+        said.append(
+            f"The decoder travels with the page in weights of {decoder.bits} bits: on {2 * TRIED} "
+            f"latents tried, no pixel was more than {decoder.difference / LEVEL:.2f} of 255 levels "
+            "from the full decoder's."
+        )
+        said.append(f"An own image cannot be encoded here: {missing}." if missing else "")
+    return " ".join(said)
+
+
+def _linear_projections(
+    context: ReportContext, z: Float[Tensor, "N D"]
+) -> Iterator[Mapping[str, Any]]:
+    """Planes with linear axes, of which it is known how to go back to z."""
+    yield {"kind": "linear", **_linear(Plane(context.latents.mean), z)}
+    if context.dims > 2:
+        yield {"kind": "turning", **_linear(Plane(context.latents.mean, 3), z)}
+
+
+def _linear(plane: Plane, z: Float[Tensor, "N D"]) -> dict[str, Any]:
+    basis, origin = np.eye(plane.latent_dim)[: plane.dims], np.zeros(plane.latent_dim)
+    if plane.pca is not None:
+        basis, origin = np.asarray(plane.pca.components_), np.asarray(plane.pca.mean_)
+    axes = [axis for axis in plane.axes if axis != SPREAD]
+    short = [axis.replace("principal component", "PC") for axis in axes]
+    name = " and ".join(axes) if plane.pca is None else "PCA" if plane.dims == 2 else "PCA, 3-D"
+    return {
+        "name": name,
+        "axes": [axis.partition(" of the")[0] + ")" * ("(" in axis) for axis in short],
+        "points": floats(plane.of(z)),
+        "basis": np.round(basis, 5).tolist(),
+        "origin": np.round(origin, 5).tolist(),
+        "prior": list(plane.prior),
+    }
+
+
+def _sprite(images: Images) -> dict[str, Any]:
+    columns = math.ceil(math.sqrt(len(images)))
+    x = images.unit()
+    padded = x.new_ones(math.ceil(len(x) / columns) * columns, *x.shape[1:])
+    padded[: len(x)] = x
+    sheet = pictures.tile(padded.unflatten(0, (-1, columns)), least_side=1, gap=0)
+    return {"url": webp_url(Image.fromarray(sheet)), "columns": columns}

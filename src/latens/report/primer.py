@@ -1,0 +1,89 @@
+"""What z is and what the two terms of the loss cost, told with one image of a run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from latens import pictures
+from latens.report.context import Picture, ReportContext
+from latens.report.html import Shown, sheet_of
+
+DRAWN = 8  # images, each with what is decoded for it
+NAMED = 3  # numbers of z that are written out
+
+
+@dataclass(frozen=True)
+class Primer:
+    """Paragraphs before and after a picture.
+
+    Attributes:
+        before, after: paragraphs.
+        shown: the picture.
+    """
+
+    before: Sequence[str]
+    shown: Shown
+    after: Sequence[str]
+
+
+@torch.no_grad()
+def primer_of(context: ReportContext) -> Primer | None:
+    """About the first validation images; None of a model whose latents have several levels."""
+    vae, some = context.vae, context.data.validation.take(slice(0, DRAWN))
+    x, y = some.unit(), some.labels
+    draw = vae.draw(x, y)
+    if len(draw.latents) > 1:
+        return None
+    latent = next(iter(draw.latents))
+    rows = {
+        "image": x,
+        "decoded from the mean of q(z|x)": vae.decode_images(latent.q.mean, y),
+        "decoded from a sample of q(z|x)": vae.decode_images(latent.z[0], y),
+        "decoded from a sample of p(z)": vae.decode_images(vae.sample_prior(len(x), y), y),
+    }
+    picture = Picture(
+        "primer",
+        [pictures.table(torch.stack(list(rows.values())), rows=list(rows))],
+        "Images, what their posteriors decode to, and what samples of the prior decode to",
+        "Images that the model was not trained on; what the mean of q(z|x) decodes to, and one "
+        "sample of it; and what samples of the prior decode to, with no image given.",
+    )
+    costs = -draw.log_px_z[0, 0].item(), draw.kl[0].item()
+    return Primer(_before(context, latent.q), sheet_of(picture), _after(context, *costs))
+
+
+def _before(context: ReportContext, q: torch.distributions.Distribution) -> list[str]:
+    values = math.prod(context.vae.image_shape)
+    mean, sigma = q.mean[0].flatten().tolist(), q.stddev[0].flatten().tolist()
+    order = context.ranked_dims[:NAMED]
+    numbers = ", ".join(f"{context.dim_names[d]} = {mean[d]:.2f} ± {sigma[d]:.2f}" for d in order)
+    dims = f"{context.dims} numbers" if context.dims > 1 else "one number"
+    return [
+        f"An image here is {values:,} numbers. The encoder describes it by {dims}, z, the latent "
+        "variables; the decoder makes an image of any z. So z is what the model says about an "
+        "image, in its own words: images that are alike lie close together in z, and the space "
+        "between them holds images that nobody drew.",
+        "The encoder does not give one z but a cloud of them, the posterior q(z|x): for the first "
+        f"image below, {numbers.replace('-', '−')}{' and so on' if context.dims > NAMED else ''}. "
+        "All z of the cloud must decode to about the same image, which makes neighbours alike.",
+    ]
+
+
+def _after(context: ReportContext, cost: float, kl: float) -> list[str]:
+    bits = kl / math.log(2)
+    mean = (
+        ""
+        if context.baseline is None
+        else f" (the mean image would cost {context.baseline:,.1f} on average)"
+    )
+    return [
+        f"Two costs are added up, in nats. The KL, for the first image {kl:.1f} nats or {bits:.1f} "
+        "bits, is how much the cloud says about this image beyond what the prior p(z) says of any. "
+        f"The reconstruction, {cost:,.1f} nats{mean}, is what is left to say of the pixels once z "
+        f"is known. Their sum, {cost + kl:,.1f} nats, is −ELBO: training makes it small on "
+        "average, so z keeps what saves more in the second than it costs in the first.",
+        "Because clouds are kept near the prior, a z drawn from the prior falls among them, and "
+        "decodes to a new image: the last row.",
+    ]

@@ -1,0 +1,40 @@
+"""What a chapter found, in one sentence with a number that was measured for it."""
+
+from sklearn.neighbors import KNeighborsClassifier
+
+from latens.report.context import ReportContext
+
+NEIGHBOURS = 10
+
+
+def reconstruction_finding(context: ReportContext) -> str:
+    """How much of the mean image's cost z saves."""
+    figures, base = context.run.figures, context.baseline
+    if not figures or base is None:
+        return ""
+    saved = base - figures["reconstruction"]
+    words = (
+        f"Knowing z saves {saved:,.0f} of the {base:,.0f} nats that the mean image alone costs on "
+        f"unseen images, and z itself costs {figures['kl']:,.1f}."
+    )
+    return words.replace("-", "−")
+
+
+def latent_space_finding(context: ReportContext) -> str:
+    """How often the neighbours in latent space tell the class, and how many dimensions are used."""
+    active = None if not context.run.figures else context.run.figures["active_units"]
+    words = "" if active is None else f"{active} of {context.dims} latent dimensions are in use."
+    labels = context.latents.labels
+    least = 2 * NEIGHBOURS * len(context.classes)
+    if labels is None or not context.classes or int((labels >= 0).sum()) < least:
+        return words
+    known = labels >= 0
+    z, y = context.latents.mean[known].numpy(), labels[known].numpy()
+    half = len(y) // 2
+    nearest = KNeighborsClassifier(NEIGHBOURS).fit(z[:half], y[:half])
+    chance = max((y == k).mean() for k in set(y.tolist()))
+    return (
+        f"{words} The {NEIGHBOURS} nearest of {half:,} other images in latent space tell the class "
+        f"of {nearest.score(z[half:], y[half:]):.0%} of test images; always naming the largest "
+        f"class would tell {chance:.0%}."
+    ).strip()
