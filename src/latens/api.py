@@ -1,5 +1,6 @@
 """What `import latens` offers, and what the commands do: train, resume, load, evaluate, show."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
 from latens.training.processes import Processes
 from latens.training.progress import comment
-from latens.training.setup import TrainingSetup, options_of_own, prepare, reopen
+from latens.training.setup import TrainingSetup, begin_again, options_of_own, prepare, reopen
 
 RUNS = Path("runs")
 
@@ -65,6 +66,8 @@ def train(
     config = TrainConfig.from_options(**options)
     path = Path(out) if out else next_path(RUNS, name_of(data), config.model.recipe)
     refuse_existing(path)
+    from latens.training.trainer import Collapsed
+
     with torch.random.fork_rng():
         setup = prepare(data, config, model, objective)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
@@ -72,7 +75,12 @@ def train(
         if processes.is_main:
             Run.create(path, setup.record())
         processes.wait()
-        return _fit(Run.open(path), setup, processes)
+        try:
+            return _fit(Run.open(path), setup, processes)
+        except Collapsed as collapsed:
+            setup = begin_again(setup, collapsed.seconds)
+            shutil.rmtree(path)
+            return _fit(Run.create(path, setup.record()), setup, processes)
 
 
 def resume(path: str | Path, data: Any = None) -> Run:

@@ -45,7 +45,7 @@ def test_the_widest_that_sees_all_images_often_enough(photographs, monkeypatch, 
 
 @pytest.mark.parametrize(
     "options",
-    [{"channels": 24}, {"epochs": 1, "minutes": None}, {"recipe": "mlp"}, {"latent_map": 2}],
+    [{"epochs": 1, "minutes": None}, {"recipe": "mlp"}, {"latent_map": 2}],
 )
 def test_what_is_chosen_is_left_alone(photographs, monkeypatch, options):
     assert chosen(photographs, monkeypatch, {}, **options) == (options.get("channels"), [])
@@ -80,3 +80,48 @@ def test_steps_are_timed_and_leave_no_trace(photographs):
     found = sizing._images_per_second(config, photographs, latens.ELBO(), setup.build_model)
     assert found > 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_too_little_time_is_told_before_the_first_step(photographs, monkeypatch, capsys):
+    assert chosen(photographs, monkeypatch, {24: 2}, channels=24) == (24, [24])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 minutes hold about 96 of the 162 images: --minutes 2 would show each" in told
+    assert "--size 8x8 about four times as many" in told
+
+
+def test_a_network_beyond_the_memory_is_refused_before_it_is_made(photographs, monkeypatch):
+    monkeypatch.setattr(sizing, "_memory", lambda: 10**9)
+    config = TrainConfig.from_options(recipe="mlp", hidden="100000,100000", epochs=1, device="cpu")
+    with pytest.raises(latens.LatensError, match=r"20,057,\d+,\d+ weights takes 481 GB"):
+        setup.prepare(photographs, config)
+
+
+def test_channels_that_no_level_has_are_refused(photographs):
+    with pytest.raises(latens.LatensError, match=r"channels is 100,000: no level .* than 256"):
+        setup.prepare(photographs, TrainConfig.from_options(channels=100_000, epochs=1))
+
+
+def test_a_collapsed_training_is_begun_again_in_the_time_left(photographs, monkeypatch, tmp_path):
+    """Once, with the remedy, and nothing of the first is left but the seconds it took."""
+    told = []
+
+    def has_collapsed(evaluation, dims):
+        told.append(evaluation.kl)
+        return True
+
+    monkeypatch.setattr("latens.evaluation.metrics.Evaluation.has_collapsed", has_collapsed)
+    small = {"channels": 4, "features": 8, "latent_dim": 2, "report": False, "film": False}
+    run = latens.train(photographs, minutes=0.05, out=tmp_path / "run", **small)
+    config = run.config
+    assert (config.objective.beta_warmup, config.run.seed) == (0.5, 1)
+    assert 0.01 < config.run.minutes < 0.04
+    assert run.metrics[0]["epoch"] == 1
+    assert run.metrics[-1]["seconds"] < 3.5
+    assert run.figures["images"] == 20
+    assert len(told) == 2, "when it was begun again, and in what is said at the end"
+
+
+@pytest.mark.parametrize("options", [{"beta_warmup": 0.1}, {"epochs": 2, "minutes": None}])
+def test_a_training_that_was_told_how_is_not_begun_again(photographs, options):
+    options = {"minutes": 1, "channels": 4, "features": 8} | options
+    assert not setup.prepare(photographs, TrainConfig.from_options(**options)).begins_again

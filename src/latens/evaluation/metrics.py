@@ -82,6 +82,10 @@ class Evaluation:
     split: str | None = None
     objective: dict[str, float] = field(default_factory=dict)
 
+    def has_collapsed(self, dims: int) -> bool:
+        """Whether hardly any of so many latent dimensions is in use."""
+        return self.active_units <= dims // 10
+
     def as_dict(self) -> dict[str, Any]:
         """The figures, JSON-ready."""
         figures = asdict(self)

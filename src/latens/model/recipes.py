@@ -21,7 +21,7 @@ from latens.model.networks import (
     LabelEmbedding,
     NoisyEncoder,
 )
-from latens.model.networks.conv import Geometry
+from latens.model.networks.conv import MOST_CHANNELS, Geometry
 from latens.model.parts import Decoder, Encoder, Likelihood, Posterior, Prior
 from latens.model.posteriors import default_posterior
 from latens.model.vae import VAE
@@ -149,6 +149,11 @@ class ModelSpec:
                 "leave it out"
             )
         known = {o for name in names for o in catalogue.find("network", name).options}
+        if self._given("network").get("channels", 0) > MOST_CHANNELS:
+            raise LatensError(
+                f"channels is {self._given('network')['channels']:,}: no level of the network has "
+                f"more than {MOST_CHANNELS}"
+            )
         for option in self._given("network"):
             if option not in known:
                 raise LatensError(

@@ -83,7 +83,7 @@ def comment(
     Args:
         dims: how many latent dimensions there are.
     """
-    if evaluation.active_units <= dims // 10:
+    if evaluation.has_collapsed(dims):
         remedy = "--beta-warmup 0.3, or a longer training"
         if config.model.has_fixed_scale:
             remedy = "--likelihood gaussian, which learns its σ, or --beta-warmup 0.3"

@@ -29,7 +29,7 @@ from latens.training.devices import (
 )
 from latens.training.objectives import Objective
 from latens.training.schedules import BetaSchedule, LearningRateSchedule
-from latens.training.sizing import fitted
+from latens.training.sizing import check_memory, fitted
 
 # What is taken where the user names none: so many images are seen, in so many epochs.
 AUTO_IMAGES = 300_000
@@ -43,6 +43,7 @@ START_IMAGES = 2_000  # from which parts set their first weights
 EXTREME, MOSTLY = 0.375, 0.8
 # Of β, where a fixed scale of the likelihood makes an image cost so little that the KL outweighs it
 FIXED_SCALE_WARMUP = 0.3
+REMEDY_WARMUP = 0.5  # after a collapse; it is cured with it, where it was seen
 CHECKED_IMAGES = 2  # that pass through model and objective before a training
 
 
@@ -56,6 +57,7 @@ class TrainingSetup:
         model: what is trained, in place.
         objective: what is minimised.
         command: the command line, or the call, that says the same.
+        begins_again: a training that has collapsed early in its time budget is begun again.
     """
 
     data: DataSet
@@ -63,6 +65,7 @@ class TrainingSetup:
     model: LatentModel
     objective: Objective
     command: str = ""
+    begins_again: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -161,6 +164,7 @@ def prepare(
         LatensError: data or options that cannot be used, or that do not fit together.
     """
     command = _command(data, config, model, objective)
+    begins_again = model is None and objective is None and _may_begin_again(config)
     if model is None:
         recipes.find(config.model.recipe)
         _refuse_own(config.model, "likelihood", "prior", "posterior")
@@ -169,6 +173,7 @@ def prepare(
     images = _load(data, config)
     config = resolve(config, images)
     if model is None:
+        check_memory(config, images, build_model)
         config = fitted(config, images, objective, build_model)
     torch.manual_seed(config.run.seed)
     model = model or build_model(config, images)
@@ -183,7 +188,37 @@ def prepare(
         model.start_from(few, _mean_image(images))
         if _may_collapse(config, model, images):
             model.start_narrow(few)
-    return TrainingSetup(images, config, model, objective, command)
+    begins_again = begins_again and config.run.devices == 1
+    return TrainingSetup(images, config, model, objective, command, begins_again)
+
+
+def begin_again(collapsed: TrainingSetup, seconds: float) -> TrainingSetup:
+    """A training for what is left of the time budget, with the remedy against collapse.
+
+    That is a longer warm-up of β, under which z is used before it is charged for, and other first
+    weights.
+
+    Args:
+        seconds: that the collapsed one took.
+    """
+    config, objective = collapsed.config, collapsed.objective
+    left = (config.run.minutes or 0.0) - seconds / 60
+    config = replaced(
+        config,
+        objective={"beta_warmup": REMEDY_WARMUP},
+        run={"minutes": round(left, 2), "seed": config.run.seed + 1},
+    )
+    note(
+        f"posterior collapse after {seconds:.0f} s: beginning again with --beta-warmup "
+        f"{REMEDY_WARMUP:g} --seed {config.run.seed} for the {left:.1f} minutes left"
+    )
+    return replace(prepare(collapsed.data, config, objective=objective), command=collapsed.command)
+
+
+def _may_begin_again(config: TrainConfig) -> bool:
+    """There is a time budget, a β, and no warm-up of it that the user has chosen."""
+    objective = config.objective
+    return bool(config.run.minutes) and objective.has_beta and objective.beta_warmup is None
 
 
 def _may_collapse(config: TrainConfig, model: LatentModel, data: DataSet) -> bool:

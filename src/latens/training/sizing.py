@@ -1,5 +1,7 @@
-"""How wide a network a time budget allows: the first steps of some are timed."""
+"""What fits: how wide a network a time budget allows, and whether one fits the memory."""
 
+import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -7,8 +9,9 @@ from collections.abc import Callable
 import torch
 
 from latens.config import TrainConfig, replaced
-from latens.console import note
+from latens.console import note, warn
 from latens.data import NAMES, DataSet
+from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
 from latens.training.objectives import Objective
 
@@ -16,6 +19,8 @@ CHANNELS = (32, 16, 8)  # of the finest level, from the default down
 STEPS, IMAGES = 2, 32  # that are timed, after a first step, and the images in each
 # A training goes through its images so often, or sees so many, before a wider network pays
 LEAST_EPOCHS, LEAST_IMAGES = 20, 300_000
+# Of a weight in float32: itself, its gradient, two moments of AdamW, its average, and that saved
+BYTES_OF_A_WEIGHT = 4 * 6
 OVERHEAD = 0.8  # of a budget is left for steps: validation, averages and checkpoints take the rest
 
 
@@ -39,15 +44,16 @@ def fitted(
         return config
     if config.model.latent_map or config.model.network == "mlp" or config.model.recipe == "mlp":
         return config
-    if "channels" in config.model.options:
-        return config
     wanted = min(LEAST_EPOCHS * len(data.train), LEAST_IMAGES)
+    chosen = config.model.options.get("channels")
+    widths = CHANNELS if chosen is None else (chosen,)
     tried: list[tuple[int, float]] = []  # channels, and the images seen with them
-    for channels in CHANNELS:
+    for channels in widths:
         speed = _images_per_second(_with_channels(config, channels), data, objective, build)
         tried.append((channels, OVERHEAD * 60 * minutes * speed))
         if tried[-1][1] >= wanted:
             break
+    _tell_of_too_little(tried[-1][1], data, minutes)
     if len(tried) == 1:
         return config
     (wider, fewer), (channels, seen) = tried[-2:]
@@ -56,6 +62,52 @@ def fitted(
         f"{_epochs(fewer, data)} with {wider}"
     )
     return _with_channels(config, channels)
+
+
+def _tell_of_too_little(seen: float, data: DataSet, minutes: float) -> None:
+    """Say before the first step where not every image will be seen, and what would let it."""
+    images = len(data.train)
+    if seen < images:
+        height, width = data.shape[1:]
+        warn(
+            f"{minutes:g} minutes hold about {seen:,.0f} of the {images:,} images: --minutes "
+            f"{math.ceil(minutes * images / max(seen, 1)):,} would show each of them once, or "
+            f"--size {max(8, height // 2)}x{max(8, width // 2)} about four times as many"
+        )
+
+
+def check_memory(
+    config: TrainConfig, data: DataSet, build: Callable[[TrainConfig, DataSet], LatentModel]
+) -> None:
+    """Refuse a network whose training cannot fit this machine's memory, before it is made.
+
+    Args:
+        config: resolved.
+        build: a model from a configuration.
+
+    Raises:
+        LatensError: too large a network.
+    """
+    memory = _memory()
+    if memory is None or config.run.device != "cpu":
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in build(config, data).parameters())
+    needed = weights * BYTES_OF_A_WEIGHT
+    if needed > memory:
+        raise LatensError(
+            f"a network of {weights:,} weights takes {needed / 1e9:,.0f} GB to train, and this "
+            f"machine has {memory / 1e9:,.0f} GB: choose a smaller --channels, --hidden, "
+            "--features or --size"
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of this machine; None where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _with_channels(config: TrainConfig, channels: int) -> TrainConfig:

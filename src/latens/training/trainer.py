@@ -30,11 +30,25 @@ CHECKPOINT_SECONDS = 30.0  # between full states
 # Between two readings of the metrics: steps where to read means to wait, for an accelerator or for
 # other processes, which must all read at once; elsewhere seconds, for a step may take one
 SYNC_EVERY, SYNC_SECONDS = 20, 0.05
+# Of a time budget: before, z may still come into use; after, too little is left to begin again
+COLLAPSE_SHARES = (0.3, 0.6)
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
 
 
 class Diverged(LatensError):
     """The loss is no longer a number."""
+
+
+class Collapsed(LatensError):
+    """The posterior collapsed, and there is time to begin again.
+
+    Args:
+        seconds: that the training took so far.
+    """
+
+    def __init__(self, seconds: float):
+        super().__init__("posterior collapse")
+        self.seconds = seconds
 
 
 class Interrupted(Exception):
@@ -86,6 +100,7 @@ class Trainer:
 
         Raises:
             Diverged: the loss became NaN or infinite; the last good checkpoint is kept.
+            Collapsed: z is not used, there is time to begin again, and the setup allows it.
             Interrupted: Ctrl-C; the run is saved and can be loaded or resumed.
         """
         with _interrupts() as interrupted, self.bar.bar:
@@ -104,6 +119,7 @@ class Trainer:
                         break
             self._end_epoch()
             self._heed(interrupted)  # an epoch may be shorter than the way between two readings
+            self._check_collapse()
         if self.state.in_epoch:  # stopped when its time was up, in the middle of an epoch
             self._end_epoch()
         self._save()
@@ -205,6 +221,14 @@ class Trainer:
             self.run.add_metrics(row)
         state.begin_epoch()
         self.bar.epoch(row, last=self._finished())
+
+    def _check_collapse(self) -> None:
+        early, late = COLLAPSE_SHARES
+        if not self.setup.begins_again or not early <= self.share() <= late:
+            return
+        dims = math.prod(self.setup.model.latent_shape)
+        if self.evaluation is not None and self.evaluation.has_collapsed(dims):
+            raise Collapsed(self.state.seconds)
 
     # ---- what is measured --------------------------------------------------------------------
 
