@@ -122,7 +122,7 @@ def train(
     Parameters
     ----------
     data
-        A data set by name (see `latens data`), a folder of images, a .npy or a .npz.
+        A data set by name (see `latens data`), a folder of images or IDX files, a .npy or a .npz.
     out
         The run directory, which must not exist yet; none: runs/DATA-RECIPE-NUMBER.
     resume
@@ -536,7 +536,9 @@ def data() -> None:
 
     for name, about in NAMES.items():
         print(f"{name:<16} {about}")
-    print(f"{'PATH':<16} a folder of images (sub-folders are classes), a .npy or a .npz")
+    print(
+        f"{'PATH':<16} a folder of images (sub-folders are classes) or of IDX files, a .npy, a .npz"
+    )
     print(f"\nDownloads are kept in {data_folder()} (LATENS_DATA chooses another folder).")
 
 

@@ -191,3 +191,58 @@ def test_static_mnist_is_the_published_one():
     assert data.binary
     assert data.train.labels is None
     assert data.train.unit().mean().item() == pytest.approx(0.13056, abs=1e-5)
+
+
+# ---- folders of IDX files --------------------------------------------------------------------
+
+
+@pytest.fixture
+def clothes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 50), ("t10k", 20)):
+        x = rng.integers(0, 256, (count, 9, 8), dtype=np.uint8)
+        y = np.arange(count, dtype=np.uint8) % 4
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(idx(x))
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(
+            gzip.decompress(idx(y))
+        )  # as it is after unpacking
+    return tmp_path
+
+
+def test_a_folder_of_idx_files_is_read(clothes):
+    data = load_data(clothes)
+    assert data.sizes() == {"train": 45, "validation": 5, "test": 20}
+    assert (data.shape, data.classes) == ((1, 9, 8), ("0", "1", "2", "3"))
+    rng = np.random.default_rng(0)
+    rng.integers(0, 256, (50, 9, 8), dtype=np.uint8)
+    expected = rng.integers(0, 256, (20, 9, 8), dtype=np.uint8)
+    assert np.array_equal(data.test.pixels[:, 0].numpy(), expected)
+    assert data.test.labels.tolist() == [i % 4 for i in range(20)]
+
+
+def test_without_test_files_some_are_held_out(clothes):
+    for path in clothes.glob("t10k*"):
+        path.unlink()
+    assert load_data(clothes).sizes() == {"train": 41, "validation": 4, "test": 5}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("train-labels-idx1-ubyte", None, "no train-labels-idx1-ubyte.gz: add it"),
+        ("train-labels-idx1-ubyte", b"\0\0", "truncated or no IDX file of labels"),
+        (
+            "train-labels-idx1-ubyte",
+            gzip.decompress(idx(np.zeros(3, np.uint8))),
+            "50 images in .* 3 labels",
+        ),
+        ("t10k-images-idx3-ubyte.gz", b"\x1f\x8bno", "truncated or no IDX file of images"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x0d\3" + bytes(12)), "no IDX file"),
+    ],
+)
+def test_damaged_idx_files_are_named(clothes, file, content, told):
+    (clothes / file).unlink()
+    if content is not None:
+        (clothes / file).write_bytes(content)
+    with pytest.raises(LatensError, match=told):
+        load_data(clothes)

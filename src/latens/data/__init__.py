@@ -25,7 +25,7 @@ from latens.data.images import (
     unit_pixels,
 )
 from latens.data.in_memory import THE_DATA, is_path, name_in_memory, read_in_memory
-from latens.data.sources import SOURCES, Raw, data_folder, read_source
+from latens.data.sources import SOURCES, Raw, data_folder, is_idx, read_idx_folder, read_source
 from latens.errors import LatensError, unknown
 
 __all__ = [
@@ -67,7 +67,7 @@ def load_data(
     skip_bad: bool = False,
     strict: bool = False,
 ) -> DataSet:
-    """A data set by name, from a folder of images, a `.npy` or a `.npz`, or from Python objects.
+    """A data set by name, from a folder of images or of IDX files, a `.npy`, a `.npz`, or Python.
 
     Args:
         data: a name of `SOURCES`; a path; or images in memory: a numpy array or a tensor (uint8,
@@ -236,6 +236,10 @@ def _read(data: Any, target: Target, names: tuple[str, ...] = ()) -> tuple[Raw, 
     if name == CELEBA or is_celeba(path):
         faces = replace(target, size=target.size or SIZE, channels=target.channels or 3, crop=CROP)
         return read_celeba(path, faces), 0
+    if is_idx(path):
+        if not own_size:
+            raise LatensError(f"--size and --grey are for folders of images: {data} has its own")
+        return read_idx_folder(path), 0
     if path.is_dir():
         return read_folder(path, target), 0
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from latens.data.images import Images
 from latens.errors import LatensError, unknown
 
 DIGITS = tuple("0123456789")
+UNSIGNED_BYTES = 0x08  # the type of the values of an IDX file
 IDX_FILES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -126,16 +128,66 @@ def _images(pixels: np.ndarray, labels: np.ndarray | None = None) -> Images:
     )
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    """An array in the IDX format: two zeros, type, rank, big-endian sizes, then the values."""
-    content = gzip.decompress(path.read_bytes())
-    rank = content[3]
-    shape = np.frombuffer(content, ">i4", count=rank, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+def _read_idx(path: Path, rank: int) -> np.ndarray:
+    """An array in the IDX format: two zeros, type, rank, big-endian sizes, then the values.
+
+    Raises:
+        LatensError: a damaged file, or one of another format.
+    """
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        shape = np.frombuffer(content, ">i4", count=rank, offset=4)
+        if content[:4] != bytes((0, 0, UNSIGNED_BYTES, rank)):
+            raise ValueError
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        what = "images" if rank == 3 else "labels"
+        raise LatensError(f"{path} is truncated or no IDX file of {what}") from error
+
+
+def is_idx(path: Path) -> bool:
+    """Whether a folder holds images in the files of MNIST and Fashion-MNIST, gzipped or not."""
+    return any((path / name).is_file() for name in _variants(IDX_FILES[0]))
+
+
+def read_idx_folder(path: Path) -> Raw:
+    """The images and labels of such a folder; its test files may be missing.
+
+    Raises:
+        LatensError: a file that is missing or cannot be read, or labels of another number.
+    """
+    splits, highest = [], 0
+    for images_file, labels_file in (IDX_FILES[:2], IDX_FILES[2:]):
+        paths = [_found(path, images_file), _found(path, labels_file)]
+        if paths == [None, None] and splits:
+            break
+        if paths[0] is None or paths[1] is None:
+            missing = images_file if paths[0] is None else labels_file
+            raise LatensError(f"{path} holds IDX files and no {missing}: add it")
+        x, y = _read_idx(paths[0], 3), _read_idx(paths[1], 1)
+        if len(x) != len(y):
+            raise LatensError(f"{path}: {len(x)} images in {paths[0].name}, and {len(y)} labels")
+        highest = max(highest, int(y.max(initial=0)))
+        splits.append(_images(x, y))
+    test = splits[1] if len(splits) > 1 else None
+    return Raw(splits[0], test=test, classes=tuple(map(str, range(highest + 1))))
+
+
+def _variants(name: str) -> tuple[str, str]:
+    return name, name.removesuffix(".gz")
+
+
+def _found(folder: Path, name: str) -> Path | None:
+    paths = (folder / variant for variant in _variants(name))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _idx(source: Source) -> Raw:
-    train_x, train_y, test_x, test_y = (_read_idx(fetch(source, file)) for file in IDX_FILES)
+    train_x, train_y, test_x, test_y = (
+        _read_idx(fetch(source, file), rank)
+        for file, rank in zip(IDX_FILES, (3, 1, 3, 1), strict=True)
+    )
     return Raw(_images(train_x, train_y), test=_images(test_x, test_y), classes=source.classes)
 
 
