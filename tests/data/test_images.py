@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latens import Images, LatensError, load_data
-from latens.data.images import DataSet, binarise, hold_out, jittered, keep_labels
+from latens.data.images import DataSet, binarise, hold_out, jittered, keep_labels, mirrored
 
 
 def grey(n=30, seed=0):
@@ -178,6 +178,16 @@ def test_jitter_moves_the_border_linearly_too_and_none_moves_nothing():
     centre = (moved.sum((1, 3)) * torch.arange(33.0)).sum(1) / moved.sum((1, 2, 3)) - 16
     expected = 0.5 * (1 + (13.5 / 16.5) ** 2) ** 0.5  # shift, and what is linear
     assert centre.std().item() == pytest.approx(expected, rel=0.07)
+
+
+def test_half_of_the_images_are_mirrored():
+    torch.manual_seed(0)
+    x = torch.rand(400, 3, 4, 5)
+    found = mirrored(x)
+    same = (found == x).flatten(1).all(1)
+    turned = (found == x.flip(-1)).flatten(1).all(1)
+    assert (same ^ turned).all()
+    assert 0.4 < turned.double().mean() < 0.6
 
 
 def test_jitter_of_no_images_is_none():

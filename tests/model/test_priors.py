@@ -6,6 +6,7 @@ from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
 import latens
 from latens import LatensError
+from latens.model import priors
 
 SHAPE = (1, 8, 8)
 
@@ -241,3 +242,20 @@ def test_a_flow_learns_and_is_saved(tmp_path):
 def test_a_flow_without_a_layer_is_refused():
     with pytest.raises(LatensError, match="transforms is 0"):
         latens.FlowPrior((3,), transforms=0)
+
+
+@pytest.mark.parametrize("dims", [2, 10, 200])
+def test_a_mixture_starts_near_the_unit_gaussian_with_all_components_in_use(dims):
+    """Of 200 dimensions one component held everything, and samples came from the others."""
+    torch.manual_seed(0)
+    prior = priors.GaussianMixture((dims,), 50)
+    p = prior(lambda x: None)
+    z = p.sample((4000,))
+    assert z.var(0).mean() == pytest.approx(1, abs=0.08)
+    z = torch.randn(4000, dims)
+    parts = torch.distributions.Independent(
+        torch.distributions.Normal(prior.mean, prior.log_scale.exp()), 1
+    )
+    shares = parts.log_prob(z[:, None]).softmax(1).mean(0)
+    assert shares.max() < 0.2
+    assert (-(shares * shares.log()).sum()).exp() > 15, "as many as 15 equal ones"

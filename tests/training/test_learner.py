@@ -129,6 +129,17 @@ def test_jitter_reaches_the_images(digits):
     assert seen[0].shape == pixels.shape
 
 
+def test_mirrored_images_reach_the_encoder(digits):
+    pixels, seen = digits.train.take(slice(0, 40)).pixels, []
+    t = learner(digits, mirror=True)
+    t.model.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    t.loss(pixels, None, 40)
+    x = pixels.float() / 255
+    same = (seen[0] == x).flatten(1).all(1)
+    assert 5 < same.sum() < 35
+    assert torch.equal(seen[0][~same], x.flip(-1)[~same])
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_weights_of_the_loss_move_without_being_rounded(digits, precision):
     t = learner(digits, precision=precision)

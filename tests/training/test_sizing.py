@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import latens
 from latens.config import TrainConfig, replaced
@@ -125,3 +126,28 @@ def test_a_collapsed_training_is_begun_again_in_the_time_left(photographs, monke
 def test_a_training_that_was_told_how_is_not_begun_again(photographs, options):
     options = {"minutes": 1, "channels": 4, "features": 8} | options
     assert not setup.prepare(photographs, TrainConfig.from_options(**options)).begins_again
+
+
+@pytest.mark.parametrize(
+    ("options", "threatened"),
+    [
+        ({"recipe": "unet", "channels": 4}, True),
+        ({"recipe": "conv", "channels": 4, "likelihood": "mse"}, True),
+        ({"recipe": "conditional", "channels": 4, "likelihood": "mse"}, True),
+        ({"recipe": "beta", "channels": 4}, True),
+        ({"recipe": "conv", "channels": 4}, False),
+        ({"recipe": "unet", "channels": 4, "latent_dim": 20}, False),
+    ],
+)
+def test_a_decoder_starts_quiet_where_collapse_threatens(digits, options, threatened):
+    options = {"latent_dim": 2, "features": 8, "epochs": 1} | options
+    prepared = setup.prepare(digits, TrainConfig.from_options(**options))
+    z = torch.randn(200, prepared.model.latent_shape[0])
+    y = digits.train.labels[:200]
+    varies = prepared.model.decoder(z, y).std(0).mean()
+    assert (varies < 0.02) == threatened
+    spread = prepared.model.encode(digits.train.unit()[:200], y).stddev.mean()
+    assert (spread < 0.2) == threatened
+    fixed = options.get("likelihood") == "mse"
+    expected = 0.3 if fixed else 0.1 if options["recipe"] == "unet" else 0.0
+    assert prepared.config.objective.beta_warmup == expected

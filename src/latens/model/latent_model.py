@@ -87,11 +87,11 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
     def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
         """`n` times z ~ p(z), or one z ~ p(z|y) for each label."""
 
-    def start_narrow(self, images: Float[Tensor, "N C H W"]) -> None:
-        """Start with a narrow q(z|x) whose means tell these images apart; once, before a training.
+    def prevent_collapse(self, images: Float[Tensor, "N C H W"]) -> None:
+        """Start where z is of use at once, with a q(z|x) that tells these images apart.
 
         Started near N(0, I), z is mostly noise in a decoder's first steps, which may learn to do
-        without it and stay so. Does nothing unless defined.
+        without it and stay so. Called once, before a training. Does nothing unless defined.
         """
 
     # ---- using a trained model ---------------------------------------------------------------

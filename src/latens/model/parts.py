@@ -130,6 +130,9 @@ class Decoder(Part):
     image_shape: tuple[int, int, int]
     out_channels: int
 
+    def start_quiet(self) -> None:
+        """Start with outputs near zero, whatever z is; see `VAE`. Does nothing unless defined."""
+
 
 class Likelihood(Part, ABC):
     """`[*N, P, H, W] -> p(x|z)`, batch `[*N]`, event `[C, H, W]`."""

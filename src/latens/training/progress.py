@@ -84,9 +84,11 @@ def comment(
         dims: how many latent dimensions there are.
     """
     if evaluation.has_collapsed(dims):
-        remedy = "--beta-warmup 0.3, or a longer training"
+        remedy = "a longer training, or --beta-warmup 0.5"
         if config.model.has_fixed_scale:
-            remedy = "--likelihood gaussian, which learns its σ, or --beta-warmup 0.3"
+            remedy = "--likelihood gaussian, which learns its σ, or --beta-warmup 0.5"
+        if config.objective.options.get("beta", 1.0) > 1:
+            remedy = "a smaller --beta"
         warn(
             f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "
             f"use, and images hardly differ. Try {remedy}"

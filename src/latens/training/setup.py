@@ -187,7 +187,7 @@ def prepare(
         few = _some_images(images.train, config.run.seed)
         model.start_from(few, _mean_image(images))
         if _may_collapse(config, model, images):
-            model.start_narrow(few)
+            model.prevent_collapse(few)
     begins_again = begins_again and config.run.devices == 1
     return TrainingSetup(images, config, model, objective, command, begins_again)
 

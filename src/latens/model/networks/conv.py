@@ -20,6 +20,7 @@ from latens.model.parts import Decoder, Encoder
 LEAST_SIDE = 8  # pixels; below it nothing is left to convolve after one halving
 COARSEST_SIDE = 7  # the resolution at which the networks aim to become vectors
 MOST_CHANNELS = 256
+QUIET = 0.01  # of the first outputs of a decoder that must not start as noise
 
 
 class Geometry:
@@ -93,6 +94,13 @@ def up_levels(geometry: Geometry, out_channels: int, blocks: int) -> nn.ModuleLi
         )
         for incoming, outgoing in pairwise(widths)
     )
+
+
+def scale_down(layers: nn.Module) -> None:
+    """Scale the output of the last convolution among these layers by `QUIET`."""
+    last = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)][-1]
+    for parameter in last.parameters():
+        parameter.data.mul_(QUIET)
 
 
 class ConvEncoder(Encoder, name="conv"):
@@ -181,6 +189,10 @@ class ConvDecoder(Decoder, name="conv"):
         self.input = layers((latent_dim, *[features] * depth, math.prod(self._coarse)))
         self.levels = up_levels(geometry, self.out_channels, blocks)
 
+    def start_quiet(self) -> None:
+        """Scale the last convolution down."""
+        scale_down(self.levels[-1])
+
     def forward(
         self, z: Float[Tensor, "N D"], y: Int[Tensor, "N *A"] | None = None
     ) -> Float[Tensor, "N P H W"]:
@@ -261,6 +273,10 @@ class ConvMapDecoder(Decoder):
             )
         self.input = nn.Conv2d(self.latent_shape[0], geometry.channels[-1], 3, padding=1)
         self.levels = up_levels(geometry, self.out_channels, blocks)
+
+    def start_quiet(self) -> None:
+        """Scale the last convolution down."""
+        scale_down(self.levels[-1])
 
     def forward(
         self, z: Float[Tensor, "N D h w"], y: Int[Tensor, "N *A"] | None = None

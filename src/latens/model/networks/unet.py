@@ -12,13 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from latens.model.networks.conv import Geometry, ResidualBlock
-from latens.model.networks.mlp import check_sizes, kaiming_init, layers
+from latens.model.networks.conv import Geometry, ResidualBlock, scale_down
+from latens.model.networks.mlp import OUTPUT_GAIN, check_sizes, kaiming_init, layers
 from latens.model.parts import Decoder, Encoder
-
-# With more the decoder is noise at first, which it learns to silence by dead ReLUs: it then does
-# without z (seen under Gaussians, whose pixels have small units).
-OUTPUT_GAIN = 0.01
 
 
 class ConvBlock(nn.Sequential):
@@ -157,6 +153,10 @@ class UNetDecoder(Decoder, name="unet"):
         self.output_projection = nn.Sequential(last, nn.PixelShuffle(2))
         _start(self)
         last.weight.data.mul_(OUTPUT_GAIN)
+
+    def start_quiet(self) -> None:
+        """Scale the last convolution down."""
+        scale_down(self.output_projection)
 
     def forward(
         self, z: Float[Tensor, "N D"], y: Int[Tensor, "N *A"] | None = None
