@@ -79,6 +79,7 @@ def explorer_of(
         "networks": {name: program.as_json() for name, program in networks.items()},
         "missing": missing,
         "words": _words(context, len(images), networks, missing),
+        "ranked": context.ranked_by,
         "dims": [[d, context.dim_names[d]] for d in ranked],
         "unit": context.unit_prior,
     }
@@ -117,9 +118,6 @@ def _words(
 ) -> str:
     """What is to be known of the points, the sliders and the networks."""
     said = [f"{count:,} test images at their mean z."]
-    if context.unit_prior:
-        section = ", of which the plane is a section" if context.dims > 2 else ""
-        said.append(f"Dashed: the prior at 1, 2 and 3 σ{section}.")
     if context.dims > SLIDERS:
         said.append(
             f"The sliders are {SLIDERS} of {context.dims} latent dimensions, those of the largest "

@@ -84,6 +84,13 @@ def _after(context: ReportContext, cost: float, kl: float) -> list[str]:
         f"The reconstruction, {cost:,.1f} nats{mean}, is what is left to say of the pixels once z "
         f"is known. Their sum, {cost + kl:,.1f} nats, is −ELBO: training makes it small on "
         "average, so z keeps what saves more in the second than it costs in the first.",
+        "In words that the rest of this page uses: a nat is a unit of information, 1.44 bits. The "
+        "prior p(z) is where z is expected before any image is seen"
+        f"{', here a Gaussian of mean 0 and σ 1' if context.unit_prior else ''}. The aggregated "
+        "posterior is where the clouds of all images lie together; where it leaves a hole in the "
+        "prior, samples look like nothing. The posterior has collapsed where every image gets the "
+        "prior itself for its cloud, and z says nothing. β weighs the KL in training. The mean "
+        "image is what a model would draw that knows nothing of the image.",
         "Because clouds are kept near the prior, a z drawn from the prior falls among them, and "
         "decodes to a new image: the last row.",
     ]

@@ -75,6 +75,8 @@ def render(
         baselines: what to compare a figure with, in words, by the figure's name.
     """
     rows, record = run.metrics, run.record
+    for chapter in chapters:
+        chapter.note = chapter.note.replace(str(run.path), run.name)
     options = {name: _without_folders(value) for name, value in record["options"].items()}
     return page(
         "report.html.j2",

@@ -96,7 +96,7 @@ if (root) {
       if (i === undefined) return;
       thumbnail(canvas, i, 64);
       canvas.setAttribute("aria-label", `Test image${nameOf(i) === undefined ? "" : ` of ${nameOf(i)}`}`);
-      words.textContent = [nameOf(i), `at ${number(Math.sqrt(distance[i]))}`].filter((w) => w !== undefined).join(" · ");
+      words.textContent = [nameOf(i), `distance ${number(Math.sqrt(distance[i]))}`].filter((w) => w !== undefined).join(", ");
     });
     part("told").textContent = `nearest: ${near.map(({ words }) => words.textContent).join(", ")}`;
   }
@@ -172,7 +172,8 @@ if (root) {
       context.fill();
     }
     context.globalAlpha = 1;
-    if (view.kind !== "map") names(context);
+    const pixels = places.map((place) => [frame.x(place[0]), frame.y(place[1])]);
+    nameClasses(context, pixels, data.labels, data.names, state.alone);
     words(context, view);
     pointer(context, view, turn);
   }
@@ -200,26 +201,6 @@ if (root) {
       context.stroke();
       context.fillText(`PC ${d + 1}`, frame.x(end[0]), frame.y(end[1]));
     });
-  }
-  // The name of each class at the median of its points: none is told by its colour alone
-  function names(context) {
-    context.font = `600 ${12 * devicePixelRatio}px system-ui`;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    data.names.slice(0, 20).forEach((name, k) => {
-      const own = places.filter((_, i) => data.labels[i] === k);
-      if (!own.length || (state.alone !== null && state.alone !== k)) return;
-      const median = (d) => own.map((p) => p[d]).sort((a, b) => a - b)[own.length >> 1];
-      const text = name.length > 14 ? `${name.slice(0, 13)}…` : name;
-      const [x, y] = [frame.x(median(0)), frame.y(median(1))];
-      context.lineWidth = 4 * devicePixelRatio;
-      context.strokeStyle = colourOf("--paper");
-      context.strokeText(text, x, y);
-      context.fillStyle = colourOf("--ink");
-      context.fillText(text, x, y);
-    });
-    context.textAlign = "start";
-    context.textBaseline = "alphabetic";
   }
   function words(context, view) {
     if (view.kind !== "linear") return;
@@ -368,10 +349,23 @@ if (root) {
   }
   const press = (box, pressed) => nodes("button", box).forEach((b, k) => b.setAttribute("aria-pressed", k === pressed));
 
+  const HINTS = {
+    linear: `Drag, or press the arrow keys: z moves along this plane${dims > 2 ? ", and stays as it is across it" : ""}.`,
+    turning: "Drag, or press the arrow keys, to turn the space. Double-click a point to go to it.",
+    map: "No z belongs to a place between the points here: dragging goes to the nearest point.",
+  };
+  function tellHint() {
+    const { kind } = views[state.view];
+    const circles = data.unit && kind === "linear" ? ` Dashed: the prior at 1, 2 and 3 σ${dims > 2 ? ", of which the plane is a section" : ""}.` : "";
+    part("hint").textContent = (data.networks.decode ? HINTS[kind] : "") + circles;
+  }
+  tellHint();
+
   if (views.length > 1) {
     views.forEach((view, k) => choice(part("views"), view.name, k === 0, () => {
       state.view = k;
       press(part("views"), k);
+      tellHint();
       hideTip();
       draw();
     }));

@@ -86,6 +86,27 @@ function shade(colour) {
   return `rgb(${parts.map((v) => Math.round(v + 0.42 * (255 - v))).join(",")})`;
 }
 
+// The name of each class at the median of its points: none is told by its colour alone
+function nameClasses(context, pixels, labels, names, alone) {
+  context.globalAlpha = 1;
+  context.font = `600 ${12 * devicePixelRatio}px system-ui`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  names.slice(0, 20).forEach((name, k) => {
+    const own = pixels.filter((_, i) => labels[i] === k);
+    if (!own.length || (alone !== null && alone !== k)) return;
+    const median = (d) => own.map((p) => p[d]).sort((a, b) => a - b)[own.length >> 1];
+    const text = name.length > 14 ? `${name.slice(0, 13)}…` : name;
+    context.lineWidth = 4 * devicePixelRatio;
+    context.strokeStyle = colourOf("--paper");
+    context.strokeText(text, median(0), median(1));
+    context.fillStyle = colourOf("--ink");
+    context.fillText(text, median(0), median(1));
+  });
+  context.textAlign = "start";
+  context.textBaseline = "alphabetic";
+}
+
 // The latent plane of a training: points of each frame, in the same limits
 function latentFilm(figure, data) {
   const canvas = figure.querySelector("canvas");
@@ -109,16 +130,25 @@ function latentFilm(figure, data) {
       }
       context.setLineDash([]);
     }
-    const alone = document.body.dataset.alone;
+    const alone = "alone" in document.body.dataset ? Number(document.body.dataset.alone) : null;
     const at = points[frame];
+    const pixels = [];
     for (let i = 0; i < at.length / 2; i++) {
       const label = data.labels[i];
-      context.globalAlpha = alone === undefined || Number(alone) === label ? 0.8 : 0.07;
+      context.globalAlpha = alone === null || alone === label ? 0.8 : 0.07;
       context.fillStyle = label < 0 ? colourOf("--mark") : shade(data.colours[label % data.colours.length]);
       context.beginPath();
-      context.arc(...place(at[2 * i], at[2 * i + 1]), 2.6 * devicePixelRatio, 0, 7);
+      pixels.push(place(at[2 * i], at[2 * i + 1]));
+      context.arc(...pixels[i], 2.6 * devicePixelRatio, 0, 7);
       context.fill();
     }
+    nameClasses(context, pixels, data.labels, data.names, alone);
+    context.font = `${11 * devicePixelRatio}px system-ui`;
+    context.fillStyle = colourOf("--soft");
+    context.fillText(`↑ ${data.axes[1]}`, 8 * devicePixelRatio, 16 * devicePixelRatio);
+    context.textAlign = "right";
+    context.fillText(`${data.axes[0]} →`, size - 8 * devicePixelRatio, size - 8 * devicePixelRatio);
+    context.textAlign = "start";
   }
   document.addEventListener("frame", ({ detail }) => {
     if (detail.group !== figure.dataset.film) return;

@@ -91,6 +91,8 @@ def _latent_film(context: ReportContext) -> Picture:
         "limits": [round(value, 3) for value in limits],
         "prior": None if prior is None else list(prior),
         "labels": [-1] * z.shape[1] if labels is None else labels.tolist(),
+        "names": list(context.classes),
+        "axes": list(axes),
         "colours": [colour_of(k) for k in range(len(context.classes))],
     }
     return replace(of, about=about)
