@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from latens import pictures
-from latens.data import Images
 from latens.evaluation.labels import IMAGES_AT_ONCE
 from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import class_list
@@ -45,20 +44,19 @@ def costliest(context: ReportContext) -> str:
 
 def _costliest(context: ReportContext) -> Picture:
     order = context.costs.argsort(descending=True)[:SHOWN]
-    shown = context.test.take(order.sort().values)
-    x, costs = shown.unit(), context.costs[order.sort().values]
-    again = context.vae.reconstruct(x, shown.labels)
-    rank = costs.argsort(descending=True)
-    words = [f"{cost:,.0f}".replace("-", "−") for cost in costs[rank].tolist()]
+    shown = context.test.take(order)
+    x = shown.unit()
+    words = [f"{cost:,.0f}".replace("-", "−") for cost in context.costs[order].tolist()]
     title = context.title("the costliest test images")
-    image = pictures.pairs(x[rank], again[rank], title, captions=words)
+    again = context.vae.reconstruct(x, shown.labels)
+    image = pictures.pairs(x, again, title, captions=words)
     return Picture(
         "costliest",
         [image],
         "The test images of the largest −ELBO, each above its reconstruction",
-        f"The {len(rank)} test images of the largest −ELBO, each above its reconstruction. Below "
+        f"The {len(x)} test images of the largest −ELBO, each above its reconstruction. Below "
         "each, its −ELBO in nats, by four z ~ q(z|x).",
-        classes=class_list(shown.take(rank)),
+        classes=class_list(shown),
     )
 
 
@@ -80,7 +78,7 @@ def _mistakes(context: ReportContext) -> Iterator[Picture]:
         f"{names[int(labels[i])]}, told {names[int(found[i])]}: {sure[i]:.0%}"
         for i in rows.tolist()
     ]
-    shown, known = _taken(context.test, rows), int((labels >= 0).sum())
+    shown, known = context.test.take(rows).unit(), int((labels >= 0).sum())
     title = context.title("confident mistakes")
     yield Picture(
         "mistakes",
@@ -91,12 +89,6 @@ def _mistakes(context: ReportContext) -> Iterator[Picture]:
         "the probability that it gives it.",
         classes=labels[rows].tolist(),
     )
-
-
-def _taken(images: Images, rows: Tensor) -> Float[Tensor, "N C H W"]:
-    """Images in an order of one's own, which `take` does not keep."""
-    order = rows.sort()
-    return images.take(order.values).unit()[order.indices.argsort()]
 
 
 @torch.no_grad()
@@ -128,8 +120,5 @@ def log_density_ratio(context: ReportContext, z: Float[Tensor, "N D"]) -> Float[
         q = vae.encode(batch.unit(), batch.labels)
         log_q = q.log_prob(z.unsqueeze(1))  # [N, B]
         total = torch.logaddexp(total, log_q.logsumexp(1))
-    return (
-        total
-        - math.log(len(images))
-        - vae.draw(images.take(slice(0, 1)).unit()).latents[0].p.log_prob(z)
-    )
+    prior = vae.draw(images.take(slice(0, 1)).unit()).latents[0].p
+    return total - math.log(len(images)) - prior.log_prob(z)

@@ -1,0 +1,61 @@
+"""Worst cases are the worst, by figures of the tests' own."""
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+import latens
+from latens.report.context import ReportContext
+from latens.report.sections.worst_cases import log_density_ratio, worst_cases
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("worst") / "run"
+    options = {"recipe": "semi_supervised", "network": "mlp", "hidden": "32", "latent_dim": 2}
+    return latens.train("digits", epochs=4, report=False, film=False, out=out, **options)
+
+
+def test_the_costliest_images_cost_most(run, digits):
+    context = ReportContext(run, digits)
+    shown = {picture.name: picture for picture in worst_cases(context)}
+    draw = run.vae.draw(digits.test.unit(), digits.test.labels, 300)
+    costs = (draw.kl - draw.log_px_z.mean(0)).detach()
+    told = [float(word) for word in shown["costliest"].frames[0].info["sheet"].captions]
+    assert told == sorted(told, reverse=True)
+    assert told == pytest.approx(costs.sort(descending=True).values[:16].tolist(), rel=0.15)
+    # and the first image shown is that of the largest cost
+    first = shown["costliest"].frames[0].info["sheet"].images[0, 0]
+    assert torch.equal(first, digits.test.unit()[context.costs.argmax()])
+
+
+def test_mistakes_are_mistakes_and_the_surest_come_first(run, digits):
+    (picture,) = (p for p in worst_cases(ReportContext(run, digits)) if p.name == "mistakes")
+    p = run.vae.classify(run.vae.embed(digits.test.unit())).probs
+    labels = digits.test.labels
+    wrong = [i for i in range(len(labels)) if p[i].argmax() != labels[i]]
+    surest = sorted(wrong, key=lambda i: -p[i].max())[:16]
+    assert list(picture.classes) == labels[surest].tolist()
+    captions = picture.frames[0].info["sheet"].captions
+    assert (
+        captions[0]
+        == f"{labels[surest[0]]}, told {p[surest[0]].argmax()}: {p[surest[0]].max():.0%}"
+    )
+    assert f"wrong about {len(wrong)} of 179" in picture.caption
+
+
+def test_the_density_of_the_aggregated_posterior_is_that_of_its_parts(run, digits):
+    context = ReportContext(run, digits)
+    z = 2 * torch.randn(50, 2)
+    q = run.vae.encode(digits.test.unit())
+    parts = torch.stack(
+        [
+            Independent(Normal(m, s), 1).log_prob(z).exp()
+            for m, s in zip(q.mean, q.stddev, strict=True)
+        ]
+    ).double()
+    prior = Independent(Normal(torch.zeros(2), torch.ones(2)), 1).log_prob(z).exp()
+    expected = (parts.mean(0) / prior).log().float()
+    found = log_density_ratio(context, z).detach()
+    near = expected > -20
+    torch.testing.assert_close(found[near], expected[near], atol=1e-3, rtol=1e-3)
