@@ -87,11 +87,14 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
     def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
         """`n` times z ~ p(z), or one z ~ p(z|y) for each label."""
 
-    def prevent_collapse(self, images: Float[Tensor, "N C H W"]) -> None:
+    def prevent_collapse(self, images: Float[Tensor, "N C H W"], quiet: bool) -> None:
         """Start where z is of use at once, with a q(z|x) that tells these images apart.
 
         Started near N(0, I), z is mostly noise in a decoder's first steps, which may learn to do
         without it and stay so. Called once, before a training. Does nothing unless defined.
+
+        Args:
+            quiet: the decoder too starts with outputs that hardly depend on z.
         """
 
     # ---- using a trained model ---------------------------------------------------------------

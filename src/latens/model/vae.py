@@ -84,17 +84,20 @@ class VAE(LatentModel):
         self.is_fresh = False
 
     @torch.no_grad()
-    def prevent_collapse(self, images: Float[Tensor, "N C H W"]) -> None:
+    def prevent_collapse(self, images: Float[Tensor, "N C H W"], quiet: bool) -> None:
         """Start against collapse: a narrow posterior, and a decoder that is no noise.
 
         The means of the posterior tell some of the images apart. A decoder whose first outputs
-        vary at random with z learns to silence them, and then does without z.
+        vary at random with z may learn to silence them, and then does without z.
+
+        Args:
+            quiet: start the decoder so; where there is no danger, that costs a short training.
         """
         labels, few = self.label_embedding, images[:FEW_IMAGES]
         y = None if labels is None else labels.unknown(len(few))
         self.posterior.start_narrow(self.encoder(few, y))
         for part in self.decoder.modules():
-            if isinstance(part, Decoder):
+            if quiet and isinstance(part, Decoder):
                 part.start_quiet()
 
     # ---- drawing -----------------------------------------------------------------------------

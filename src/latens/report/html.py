@@ -197,14 +197,21 @@ def webp_url(image: Image.Image) -> str:
 # ---- pages -----------------------------------------------------------------------------------
 
 
-def page(template: str, chapters: Sequence[Chapter], scripts: Sequence[str], **content: Any) -> str:
+def page(
+    template: str,
+    chapters: Sequence[Chapter],
+    scripts: Sequence[str],
+    explorer: Mapping[str, Any] | None = None,
+    **content: Any,
+) -> str:
     """A page by a template of latens's, with the pictures of all chapters inside it.
 
     Args:
-        scripts: of the folder `templates`, each a function of its own.
+        scripts: of the folder `templates`, in their order.
+        explorer: what `explorer_of` gives.
     """
-    taken = sum(len(value) for value in content.values() if isinstance(value, Markup))
-    _embed((shown for chapter in chapters for shown in chapter.shown), LARGEST - taken)
+    data = Markup() if explorer is None else as_json(explorer)
+    _embed((shown for chapter in chapters for shown in chapter.shown), LARGEST - len(data))
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -216,6 +223,8 @@ def page(template: str, chapters: Sequence[Chapter], scripts: Sequence[str], **c
         style=Markup(asset("page.css")),  # noqa: S704 - ours
         script=Markup("\n".join(map(asset, scripts))),  # noqa: S704
         as_json=as_json,
+        explorer=explorer,
+        explorer_data=data,
         chapters=[chapter for chapter in chapters if chapter.shown],
         groups={
             shown.picture.group: shown.picture

@@ -91,8 +91,11 @@ def check_memory(
     memory = _memory()
     if memory is None or config.run.device != "cpu":
         return
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        weights = sum(parameter.numel() for parameter in build(config, data).parameters())
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            weights = sum(parameter.numel() for parameter in build(config, data).parameters())
+    except LatensError:  # a part that cannot be made without values, or an error told in a moment
+        return
     needed = weights * BYTES_OF_A_WEIGHT
     if needed > memory:
         raise LatensError(
