@@ -146,6 +146,15 @@ def test_snippets(page, tmp_path, monkeypatch):
     exec(compile(code, page, "exec"), {"__name__": page})
 
 
+def test_the_example_is_a_page_of_its_own():
+    """It can be put on any host: nothing is asked for, and its decoder is in it."""
+    text = (REPOSITORY / "docs" / "example.html").read_text("utf-8")
+    assert len(text) < 5_000_000
+    assert set(re.findall(r"https?://[^\"\s]+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert all(word in text for word in ('id="explorer-data"', 'data-player="training"', "weights"))
+
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (REPOSITORY / page).read_text("utf-8")
