@@ -154,7 +154,6 @@ def test_the_example_is_a_page_of_its_own():
     assert all(word in text for word in ('id="explorer-data"', 'data-player="training"', "weights"))
 
 
-
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (REPOSITORY / page).read_text("utf-8")

@@ -133,10 +133,11 @@ def test_digits_become_another_or_say_that_they_did_not(name):
     """In two dimensions some classes are nowhere the likeliest by far."""
     vae, judge = latens.load(name), shipped("mnist")
     test = latens.load_data("mnist").test
-    x = test.take(torch.randperm(len(test))[:300]).unit()
+    some = test.take(torch.randperm(len(test))[:300])
+    x, y = some.unit(), some.labels
     reached, right = [], []
     for label in range(10):
-        edit = towards_class(vae, x, str(label), steps=2)
+        edit = towards_class(vae, x, str(label), 2, y)
         reached.append(edit.reached)
         right.append(judge(edit.images[:, -1]) == label)
     reached, right = torch.cat(reached), torch.cat(right)

@@ -235,13 +235,22 @@ class Edit:
 
 
 @torch.no_grad()
-def towards_class(vae: LatentModel, x: Float[Tensor, "B C H W"], label: str, steps: int) -> Edit:
+def towards_class(
+    vae: LatentModel,
+    x: Float[Tensor, "B C H W"],
+    label: str,
+    steps: int,
+    y: Int64[Tensor, " B"] | None = None,
+) -> Edit:
     """Images on the way from what they are to another class, until it is reached.
 
     z moves by the difference of the two classes' means, which keeps what else an image is, and
     then towards the nearest Gaussian of the class's density; it stops where p(y|z) is 0.95. A
     conditional model, whose z is free of the class, is shown with each label in turn instead:
     its own, then the other.
+
+    Args:
+        y: the class of each image, where it is known; a conditional model finds it otherwise.
 
     Raises:
         LatensError: a class that does not exist, or a model that knows none.
@@ -251,7 +260,7 @@ def towards_class(vae: LatentModel, x: Float[Tensor, "B C H W"], label: str, ste
         raise LatensError("this model's images have attributes and no classes: use --attribute")
     index = statistics.index(label)
     x = x.to(vae.device)
-    own = likeliest_condition(vae, x)
+    own = likeliest_condition(vae, x) if y is None else y.to(vae.device)
     if own is not None and vae.decodes_labels:
         z = vae.embed(x, own)
         target = torch.full_like(own, index)
