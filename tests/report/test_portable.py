@@ -111,6 +111,17 @@ def test_what_a_page_cannot_run_is_refused():
         portable(layer, [(torch.rand(1, 4),)], 1.0, 10)
 
 
+def test_a_recording_that_is_not_the_network_is_refused():
+    """A branch is recorded as it was taken once."""
+
+    def network(x):
+        return x * 2 if float(x.numpy().sum()) > 0 else x * 3
+
+    inputs = [(torch.ones(1, 4),), (-torch.ones(1, 4),)]
+    with pytest.raises(LatensError, match="closely enough"):
+        portable(network, inputs, 1 / 255, 10_000)
+
+
 def test_steps_and_weights_that_nothing_needs_stay_behind():
     a, b = nn.Linear(3, 3), nn.Linear(3, 2)
     program = record(lambda x: (a(x), b(x))[1], torch.rand(1, 3))

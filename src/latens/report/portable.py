@@ -199,8 +199,8 @@ def _binary(name: str) -> Operation:
     def operation(
         r: _Recorder, args: Sequence[Any], kwargs: dict[str, Any], output: Tensor
     ) -> None:
-        if kwargs.get("alpha", 1) != 1:
-            raise LatensError("a page cannot run a sum with a factor")
+        if kwargs not in ({}, {"alpha": 1}):
+            raise LatensError(f"a page cannot run {name} with {', '.join(kwargs)}")
         r.step(name, args[:2], output)
 
     return operation
@@ -342,7 +342,8 @@ def portable(
         room: characters that its weights may take.
 
     Raises:
-        LatensError: a network that a page cannot run, or too large a one.
+        LatensError: a network that a page cannot run or whose recording does not compute what it
+            does, or too large a one.
     """
     program = record(network, *inputs[0])
     if program.products > MOST_PRODUCTS:
@@ -358,6 +359,8 @@ def portable(
         )
         if program.difference <= CLOSE * unit:
             break
+    if not program.difference <= CLOSE * unit:
+        raise LatensError("a page cannot compute this network closely enough")
     size = sum(len(pack(value, program.bits)[0]) for value in program.constants.values())
     if size * 4 / 3 > min(room, MOST_CHARACTERS):
         raise LatensError("the network is too large to travel with a page")
