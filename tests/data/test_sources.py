@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from latens import LatensError, load_data
+from latens.data import load_split
 from latens.data.sources import IDX_FILES, SOURCES, Source, _idx, fetch
 
 
@@ -218,6 +219,20 @@ def test_a_folder_of_idx_files_is_read(clothes):
     expected = rng.integers(0, 256, (20, 9, 8), dtype=np.uint8)
     assert np.array_equal(data.test.pixels[:, 0].numpy(), expected)
     assert data.test.labels.tolist() == [i % 4 for i in range(20)]
+
+
+def test_a_model_of_such_images_is_trained_measured_and_shown(clothes, run_latens, tmp_path):
+    run = tmp_path / "run"
+    words = ("--recipe", "mlp", "--hidden", "8", "--epochs", "1", "--no-report")
+    for command in (
+        ("train", clothes, *words, "--out", run),
+        ("evaluate", run),
+        ("reconstruct", run, "-n", "4", "--out", tmp_path / "pairs.png"),
+        ("report", run),
+    ):
+        done = run_latens(*map(str, command))
+        assert done.returncode == 0, done.stderr
+    assert load_split(clothes, None, (1, 9, 8)).pixels.shape == (20, 1, 9, 8)
 
 
 def test_without_test_files_some_are_held_out(clothes):

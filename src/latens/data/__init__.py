@@ -199,7 +199,8 @@ def load_split(
 
 def _can_be_resized(data: Any) -> bool:
     if is_path(data):
-        return str(data) == CELEBA or Path(data).expanduser().is_dir()
+        path = Path(data).expanduser()
+        return str(data) == CELEBA or (path.is_dir() and not is_idx(path))
     parts = data.values() if isinstance(data, Mapping) else [data]
     return not any(isinstance(part, Images) for part in parts)
 
@@ -237,9 +238,10 @@ def _read(data: Any, target: Target, names: tuple[str, ...] = ()) -> tuple[Raw, 
         faces = replace(target, size=target.size or SIZE, channels=target.channels or 3, crop=CROP)
         return read_celeba(path, faces), 0
     if is_idx(path):
-        if not own_size:
-            raise LatensError(f"--size and --grey are for folders of images: {data} has its own")
-        return read_idx_folder(path), 0
+        raw = read_idx_folder(path)
+        if target.size not in (None, raw.train.shape[1:]):
+            raise LatensError(f"--size is for folders of image files: {data} has its own")
+        return raw, 0
     if path.is_dir():
         return read_folder(path, target), 0
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
