@@ -27,6 +27,11 @@ NEEDS_DATA = pytest.param("docs/gallery.md", marks=pytest.mark.mnist)
 # Constants behind the pictures: see `quick`
 LESS = {
     "context.POINTS": 300,
+    "context.BASELINE_IMAGES": 50,
+    "context.COST_SAMPLES": 1,
+    "explorer.POINTS": 60,
+    "explorer.TRIED": 4,
+    "sections.worst_cases.TRIED": 200,
     "sections.transitions.CLASS_STEPS": 2,
     "sections.traversals.FILM_STEPS": 4,
     "sections.traversals.TRAVERSAL_STEPS": 5,

@@ -27,8 +27,10 @@ from latens.run.recording import Recording, read_recording
 
 SEED = 0  # of what is shown
 POINTS = 5_000  # test images on the latent plane
-COST_SAMPLES = 4  # of z for the cost of one image
-BASELINE_IMAGES = 1_000  # on which the mean image is tried
+# Values of all images that are decoded for the cost of each, and z for one of them at most
+COST_VALUES, COST_SAMPLES = 2**24, 4
+# On which the mean image is tried
+BASELINE_VALUES, BASELINE_IMAGES = 2**22, 1_000
 
 
 @dataclass(frozen=True)
@@ -163,14 +165,20 @@ class ReportContext:
         """A classifier independent of the model; None where there are no classes."""
         return judge_of(self.run, data=self.data)
 
+    @property
+    def cost_samples(self) -> int:
+        """How many z the cost of one image is averaged over, fewer of large images."""
+        values = len(self.test) * math.prod(self.vae.image_shape)
+        return max(1, min(COST_SAMPLES, COST_VALUES // max(1, values)))
+
     @cached_property
     def costs(self) -> Float[Tensor, " N"]:
-        """−ELBO of each of `test` by four z ~ q(z|x), in nats; always of the same z."""
+        """−ELBO of each of `test` by `cost_samples` z ~ q(z|x), in nats; always of the same z."""
         parts = []
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             for batch in self.test.batches(IMAGES_AT_ONCE):
-                draw = self.vae.draw(batch.unit(), batch.labels, COST_SAMPLES)
+                draw = self.vae.draw(batch.unit(), batch.labels, self.cost_samples)
                 parts.append((draw.kl - draw.log_px_z).mean(0))
         return torch.cat(parts)
 
@@ -184,7 +192,8 @@ class ReportContext:
         known = getattr(self.vae, "likelihood", None)
         if known is None:
             return None
-        x, train = self.test.take(slice(0, BASELINE_IMAGES)).unit(), self.data.train
+        count = min(BASELINE_IMAGES, max(1, BASELINE_VALUES // math.prod(self.vae.image_shape)))
+        x, train = self.test.take(slice(0, count)).unit(), self.data.train
         parameters = known.parameters_at(train.take(slice(0, POINTS)).unit().mean(0))
         likelihood = copy.deepcopy(known)
         scale = [parameter.requires_grad_() for parameter in likelihood.parameters()]

@@ -55,7 +55,7 @@ def _costliest(context: ReportContext) -> Picture:
         [image],
         "The test images of the largest −ELBO, each above its reconstruction",
         f"The {len(x)} test images of the largest −ELBO, each above its reconstruction. Below "
-        "each, its −ELBO in nats, by four z ~ q(z|x).",
+        f"each, its −ELBO in nats, by {context.cost_samples} z ~ q(z|x).",
         classes=class_list(shown),
     )
 
