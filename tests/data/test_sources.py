@@ -254,6 +254,7 @@ def test_without_test_files_some_are_held_out(clothes):
         ("t10k-images-idx3-ubyte.gz", b"\x1f\x8bno", "truncated or no IDX file of images"),
         ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x0d\3" + bytes(12)), "no IDX file"),
     ],
+    ids=["missing", "short", "other-count", "no-gzip", "other-type"],  # a gzip tells its time
 )
 def test_damaged_idx_files_are_named(clothes, file, content, told):
     (clothes / file).unlink()
