@@ -31,7 +31,6 @@ LESS = {
     "context.COST_SAMPLES": 1,
     "explorer.POINTS": 60,
     "explorer.TRIED": 4,
-    "sections.worst_cases.TRIED": 200,
     "sections.transitions.CLASS_STEPS": 2,
     "sections.traversals.FILM_STEPS": 4,
     "sections.traversals.TRAVERSAL_STEPS": 5,

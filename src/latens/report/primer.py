@@ -73,6 +73,7 @@ def _before(context: ReportContext, q: torch.distributions.Distribution) -> list
 
 def _after(context: ReportContext, cost: float, kl: float) -> list[str]:
     bits = kl / math.log(2)
+    beta = "β weighs the KL in training. " if context.run.config.objective.has_beta else ""
     mean = (
         ""
         if context.baseline is None
@@ -89,8 +90,8 @@ def _after(context: ReportContext, cost: float, kl: float) -> list[str]:
         f"{', here a Gaussian of mean 0 and σ 1' if context.unit_prior else ''}. The aggregated "
         "posterior is where the clouds of all images lie together; where it leaves a hole in the "
         "prior, samples look like nothing. The posterior has collapsed where every image gets the "
-        "prior itself for its cloud, and z says nothing. β weighs the KL in training. The mean "
-        "image is what a model would draw that knows nothing of the image.",
+        "prior itself for its cloud, and z says nothing. "
+        f"{beta}The mean image is what a model would draw that knows nothing of the image.",
         "Because clouds are kept near the prior, a z drawn from the prior falls among them, and "
         "decodes to a new image: the last row.",
     ]
