@@ -162,9 +162,7 @@ def _pixels(sheet: Sheet) -> UInt8[np.ndarray, "N H W 3"]:
 def _sprite(pixels: UInt8[np.ndarray, "F N H W 3"], sheet: Sheet, count: tuple[int, int]) -> Sprite:
     """A sprite of F frames of N images; those of a table without gaps are one image."""
     frames, n, height, width = pixels.shape[:4]
-    scale = max(1, math.ceil(sheet.least_side / max(height, width))) if n > 1 else 1
-    if n == 1 and max(height, width) < sheet.least_side:
-        scale = math.ceil(sheet.least_side / max(height, width))
+    scale = max(1, math.ceil(sheet.least_side / max(height, width)))
     side = height * scale, width * scale
     if sheet.is_table and not sheet.gap:
         rows, columns = count
