@@ -13,7 +13,7 @@ from latens.console import stderr
 from latens.data import IN_MEMORY, DataSet, Images, load_split, name_of, source_of
 from latens.errors import LatensError
 from latens.evaluation.labels import label_statistics, neighbour_accuracy
-from latens.evaluation.metrics import Evaluation
+from latens.evaluation.metrics import Evaluation, PosteriorName
 from latens.evaluation.metrics import evaluate as measure
 from latens.model.latent_model import LatentModel, load_model
 from latens.run.data import data_of
@@ -125,6 +125,8 @@ def evaluate(
     neighbours: int | None = None,
     refine: int = 0,
     precision: str = "float32",
+    posterior: PosteriorName = "encoder",
+    cells: int | None = None,
 ) -> Evaluation:
     """Measure a model on the data it was trained on, or on others.
 
@@ -142,9 +144,12 @@ def evaluate(
         refine: steps by which q(z|x) of each image is improved after the encoder; the gain is the
             amortisation gap (see `latens.evaluation.metrics.refined`).
         precision: of the networks: float32, bf16, or auto for bf16 where the processor has it.
+        posterior: which q(z|x) the figures are of: the encoder's, or for up to three latents
+            "grid", nearly the model's true posterior (see `latens.model.grid`).
+        cells: of the grid along each axis; None: 4,096 for one latent, 512 for two, 128 for three.
 
     Raises:
-        LatensError: model, data or split that cannot be used.
+        LatensError: model, data or split that cannot be used, or a grid over more latents.
     """
     check_seed(seed)
     run = None
@@ -155,7 +160,16 @@ def evaluate(
     if not isinstance(data, Images) and not _is_batch(data):
         data, split = _images_for(model, run, data, split)
     precision = resolve_precision(precision, model.device.type)
-    figures = measure(model, data, importance_samples, seed, refine=refine, precision=precision)
+    figures = measure(
+        model,
+        data,
+        importance_samples,
+        seed,
+        refine=refine,
+        precision=precision,
+        posterior=posterior,
+        cells=cells,
+    )
     figures = replace(figures, split=split)
     if neighbours is None:
         return figures

@@ -48,7 +48,11 @@ JudgeOption = Annotated[
     ),
 ]
 Temperature = Annotated[
-    float, Parameter(help="Factor on z, above 0; below 1 gives more typical images.")
+    str,
+    Parameter(
+        help="Factor on z, above 0; below 1 gives more typical images. Of a ladder one for all "
+        "levels, or one for each, such as 1,0.9,0.8."
+    ),
 ]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 
@@ -168,6 +172,8 @@ def evaluate(
     importance_samples: int | None = None,
     neighbours: int | None = None,
     refine: int = 0,
+    posterior: Literal["encoder", "grid"] = "encoder",
+    cells: int | None = None,
     seed: Seed = 0,
     device: DeviceOption = "auto",
     precision: Precision = "float32",
@@ -189,6 +195,11 @@ def evaluate(
     refine
         Steps by which q(z|x) of each image is improved after the encoder: the gain is what one
         encoder for all images loses, the amortisation gap.
+    posterior
+        Which q(z|x) the figures are of: the encoder's, or for up to three latents one tabulated on
+        a grid, which is nearly the model's true posterior.
+    cells
+        Of the grid along each axis; none: 4,096 for one latent, 512 for two, 128 for three.
     precision
         Of the networks: bf16 is faster, and may move the second decimal.
     as_json
@@ -197,7 +208,17 @@ def evaluate(
     from latens import api
 
     figures = api.evaluate(
-        run, data, split, importance_samples, seed, device, neighbours, refine, precision
+        run,
+        data,
+        split,
+        importance_samples,
+        seed,
+        device,
+        neighbours,
+        refine,
+        precision,
+        posterior,
+        cells,
     ).as_dict()
     figures |= {"run": str(run), "data": data}
     print(json.dumps(figures) if as_json else _table(figures))
@@ -212,7 +233,7 @@ def sample(
     label: str | None = None,
     with_labels: bool = False,
     out: Path = Path("samples.png"),
-    temperature: Temperature = 1.0,
+    temperature: Temperature = "1",
     density: Density = "mixture",
     confidence: Confidence = None,
     judge: JudgeOption = "auto",
@@ -246,6 +267,7 @@ def reconstruct(
     *,
     number: Annotated[int, Number] = 24,
     errors: bool = False,
+    levels: int | None = None,
     out: Path = Path("pairs.png"),
 ) -> None:
     """Show images with their reconstructions below, in one PNG.
@@ -258,12 +280,15 @@ def reconstruct(
         How many test images, where no files are given.
     errors
         Add below each pair where the two differ, from black to white.
+    levels
+        Of a ladder: how many levels, from the topmost on, keep the image's latents; the others are
+        sampled.
     out
         The PNG file.
     """
     from latens import commands
 
-    print(commands.reconstruction_picture(run, images or [], number, out, errors))
+    print(commands.reconstruction_picture(run, images or [], number, out, errors, levels))
 
 
 @app.command
@@ -348,7 +373,7 @@ def generate(
     number: Annotated[int, Number] = 1_000,
     out: Path,
     label: str | None = None,
-    temperature: Temperature = 1.0,
+    temperature: Temperature = "1",
     density: Density = "mixture",
     confidence: Confidence = None,
     judge: JudgeOption = "auto",
@@ -567,6 +592,10 @@ def _table(figures: dict[str, Any]) -> str:
         ("reconstruction", f"{figures['reconstruction']:.3f}", "nats per image, −E log p(x|z)"),
         ("kl", f"{figures['kl']:.3f}", "nats per image"),
     ]
+    levels = figures["kl_per_level"] or ()
+    rows += [
+        (f"kl of level {i}", f"{kl:.3f}", "nats per image") for i, kl in enumerate(levels, start=1)
+    ]
     if figures["nll"] is not None:
         error = figures["nll_stderr"]
         plus_minus = "" if error is None else f"± {error:.3f} "
@@ -582,6 +611,8 @@ def _table(figures: dict[str, Any]) -> str:
         if figures[name] is not None:
             what = {"accuracy": "of the classifier", "neighbour_accuracy": "of the nearest images"}
             rows.append((name.replace("_", " "), f"{figures[name]:.2%}", what[name]))
+    if figures["posterior"] != "encoder":
+        rows.append(("q(z|x)", "", figures["posterior"]))
     rows.append(("images", f"{figures['images']:,}", figures["split"] or f"of {figures['data']}"))
     rows.append(("time", f"{figures['seconds']:.1f}", "s"))
     return "\n".join(f"{name:<18} {value:>10}  {unit}".rstrip() for name, value, unit in rows)

@@ -47,7 +47,7 @@ def sample_picture(
     path: str | Path,
     number: int,
     out: Path,
-    temperature: float = 1.0,
+    temperature: float | str | Sequence[float] = 1.0,
     seed: int = 0,
     label: str | None = None,
     with_labels: bool = False,
@@ -70,12 +70,12 @@ def sample_picture(
     """
     check_seed(seed)
     _check_number(number)
-    _check_temperature(temperature)
+    temperatures = _temperatures(temperature)
     run = Run.open(path)
     _check_png(out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        samples = draw(run.vae, number, label, temperature, density, confidence)
+        samples = draw(run.vae, number, label, temperatures, density, confidence)
     captions = _captions(run, samples) if with_labels else ()
     what = "samples" if label is None else f"samples of {label}"
     title = f"{what} · {run.title}"
@@ -120,16 +120,23 @@ def _captions(run: Run, samples: Samples) -> list[str]:
 
 
 def reconstruction_picture(
-    path: str | Path, images: list[Path], number: int, out: Path, errors: bool = False
+    path: str | Path,
+    images: list[Path],
+    number: int,
+    out: Path,
+    errors: bool = False,
+    levels: int | None = None,
 ) -> Path:
     """Show images above their reconstructions in the PNG `out`; returns its path.
 
     Args:
         images: image files and folders of them; empty takes the first `number` test images.
         errors: add below each pair where the two differ.
+        levels: of a hierarchy, how many from the topmost on keep the image's latents; the others
+            are sampled.
 
     Raises:
-        LatensError: a run or images that cannot be used.
+        LatensError: a run, images or levels that cannot be used.
     """
     run = Run.open(path)
     _check_png(out)
@@ -140,8 +147,11 @@ def reconstruction_picture(
         shown = data_of(run).test.take(slice(0, number))
     x = shown.unit()
     y = likeliest_condition(run.vae, x) if shown.labels is None else shown.labels
-    again = run.vae.reconstruct(x, y)
-    title = f"reconstructions · {run.title}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of levels that are sampled
+        again = run.vae.reconstruct(x, y, levels)
+    kept = "" if levels is None else f", {levels} of {len(run.vae.level_shapes)} levels kept"
+    title = f"reconstructions{kept} · {run.title}"
     return _written(pictures.pairs(x, again, title, errors=errors), out)
 
 
@@ -260,7 +270,7 @@ def generate(
     out: Path,
     seed: int = 0,
     label: str | None = None,
-    temperature: float = 1.0,
+    temperature: float | str | Sequence[float] = 1.0,
     density: Density = "mixture",
     confidence: float | None = None,
     judge: str = "auto",
@@ -282,11 +292,11 @@ def generate(
     """
     check_seed(seed)
     _check_number(number)
-    _check_temperature(temperature)
+    temperatures = _temperatures(temperature)
     run = Run.open(path)
     if out.exists():
         raise LatensError(f"{out} exists already: choose another --out")
-    blocks = _in_blocks(run, number, label, temperature, density, confidence)
+    blocks = _in_blocks(run, number, label, temperatures, density, confidence)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         with torch.random.fork_rng(devices=[]):
@@ -358,7 +368,7 @@ def _in_blocks(
     run: Run,
     number: int,
     label: str | None,
-    temperature: float,
+    temperature: Sequence[float],
     density: Density,
     confidence: float | None,
 ) -> Iterator[Samples]:
@@ -401,9 +411,16 @@ def _check_number(number: int) -> None:
         raise LatensError(f"cannot make {number} images: ask for 1 or more")
 
 
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
+def _temperatures(temperature: float | str | Sequence[float]) -> list[float]:
+    """One, or one for each level of a hierarchy, from 0.7, "1,0.8" or [1, 0.8]."""
+    given = temperature.split(",") if isinstance(temperature, str) else temperature
+    try:
+        values = [float(value) for value in ([given] if isinstance(given, int | float) else given)]
+    except (TypeError, ValueError):
+        values = []
+    if not values or not all(0 < value < math.inf for value in values):
         raise LatensError(f"temperature is {temperature}: it must be a number above 0")
+    return values
 
 
 def _check_png(out: Path) -> None:

@@ -184,8 +184,15 @@ def test_the_kl_is_that_of_both_levels(x):
     error = difference.std(0) / math.sqrt(2000)
     assert ((difference.mean(0) - exact_kl(model, x)).abs() < 5 * error).all()
     figures = evaluate(model, x)
-    assert len(figures.kl_per_dim) == UPPER + LOWER
-    assert sum(figures.kl_per_dim) == pytest.approx(figures.kl, rel=1e-5)
+    assert len(figures.kl_per_dim) == UPPER
+    assert sum(figures.kl_per_level) == pytest.approx(figures.kl, rel=1e-5)
+    assert sum(figures.kl_per_dim) == pytest.approx(figures.kl_per_level[0], rel=1e-5)
+    repeats = np.array([evaluate(model, x, seed=seed).kl_per_level for seed in range(40)])
+    q2, p2 = model.encode(x), MultivariateNormal(torch.zeros(UPPER), torch.eye(UPPER))
+    exact_upper = kl_divergence(q2, p2).mean().item()
+    assert repeats[:, 0] == pytest.approx(exact_upper, rel=1e-4)  # in closed form
+    found, error = mean_and_error(repeats[:, 1])
+    assert abs(found - (exact_kl(model, x).mean().item() - exact_upper)) < 4 * error
     assert figures.active_units <= UPPER  # of what `embed` gives
 
 
@@ -248,7 +255,9 @@ def test_it_is_trained_as_any_model_is(tmp_path):
     run = latens.train(images, model=model, out=tmp_path / "run", **options)
     first, *_, last = run.metrics
     assert last["train"]["loss"] < first["train"]["loss"]
-    assert len(last["validation"]["kl_per_dim"]) == UPPER + LOWER
-    assert len(run.figures["kl_per_dim"]) == UPPER + LOWER
+    assert len(last["validation"]["kl_per_dim"]) == UPPER
+    assert len(last["validation"]["kl_per_level"]) == 2
+    assert len(run.figures["kl_per_dim"]) == UPPER
+    assert sum(run.figures["kl_per_level"]) == pytest.approx(run.figures["kl"], rel=1e-5)
     assert torch.equal(latens.load(run.path).upper.weight, run.vae.upper.weight)
     assert latens.evaluate(run, images).kl == pytest.approx(run.figures["kl"], abs=1e-4)

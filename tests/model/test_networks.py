@@ -18,7 +18,7 @@ from latens import (
     catalogue,
 )
 
-NETWORKS = [*catalogue.choices("network")]
+NETWORKS = [*catalogue.choices("decoder")]  # of a vector of latents
 SMALL = {
     "mlp": {"hidden": (8,)},
     "conv": {"channels": 4, "features": 8, "depth": 2},

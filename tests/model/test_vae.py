@@ -38,6 +38,7 @@ SMALL = {
     "mlp": {"hidden": (16,)},
     "conv": {"channels": 4, "features": 16},
     "unet": {"channels": 4, "features": 16},
+    "ladder": {"channels": 4},
 }
 
 
@@ -80,15 +81,18 @@ class TestContract:
     """Three classes are known of four images, and a fourth image has none."""
 
     def test_draw_has_the_documented_shapes(self, case):
-        draw = case.build().draw(torch.rand(4, *case.shape), LABELS["classes"], samples=3)
-        (latent,) = draw.latents
-        assert latent.z.shape == (3, 4, 5)
+        vae = case.build()
+        draw = vae.draw(torch.rand(4, *case.shape), LABELS["classes"], samples=3)
+        latent, *others = draw.latents
+        assert [level.z.shape for level in draw.latents] == [(3, 4, *z) for z in vae.level_shapes]
         for name in ("log_px_z", "log_pz", "log_qz_x", "log_weights"):
             assert getattr(draw, name).shape == (3, 4), name
         assert draw.kl.shape == (4,)
         if draw.kl_per_dim is not None:
-            assert draw.kl_per_dim.shape == (4, 5)
-        assert (latent.q.batch_shape, latent.q.event_shape) == ((4,), (5,))
+            assert draw.kl_per_dim.shape == (4, sum(map(math.prod, vae.level_shapes)))
+        assert (latent.q.batch_shape, latent.q.event_shape) == ((4,), vae.latent_shape)
+        assert all(level.q.batch_shape == level.p.batch_shape == (3, 4) for level in others)
+        assert case.recipe == "ladder" or vae.level_shapes == [(5,)]
 
     def test_every_parameter_gets_a_gradient(self, case):
         vae = case.build()

@@ -1,7 +1,7 @@
 """New images and edited ones, with labels: what to decode, and what it is called."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +49,7 @@ def draw(
     vae: LatentModel,
     number: int,
     label: str | int | None = None,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     density: Density = "mixture",
     confidence: float | None = None,
 ) -> Samples:
@@ -61,7 +61,8 @@ def draw(
 
     Args:
         label: a class or an attribute, by name or by its index.
-        temperature: z (its deviation from the mean of its Gaussian) is multiplied by it.
+        temperature: z (its deviation from the mean of its Gaussian) is multiplied by it; one for
+            all levels of a hierarchy, or one for each.
         density: of a class: a mixture of Gaussians, or N(μ, diag σ²). Of an attribute always the
             latter.
         confidence: the least p(y|z), from 0 to 1; z that fall short are drawn anew. None is 0.8
@@ -75,31 +76,38 @@ def draw(
         raise LatensError(f"confidence is {confidence}: a probability, from 0 to 1")
     if vae.label_embedding is not None:
         return _conditional(vae, number, label, temperature, confidence)
+    temperatures = vae.temperatures(temperature)
+    top = temperatures[0]
+
+    def images_of(z: Tensor) -> Tensor:
+        return vae.sample_given(z, None, temperatures)
+
     if label is None:
         return _confident(
-            vae, number, lambda n: temperature * vae.sample_prior(n), None, confidence or 0.0
+            vae, number, lambda n: top * vae.sample_prior(n), images_of, None, confidence or 0.0
         )
     statistics = LabelStatistics.of(vae)
     index = _index(statistics, label)
     densities = statistics.gaussians if density == "gaussian" else statistics.densities
 
     def propose(n: int) -> Tensor:
-        z = densities[index].sample(n, temperature)
+        z = densities[index].sample(n, top)
         return z.to(vae.device).unflatten(1, vae.latent_shape)
 
     if not statistics.exclusive:
         if confidence:
             raise LatensError("attributes overlap, so there is no confidence in one of them")
-        return Samples(vae.decode_images(propose(number)))
+        return Samples(images_of(propose(number)))
     default = CONFIDENCE if density == "mixture" else 0.0
-    return _confident(vae, number, propose, index, default if confidence is None else confidence)
+    confidence = default if confidence is None else confidence
+    return _confident(vae, number, propose, images_of, index, confidence)
 
 
 def _conditional(
     vae: LatentModel,
     number: int,
     label: str | int | None,
-    temperature: float,
+    temperature: float | Sequence[float],
     confidence: float | None,
 ) -> Samples:
     """Images of a conditional model, by labels that it is given."""
@@ -144,6 +152,7 @@ def _confident(
     vae: LatentModel,
     number: int,
     propose: Callable[[int], Tensor],
+    images_of: Callable[[Tensor], Tensor],
     index: int | None,
     confidence: float,
 ) -> Samples:
@@ -160,7 +169,7 @@ def _confident(
             raise LatensError(
                 "this model cannot tell the class of a sample: leave out --confidence"
             )
-        return Samples(vae.decode_images(z))
+        return Samples(images_of(z))
     p = class_probability(vae, z)
     while confidence and len(z) < PROPOSALS * number and _sure(p, index, confidence) < number:
         more = propose(max(number, LEAST_PROPOSALS))
@@ -168,12 +177,12 @@ def _confident(
     label = p.argmax(1) if index is None else torch.full((len(p),), index, device=p.device)
     own = p.gather(1, label[:, None])[:, 0]
     if not confidence:
-        return Samples(vae.decode_images(z), label, own)
+        return Samples(images_of(z), label, own)
     # Those that are sure enough in the order they came, then the others from the surest on
     order = torch.where(own >= confidence, 2.0, own).argsort(descending=True, stable=True)
     chosen = order[:number]
     unsure = int((own[chosen] < confidence).sum())
-    return Samples(vae.decode_images(z[chosen]), label[chosen], own[chosen], unsure)
+    return Samples(images_of(z[chosen]), label[chosen], own[chosen], unsure)
 
 
 def _sure(p: Float[Tensor, "N A"], index: int | None, confidence: float) -> int:

@@ -128,8 +128,12 @@ def embed_all(
 def label_statistics(
     vae: LatentModel, images: Images, names: Sequence[str], exclusive: bool
 ) -> LabelStatistics | None:
-    """Where the labels of `images` lie in latent space; None if there are none."""
-    if images.labels is None or not names:
+    """Where the labels of `images` lie in latent space; None if there are none.
+
+    None of a hierarchy too: what tells a class may be at any level, so that a density of the topmost
+    one would claim what the samples do not show.
+    """
+    if images.labels is None or not names or len(vae.level_shapes) > 1:
         return None
     mean, variance = embed_all(vae, images)
     y = images.labels

@@ -4,26 +4,33 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
+from latens.console import progress
 from latens.data import Images, unit_pixels
 from latens.errors import LatensError
 from latens.model.distributions import diagonal_normal
+from latens.model.grid import CELLS, Grid, GridPosterior, grid_posterior
 from latens.model.latent_model import LatentModel
 from latens.model.latents import Draw
 from latens.model.likelihoods import Gaussian
 from latens.model.parts import Kind
+from latens.model.posteriors import Tabulated
+from latens.model.vae import VAE
+
+PosteriorName = Literal["encoder", "grid"]
 
 # Images are taken in blocks of this many values (pixels times channels), and at most so many.
 # The size of a block depends on the images alone: figures must not depend on a machine or on
 # the batch size of a training.
 VALUES_IN_BLOCK = 2**21
 IMAGES_IN_BLOCK = 500
+GRID_IMAGES = 10_000  # for which a grid is decoded once
 REFINING_RATE, REFINING_SAMPLES = 0.03, 4  # in units of z; z for each image and step
 OBJECTIVE = "objective."  # before the name of a term of a training's objective
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2
@@ -51,7 +58,8 @@ class Evaluation:
             Gaussian around μ.
         active_units: latent dimensions whose posterior mean has a variance above 0.01 over the
             images (Burda et al. 2016, section 5.2).
-        kl_per_dim: the KL of each latent dimension, averaged over the images.
+        kl_per_dim: the KL of each latent dimension, averaged over the images; of a hierarchy those
+            of its topmost level.
         label: −E_q log p(y|z) of the model's classifier in nats per labelled image; None without a
             classifier or labels.
         accuracy: the share of labels that the classifier tells right from the mean z.
@@ -59,6 +67,10 @@ class Evaluation:
             where not asked for.
         images: how many images.
         seconds: how long it took.
+        posterior: which q(z|x) the figures are of: "encoder", "encoder, refined by 50 steps" or
+            "grid of 512² cells".
+        kl_per_level: the KL of each level of a hierarchy, the topmost first, which add up to `kl`;
+            None of a flat model.
         split: which images of a data set: train, validation, test or all; None of others.
         objective: the terms of a training's objective, by name; empty outside of a training.
     """
@@ -79,6 +91,8 @@ class Evaluation:
     images: int
     seconds: float
     neighbour_accuracy: float | None = None
+    kl_per_level: list[float] | None = None
+    posterior: str = "encoder"
     split: str | None = None
     objective: dict[str, float] = field(default_factory=dict)
 
@@ -124,6 +138,8 @@ def evaluate(
     refine: int = 0,
     precision: str = "float32",
     objective: ObjectiveTerms | None = None,
+    posterior: PosteriorName = "encoder",
+    cells: int | None = None,
 ) -> Evaluation:
     """Measure a model on images, in evaluation mode.
 
@@ -141,12 +157,16 @@ def evaluate(
         precision: of the networks: float32, or bf16 where speed matters more than the second
             decimal. What follows the networks is in float32 or better.
         objective: of a training, to be measured on the same draws.
+        posterior: q(z|x): the encoder's, or "grid", that of `latens.model.grid.grid_posterior`,
+            for up to three latents.
+        cells: of the grid along each axis; None: 4,096 for one latent, 512 for two, 128 for three.
 
     Raises:
-        LatensError: no images, images of another shape, K below 1, or no labels for a model that
-            is conditional.
+        LatensError: no images, images of another shape, K below 1, no labels for a model that
+            is conditional, or a grid for more than three latents.
     """
     _check(vae, images, importance_samples, refine)
+    propose = _proposal(vae, images, labels, refine, posterior, cells, objective is not None)
     began = time.perf_counter()
     was_training = vae.training
     vae.eval()
@@ -156,15 +176,17 @@ def evaluate(
     ):
         torch.manual_seed(seed)
         blocks, binary = [], True
-        for x, y, together in _blocks(images, labels, vae.device, objective):
-            blocks.append(_measure(vae, x, y, importance_samples, refine, objective, together))
+        for rows, x, y, together in _blocks(images, labels, vae.device, objective):
+            q = propose(rows, x, y)
+            blocks.append(_measure(vae, x, y, importance_samples, q, objective, together))
             binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     every["binary"] = torch.tensor([binary])
     every = every if objective is None else objective.gather(every)
     binary = bool(every["binary"].all())
-    return _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
+    figures = _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
+    return replace(figures, posterior=_name_of_q(vae, refine, posterior, cells))
 
 
 def _check(
@@ -188,21 +210,26 @@ def _blocks(
     labels: Tensor | None,
     device: torch.device,
     objective: ObjectiveTerms | None,
-) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-    """Images with their labels, this process's share of each block, and the block's size."""
+) -> Iterator[tuple[slice, Tensor, Tensor | None, int]]:
+    """Rows, images and labels of this process's share of each block, and the block's size."""
     samples, rank, count = 1, 0, 1
     if objective is not None:
         samples, rank, count = objective.samples, objective.rank, objective.count
     size = min(IMAGES_IN_BLOCK, VALUES_IN_BLOCK // math.prod(images.shape[-3:]))
     for start, end in _bounds(len(images), max(1, size // samples), count):
         share = slice(start + rank, end, count)
-        if isinstance(images, Images):
-            batch = images.take(share)
-            x = unit_pixels(batch.pixels.to(device), batch.stochastic_binarize)
-            y = batch.labels
-        else:
-            x, y = images[share].to(device), None if labels is None else labels[share]
-        yield x, None if y is None else y.to(device), end - start
+        yield share, *_rows_of(images, labels, share, device), end - start
+
+
+def _rows_of(
+    images: Images | Tensor, labels: Tensor | None, rows: slice, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    if isinstance(images, Images):
+        batch = images.take(rows)
+        x, y = unit_pixels(batch.pixels.to(device), batch.stochastic_binarize), batch.labels
+    else:
+        x, y = images[rows].to(device), None if labels is None else labels[rows]
+    return x, None if y is None else y.to(device)
 
 
 def _bounds(images: int, size: int, processes: int) -> list[tuple[int, int]]:
@@ -218,23 +245,30 @@ def _measure(
     x: Float[Tensor, "B C H W"],
     y: Tensor | None,
     k: int | None,
-    refine: int,
+    posterior: Distribution | None,
     objective: ObjectiveTerms | None,
     together: int,
 ) -> dict[str, Tensor]:
-    """The terms of each image of a block, of which all processes have `together` images."""
-    # By the encoder: what its latents tell must not follow the refining
-    encoded = vae.draw(x, y, 1 if objective is None else objective.samples)
-    posterior = refined(vae, x, y, refine) if refine else None
-    draw = vae.draw(x, y, posterior=posterior) if refine else encoded
+    """The terms of each image of a block, of which all processes have `together` images.
+
+    Args:
+        posterior: in place of the encoder's q(z|x).
+    """
+    if posterior is None:
+        encoded = draw = vae.draw(x, y, 1 if objective is None else objective.samples)
+    else:  # what the encoder's latents tell must not follow another q
+        encoded = vae.draw(x, y, posterior=vae.encode(x, y))
+        draw = vae.draw(x, y, posterior=posterior)
     terms = {
         "reconstruction": -draw.log_px_z.mean(0),
         "kl": draw.kl,
         "mean": _mean_of_z(vae, encoded, x, y),
     }
-    per_dim = draw.kl_per_dim
+    per_dim = draw.latents[0].kl
     if per_dim is not None:
-        terms["kl_per_dim"] = per_dim
+        terms["kl_per_dim"] = per_dim.flatten(1)
+    if len(draw.latents) > 1:
+        terms["kl_per_level"] = draw.kl_per_level
     if vae.classifier is not None and y is not None:
         terms |= _label_terms(vae, encoded, terms["mean"], y)
     if k is not None:
@@ -245,12 +279,85 @@ def _measure(
     return {name: value.cpu() for name, value in terms.items()}
 
 
+# From rows of the images, the images and their labels to a q(z|x) in place of the encoder's
+Propose = Callable[[slice, Tensor, Tensor | None], Distribution | None]
+
+
+def _proposal(
+    vae: LatentModel,
+    images: Images | Tensor,
+    labels: Tensor | None,
+    refine: int,
+    posterior: PosteriorName,
+    cells: int | None,
+    training: bool,
+) -> Propose:
+    """The q(z|x) that is asked for.
+
+    Args:
+        training: it is the model's own that it learns under.
+
+    Raises:
+        LatensError: choices that do not fit together, or the model.
+    """
+    if posterior == "grid":
+        if refine:
+            raise LatensError("refine is for the encoder's q(z|x), and posterior is grid")
+        if not isinstance(vae, VAE):
+            raise LatensError("a grid over z is for models of one level of latents")
+        return _GridProposal(vae, images, labels, Grid.over_prior(vae, cells))
+    if cells is not None:
+        raise LatensError("cells are for the posterior grid: add --posterior grid")
+    if refine:
+        return lambda _rows, x, y: refined(vae, x, y, refine)
+    if isinstance(vae, VAE) and isinstance(vae.posterior, Tabulated) and not training:
+        return lambda _rows, x, y: vae.encode(x, y)
+    return lambda _rows, _x, _y: None
+
+
+def _name_of_q(vae: LatentModel, refine: int, posterior: PosteriorName, cells: int | None) -> str:
+    if posterior == "grid":
+        dims = math.prod(vae.latent_shape)
+        return f"grid of {cells or CELLS[dims]}{' ²³'[dims - 1].strip()} cells"
+    return f"encoder, refined by {refine} steps" if refine else posterior
+
+
+class _GridProposal:
+    """Tabulates q(z|x) of many images at a time: the grid is decoded once for all of them."""
+
+    def __init__(self, vae: VAE, images: Images | Tensor, labels: Tensor | None, grid: Grid):
+        self.vae, self.images, self.labels, self.grid = vae, images, labels, grid
+        self.first, self.table = 0, None
+
+    def __call__(self, rows: slice, x: Tensor, y: Tensor | None) -> GridPosterior:
+        if isinstance(self.images, Images) and self.images.stochastic_binarize:
+            return self._tabulate(x, y)  # its bits are drawn anew each time
+        if self.table is None or rows.stop > self.first + len(self.table.index):
+            self.first = rows.start
+            many = slice(rows.start, min(rows.start + GRID_IMAGES, len(self.images)))
+            self.table = self._tabulate(*_rows_of(self.images, self.labels, many, self.vae.device))
+        return self.table.rows(slice(rows.start - self.first, rows.stop - self.first))
+
+    def _tabulate(self, x: Tensor, y: Tensor | None) -> GridPosterior:
+        count = self.grid.count
+        with progress("cells") as bar:
+            task = bar.add_task("tabulating q(z|x)", total=count)
+            return grid_posterior(
+                self.vae,
+                x,
+                y,
+                self.grid,
+                lambda share: bar.update(task, completed=round(share * count)),
+            )
+
+
 def _mean_of_z(
     vae: LatentModel, draw: Draw, x: Float[Tensor, "B C H W"], y: Tensor | None
 ) -> Float[Tensor, "B *Z"]:
     """What `embed` gives; of a flat model it is known already."""
     first, *others = draw.latents
-    return vae.encode(x, y).mean if others else first.q.mean
+    other_q = others or "encoder_elbo" in draw.extras
+    return vae.encode(x, y).mean if other_q else first.q.mean
 
 
 def _nll(log_weights: Float[Tensor, "K B"]) -> dict[str, Tensor]:
@@ -329,7 +436,10 @@ def _summary(
     cost = reconstruction + kl if nll is None else nll
     discrete = kind in ("binary", "8-bit")
     bits = cost / (math.prod(vae.image_shape) * math.log(2)) if discrete else None
-    per_dim = every.get("kl_per_dim")
+    per_dim, per_level = (
+        every[name].double().mean(0).tolist() if name in every else None
+        for name in ("kl_per_dim", "kl_per_level")
+    )
     means = every["mean"].double()
     terms = [name for name in every if name.startswith(OBJECTIVE)]
     variance = (means - means.mean(0)).square().mean(0)  # torch's var takes three times as long
@@ -344,7 +454,8 @@ def _summary(
         bits_per_dim=bits,
         mse=_mse(vae, reconstruction),
         active_units=int((variance > ACTIVE_VARIANCE).sum()),
-        kl_per_dim=None if per_dim is None else per_dim.double().mean(0).flatten().tolist(),
+        kl_per_dim=per_dim,
+        kl_per_level=per_level,
         label=_mean_of_known(every.get("label")),
         accuracy=_mean_of_known(every.get("right")),
         images=n,

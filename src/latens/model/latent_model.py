@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
     of attributes `[B, A]`; −1 is unknown.
 
     What `embed`, `decode` and `sample_prior` call z is one level: of a hierarchy the one that
-    stands for the image, mostly the topmost, from which the others follow.
+    stands for the image, mostly the topmost, from which the others follow. A hierarchy overrides
+    `sample_given`, `reconstruct` and `interpolate`, which see to the other levels.
 
     Attributes:
         image_shape: (C, H, W).
@@ -109,6 +111,11 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
         return next(self.parameters()).device
 
     @property
+    def level_shapes(self) -> list[tuple[int, ...]]:
+        """Z of each level of latents, the topmost first."""
+        return [self.latent_shape]
+
+    @property
     def has_unit_prior(self) -> bool:
         """Whether p(z) is N(0, I), so that noise of any model of so many dimensions serves."""
         return False
@@ -143,27 +150,77 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
 
     @torch.no_grad()
     def sample(
-        self, n: int, y: Int[Tensor, "n *A"] | None = None, temperature: float = 1.0
+        self,
+        n: int,
+        y: Int[Tensor, "n *A"] | None = None,
+        temperature: float | Sequence[float] = 1.0,
     ) -> Float[Tensor, "n C H W"]:
         """`n` new images: the mean of p(x|z), clipped to [0, 1], for z ~ p(z) or p(z|y).
 
         Args:
             y: a label for each image, for a model that depends on labels.
-            temperature: z is multiplied by it; below 1 gives more typical images.
+            temperature: z is multiplied by it; below 1 gives more typical images. In a hierarchy
+                one for all levels, or one for each: the deviation of z from the mean of its p.
 
         Raises:
-            LatensError: another number of labels than images.
+            LatensError: another number of labels than images, or of temperatures than levels.
         """
         if y is not None and len(y) != n:
             raise LatensError(f"{n} images and {len(y)} labels: give one label for each image")
-        return self.decode_images(temperature * self.sample_prior(n, y), y)
+        temperatures = self.temperatures(temperature)
+        return self.sample_given(temperatures[0] * self.sample_prior(n, y), y, temperatures)
+
+    def temperatures(self, temperature: float | Sequence[float]) -> list[float]:
+        """One for each level.
+
+        Raises:
+            LatensError: neither one for all levels nor one for each.
+        """
+        levels = len(self.level_shapes)
+        given = [temperature] if isinstance(temperature, int | float) else temperature
+        given = [float(value) for value in given]
+        if len(given) not in (1, levels):
+            raise LatensError(
+                f"{len(given)} temperatures for {levels} levels of latents: give one for all, or "
+                "one for each"
+            )
+        return given * levels if len(given) == 1 else given
+
+    @torch.no_grad()
+    def sample_given(
+        self,
+        z: Float[Tensor, "n *Z"],
+        y: Int[Tensor, "n *A"] | None = None,
+        temperature: float | Sequence[float] = 1.0,
+    ) -> Float[Tensor, "n C H W"]:
+        """Images of given z: `decode_images`; in a hierarchy with the other levels sampled."""
+        return self.decode_images(z, y)
 
     @torch.no_grad()
     def reconstruct(
-        self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
+        self,
+        x: Float[Tensor, "B C H W"],
+        y: Int[Tensor, "B *A"] | None = None,
+        levels: int | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """The mean of p(x|z) at the mean z of q(z|x), clipped to [0, 1]."""
+        """The mean of p(x|z) at the mean z of q(z|x), clipped to [0, 1].
+
+        Args:
+            levels: how many levels, from the topmost on, keep the image's z; the others are
+                sampled. None: all.
+
+        Raises:
+            LatensError: more levels than there are.
+        """
+        self._check_levels(levels)
+        if levels == 0:
+            return self.sample(len(x), y)
         return self.decode_images(self.embed(x, y), y)
+
+    def _check_levels(self, levels: int | None) -> None:
+        count = len(self.level_shapes)
+        if levels is not None and not 0 <= levels <= count:
+            raise LatensError(f"{levels} levels: this model has {count}")
 
     @torch.no_grad()
     def interpolate(

@@ -70,7 +70,8 @@ class Draw:
         latents: the levels, the topmost first; a flat model has one.
         log_px_z: log p(x|z), `[K, B]`.
         extras: what further parts add: "log_py_z", log p(y|z) `[K, B]`, of a classifier; it is 0
-            for an image without a label.
+            for an image without a label; "encoder_elbo" `[B]`, the ELBO of the encoder's
+            q(z|x) where z is from another q: the encoder learns by it.
         joint: from a value for each image `[B, ...]` to those of the whole batch, of which each
             of several processes has a share; the same values where there is one process.
             Gradients flow through it. Statistics over a batch are taken of `joint(values)`.
@@ -101,6 +102,11 @@ class Draw:
         if len(known) < len(kls):
             return None
         return known[0] if len(known) == 1 else torch.cat(known, 1)
+
+    @property
+    def kl_per_level(self) -> Float[Tensor, "B L"]:
+        """KL(q ‖ p) of each level: closed form, else a Monte Carlo estimate."""
+        return torch.stack([_kl_of(latent) for latent in self.latents], 1)
 
     @property
     def kl(self) -> Float[Tensor, " B"]:

@@ -95,6 +95,10 @@ class Posterior(Part):
         Does nothing unless defined.
         """
 
+    def proposal(self, vae: Any, x: Tensor, y: Tensor | None) -> Distribution | None:
+        """A q(z|x) `vae` is to learn under in place of what `forward` gives; mostly None."""
+        return None
+
 
 class Prior(Part):
     """`(posterior_of: x -> q(z|x), y) -> p(z)`, batch `[]` or of each label `[B]`, event `[*Z]`.

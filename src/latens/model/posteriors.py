@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Independent, MultivariateNormal
+from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from latens.errors import LatensError
 from latens.model.distributions import (
@@ -18,6 +18,7 @@ from latens.model.distributions import (
 from latens.model.networks.mlp import check_sizes, start_as_identity
 from latens.model.parts import Encoder, Posterior
 
+MOST_TABULATED = 3  # latents
 FIRST_SPREAD, FIRST_SIGMA = 0.3, 0.1  # of a narrow start, in units of z
 LEAST_SPREAD = 1e-6  # of features that are all alike
 
@@ -121,6 +122,40 @@ def default_posterior(encoder: Encoder, latent_shape: tuple[int, ...]) -> Poster
     if len(latent_shape) == 1:
         return DiagonalGaussian(encoder.features, latent_shape[0])
     return DiagonalGaussianMap(encoder.features, latent_shape)
+
+
+class Tabulated(DiagonalGaussian, name="grid"):
+    """For up to three latents: the model learns under q(z|x) tabulated on a grid, nearly p(z|x).
+
+    The exact expectation step of Bishop et al. 1998, "GTM: The Generative Topographic Mapping",
+    section 2, with a network in the place of the basis functions; see `latens.model.grid`. What is
+    used afterwards is the encoder's diagonal Gaussian, which learns beside it by its own ELBO, in
+    which the decoder is a constant.
+
+    Args:
+        features: F, the width of the encoder's output.
+        latent_dim: D, up to 3.
+        cells: of the grid along each axis, while the model learns.
+
+    Raises:
+        LatensError: `latent_dim` below 1 or above 3, or `cells` below 1.
+    """
+
+    def __init__(self, features: int, latent_dim: int, cells: int = 128):
+        super().__init__(features, latent_dim)
+        check_sizes(cells=cells)
+        if latent_dim > MOST_TABULATED:
+            raise LatensError(
+                f"the posterior grid is for up to {MOST_TABULATED} latents, and these are "
+                f"{latent_dim}: add --latent-dim 2, or use another posterior"
+            )
+        self.cells = cells
+
+    def proposal(self, vae: Any, x: Tensor, y: Tensor | None) -> Distribution:
+        """The table."""
+        from latens.model.grid import Grid, grid_posterior  # knows models, as no part does
+
+        return grid_posterior(vae, x, y, Grid.over_prior(vae, self.cells))
 
 
 class FullCovarianceGaussian(Posterior, name="full"):

@@ -12,6 +12,8 @@ from typing import Any
 from latens import catalogue
 from latens.errors import LatensError, unknown
 from latens.model.classifiers import MLPClassifier
+from latens.model.ladder import Ladder
+from latens.model.latent_model import LatentModel
 from latens.model.networks import (
     ConditionalDecoder,
     ConditionalEncoder,
@@ -22,12 +24,14 @@ from latens.model.networks import (
     NoisyEncoder,
 )
 from latens.model.networks.conv import MOST_CHANNELS, Geometry
+from latens.model.networks.ladder import LadderEncoder, Levels
 from latens.model.parts import Decoder, Encoder, Likelihood, Posterior, Prior
 from latens.model.posteriors import default_posterior
 from latens.model.vae import VAE
 
 # With so few latents a decoder sees Fourier features of them: see `FourierDecoder`.
 FEW_DIMS, OCTAVES = 3, 2
+LADDER = "ladder"  # a network that has levels of latents, and the recipe that is made for it
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ class ModelSpec:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Z: `(D,)`, or `(channels, h, w)` of a map."""
+        """Z: `(D,)`, or `(channels, h, w)` of a map; of a ladder that of its topmost level."""
+        if self.network == LADDER:
+            levels = self.options.get("network", {}).get("levels")
+            return Levels(levels, *self.image_shape[1:]).all[0].shape
         if self.latent_map is None:
             return (self.latent_dim,)
         channels = self.options.get("network", {}).get("channels", 32)
@@ -239,6 +246,24 @@ def semi_supervised(spec: ModelSpec) -> VAE:
     return plain(spec, classifier=classifier)
 
 
+def ladder(spec: ModelSpec) -> Ladder:
+    """A hierarchy of latent maps, inferred and sampled on one way from coarse to fine.
+
+    Sønderby et al. 2016, "Ladder Variational Autoencoders", with the blocks of Child 2021, "Very
+    Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images".
+    """
+    for name, value in (
+        ("posterior", spec.posterior != "gaussian"),
+        ("decoder_network", spec.decoder_network),
+        ("octaves", spec.octaves),
+        ("input_noise", spec.input_noise),
+    ):
+        if value:
+            raise LatensError(f"{name} is for models of one level of latents: leave it out")
+    encoder = LadderEncoder(spec.image_shape, **spec.options.get("network", {}))
+    return Ladder(encoder, spec.make_likelihood(), spec.make_prior())
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A composition, and what it assumes.
@@ -248,12 +273,14 @@ class Recipe:
         network: the one it is about; None leaves the choice open (conv by default).
         defaults: options of a training that it sets unless the user does.
         needs_labels: it is nothing without labels.
+        eager: on a processor a step is as fast uncompiled: many convolutions, little between them.
     """
 
-    compose: Callable[[ModelSpec], VAE]
+    compose: Callable[[ModelSpec], LatentModel]
     network: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_labels: bool = False
+    eager: bool = False
 
 
 RECIPES = {
@@ -264,6 +291,7 @@ RECIPES = {
     "beta": Recipe(beta, defaults={"beta": 4.0}),
     "conditional": Recipe(conditional, needs_labels=True),
     "semi_supervised": Recipe(semi_supervised, defaults={"label_weight": 20.0}, needs_labels=True),
+    "ladder": Recipe(ladder, LADDER, eager=True),
 }
 
 
@@ -273,8 +301,8 @@ def build(
     latent_dim: int,
     network: str | None = None,
     **choices: Any,
-) -> VAE:
-    """The VAE of the recipe `name`, with weights drawn from torch's global generator.
+) -> LatentModel:
+    """The model of the recipe `name`, with weights drawn from torch's global generator.
 
     Args:
         network: None leaves it to the recipe.
@@ -289,6 +317,8 @@ def build(
     if recipe.network not in (None, network):
         raise LatensError(f"the recipe {name} is a {recipe.network}: leave out --network {network}")
     spec = ModelSpec(image_shape, latent_dim, network=network, **choices)
+    if LADDER in (network, spec.decoder_network) and recipe.network != LADDER:
+        raise LatensError("the network ladder has several levels of latents: add --recipe ladder")
     spec.check()
     if recipe.needs_labels and not spec.labels:
         raise LatensError(

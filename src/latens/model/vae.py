@@ -1,5 +1,7 @@
 """The variational autoencoder: five parts around one level of latents."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -116,13 +118,21 @@ class VAE(LatentModel):
         Args:
             posterior: a q(z|x) to draw from in place of the encoder's.
         """
-        q = self.encode(x, y) if posterior is None else posterior
+        proposal = posterior or self.posterior.proposal(self, x, y)
+        q = proposal or self.encode(x, y)
         latent = Latent.sample(q, self.prior_given(y), samples)
-        return Draw(
-            latents=(latent,),
-            log_px_z=self.decode(latent.z, y).log_prob(x),
-            extras={} if self.classifier is None else {"log_py_z": self._log_py_z(latent.z, y)},
-        )
+        extras = {} if self.classifier is None else {"log_py_z": self._log_py_z(latent.z, y)}
+        if posterior is None and proposal is not None:
+            extras["encoder_elbo"] = self._elbo_of_encoder(x, y)
+        return Draw((latent,), self.decode(latent.z, y).log_prob(x), extras)
+
+    def _elbo_of_encoder(self, x: Tensor, y: Tensor | None) -> Float[Tensor, " B"]:
+        """The ELBO under the encoder's q(z|x), whose gradient is the encoder's alone."""
+        q, prior = self.encode(x, y), self.prior_given(y)
+        z = q.rsample()
+        with _constant(self.decoder, self.likelihood, self.prior):
+            log_w = self.decode(z, y).log_prob(x) + prior.log_prob(z)
+        return log_w - q.log_prob(z)
 
     def _log_py_z(self, z: Tensor, y: Tensor | None) -> Tensor:
         """Log p(y|z) `[K, B]`, summed over the labels that are known."""
@@ -174,6 +184,19 @@ class VAE(LatentModel):
             y = labels.unknown(n)
         prior = self.prior_given(y)
         return prior.sample() if prior.batch_shape else prior.sample(torch.Size((n,)))
+
+
+@contextmanager
+def _constant(*parts: nn.Module) -> Iterator[None]:
+    """Gradients flow through these parts, but none comes to their parameters."""
+    parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _tuple(value: Any) -> Any:

@@ -1,6 +1,13 @@
 """Pictures: arrays in, images and films out. Each picture is a PIL image, RGB."""
 
-from latens.pictures.curves import curves, curves_of, kl_over_training, kl_per_dim, rate_distortion
+from latens.pictures.curves import (
+    curves,
+    curves_of,
+    kl_over_training,
+    kl_per_dim,
+    kl_per_level,
+    rate_distortion,
+)
 from latens.pictures.films import read_frames, save_film
 from latens.pictures.grids import Sheet, error_map, framed, grid, in_colours, pairs, table, tile
 from latens.pictures.planes import histograms, latent_plane, plane_limits, turning
@@ -18,6 +25,7 @@ __all__ = [
     "in_colours",
     "kl_over_training",
     "kl_per_dim",
+    "kl_per_level",
     "latent_plane",
     "pairs",
     "places_of_axes",

@@ -141,6 +141,20 @@ def kl_per_dim(values: Sequence[float], title: str = "", names: Sequence[str] = 
         return render(figure, title)
 
 
+def kl_per_level(values: Sequence[float], names: Sequence[str], title: str = "") -> Image.Image:
+    """Bars: the KL of each level of latents in nats, the topmost first."""
+    with styled():
+        figure = Figure(figsize=(min(10.5, max(4.5, 1.5 + 0.45 * len(values))), 3.2))
+        figure.set_layout_engine("constrained")
+        ax = figure.subplots()
+        ax.bar(range(len(values)), values, color=BAR, edgecolor=INK, lw=0.5)
+        ax.set_xticks(range(len(values)), names, fontsize=8, rotation=90)
+        ax.set_xlabel("level of latents")
+        ax.grid(axis="x", visible=False)
+        ax.set_ylabel("nats per image")
+        return render(figure, title)
+
+
 def _places(dims: Sequence[int], names: Sequence[str]) -> list[str]:
     """The indices of latent dimensions, such as 3, or 0,2,5 of a map."""
     return [names[d].removeprefix("z[").removesuffix("]") if names else str(d) for d in dims]

@@ -23,7 +23,8 @@ class Loss:
         per_image: the loss, `[B]`.
         terms: what it consists of, by name, `[B]` each, before any weight. Each objective gives
             "reconstruction", −E_q log p(x|z), and "kl", KL(q(z|x) ‖ p(z)); of a model with a
-            classifier "label", −E_q log p(y|z), is added.
+            classifier "label", −E_q log p(y|z), is added, and of one that learns under another q
+            than its encoder's "encoder", −ELBO under that.
     """
 
     per_image: Float[Tensor, " B"]
@@ -60,12 +61,18 @@ class Objective(Configurable, ABC):
 
     def __call__(self, draw: Draw) -> Loss:
         """The loss of each image."""
-        per_image = self.loss(draw)
-        terms = {"reconstruction": -draw.log_px_z.mean(0), "kl": draw.kl} | per_image.terms
-        if "log_py_z" not in draw.extras:
-            return Loss(per_image.per_image, terms)
-        label = -draw.extras["log_py_z"].mean(0)
-        return Loss(per_image.per_image + self.label_weight * label, terms | {"label": label})
+        own = self.loss(draw)
+        terms = {"reconstruction": -draw.log_px_z.mean(0), "kl": draw.kl} | own.terms
+        per_image = own.per_image
+        if "encoder_elbo" in draw.extras:
+            encoder = -draw.extras["encoder_elbo"]
+            terms["encoder"] = encoder
+            per_image = per_image + (encoder - encoder.detach())  # learns, and costs nothing
+        if "log_py_z" in draw.extras:
+            label = -draw.extras["log_py_z"].mean(0)
+            terms["label"] = label
+            per_image = per_image + self.label_weight * label
+        return Loss(per_image, terms)
 
     @abstractmethod
     def loss(self, draw: Draw) -> Loss:
@@ -96,9 +103,12 @@ class ELBO(Objective, name="elbo"):
     and feels no pull to the prior (Kingma et al. 2016, "Improved Variational Inference with
     Inverse Autoregressive Flow", equation 15).
 
+    Of a hierarchy whole levels can have free bits (there: groups of latent variables).
+
     Args:
         beta: β, the weight of the KL in the loss; no unit, and nothing else scales the KL.
         free_bits: λ, KL that costs nothing extra, in nats per latent dimension.
+        level_free_bits: the same in nats per level of a hierarchy.
 
     Raises:
         LatensError: a negative argument; or free bits with a KL that has no closed form, and so
@@ -107,10 +117,13 @@ class ELBO(Objective, name="elbo"):
 
     beta: float | Float[Tensor, ""] = 1.0
     free_bits: float = 0.0
+    level_free_bits: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_not_negative("beta", "free_bits")
+        self._check_not_negative("beta", "free_bits", "level_free_bits")
+        if self.free_bits and self.level_free_bits:
+            raise LatensError("free_bits and level_free_bits: choose one of them")
 
     def loss(self, draw: Draw) -> Loss:
         """−E_q log p(x|z) + β KL, averaged over the samples of z."""
@@ -118,16 +131,17 @@ class ELBO(Objective, name="elbo"):
 
     def _charged_kl(self, draw: Draw) -> Float[Tensor, " B"]:
         """The KL that is paid for."""
-        if self.free_bits == 0:
+        free = self.free_bits or self.level_free_bits
+        if free == 0:
             return draw.kl
-        per_dim = draw.kl_per_dim
-        if per_dim is None:
+        parts = draw.kl_per_dim if self.free_bits else draw.kl_per_level
+        if parts is None:
             raise LatensError(
                 "free bits need a KL in closed form: this posterior and prior have none"
             )
         # Σ_d max(λ, mean over the batch of KL_d), shared out over the images
-        below = draw.joint(per_dim).mean(0) < self.free_bits
-        return torch.where(below, self.free_bits, per_dim).sum(1)
+        below = draw.joint(parts).mean(0) < free
+        return torch.where(below, free, parts).sum(1)
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,8 @@ class IWAE(Objective, name="iwae"):
     rises with K. Its gradient for the encoder is the doubly reparameterised one (Tucker et al.
     2019, "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives", equation 8):
     the usual one has a signal-to-noise ratio that falls with K (Rainforth et al. 2018). A q whose
-    density is a flow's keeps the usual gradient.
+    density is a flow's keeps the usual gradient, and so does a hierarchy, in which z of a level
+    reaches the loss through the q of others.
 
     Args:
         samples: K, how many z are drawn for each image.
@@ -156,7 +171,7 @@ class IWAE(Objective, name="iwae"):
         log_w = draw.log_weights  # [K, B]
         bound = log_w.logsumexp(0) - math.log(len(log_w))
         frozen = [q for q in map(stop_gradient, (latent.q for latent in draw.latents)) if q]
-        if not torch.is_grad_enabled() or len(frozen) < len(draw.latents):
+        if not torch.is_grad_enabled() or not len(frozen) == len(draw.latents) == 1:
             return Loss(-bound)
         weights = log_w.detach().softmax(0)  # w̃_k
         log_q = sum(q.log_prob(latent.z) for q, latent in zip(frozen, draw.latents, strict=True))

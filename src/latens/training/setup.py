@@ -337,6 +337,9 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
         raise LatensError(f"a batch of {batch_size} cannot be shared out to {devices} devices")
     objective = config.objective.name
     compiles = objective != OWN and _compiles(config)
+    wanted, recipe = config.run.compile, recipes.RECIPES.get(config.model.recipe)
+    if wanted is None and device == "cpu" and recipe is not None and recipe.eager:
+        wanted = False
     return replaced(
         config,
         model={"likelihood": _likelihood(config, data)},
@@ -349,7 +352,7 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
             "devices": devices,
             "precision": resolve_precision(config.run.precision, device),
             "compile": resolve_compile(
-                config.run.compile,
+                wanted,
                 device,
                 devices,
                 (epochs or 0) * images,

@@ -5,6 +5,7 @@ from latens.report.sections.curves import training_curves
 from latens.report.sections.films import feature_map_films, training_films
 from latens.report.sections.findings import latent_space_finding, reconstruction_finding
 from latens.report.sections.latent_space import latent_space_pictures
+from latens.report.sections.levels import level_pictures
 from latens.report.sections.manifolds import manifold_pictures
 from latens.report.sections.reconstructions import interpolations, reconstruction_pictures
 from latens.report.sections.samples import sample_pictures
@@ -20,6 +21,13 @@ SECTIONS = (
         "worse than training images show overfitting.",
         reconstruction_pictures,
         reconstruction_finding,
+    ),
+    Section(
+        "Levels",
+        "Upper levels should settle what the image is, lower ones its details. A level whose KL is "
+        "near zero is not used; where the topmost ones are unused, the hierarchy is shallower than "
+        "it looks.",
+        level_pictures,
     ),
     Section(
         "Samples",

@@ -124,11 +124,13 @@ def feature_map_films(context: ReportContext) -> Iterator[Picture]:
 
 
 def _layer_names(layers: Iterable[str]) -> dict[str, str]:
-    """Convolutions by number: encoder 1, encoder 2, …, decoder 1 and so on."""
+    """Convolutions by number: encoder 1, encoder 2, …, decoder 1; of a ladder level 3 prior 1."""
     counts: Counter[str] = Counter()
     names = {}
     for layer in layers:
-        part = layer.partition(".")[0]
+        part, *within = layer.split(".")
+        if part == "levels":
+            part = f"level {int(within[0]) + 1} {within[1]}"
         counts[part] += 1
         names[layer] = f"{part} {counts[part]}"
     return names
