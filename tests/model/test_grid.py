@@ -19,7 +19,7 @@ from latens.training.objectives import ELBO
 SHAPE, SIGMA = (1, 2, 3), 0.3
 
 
-class LinearDecoder(Decoder):
+class AffineDecoder(Decoder):
     def __init__(self, latent_dim=2):
         super().__init__()
         self.latent_dim = latent_dim
@@ -34,7 +34,7 @@ class LinearDecoder(Decoder):
 def linear():
     """z ~ N(0, I), x|z ~ N(W z + b, σ² I), so that p(x) = N(b, W Wᵀ + σ² I)."""
     torch.manual_seed(0)
-    vae = VAE(MLPEncoder(SHAPE, (8,)), LinearDecoder(), Gaussian(SIGMA)).eval()
+    vae = VAE(MLPEncoder(SHAPE, (8,)), AffineDecoder(), Gaussian(SIGMA)).eval()
     with torch.no_grad():
         vae.offset.normal_()
     w, b = (p.detach().double() for p in vae.decoder.layer.parameters())

@@ -130,8 +130,8 @@ def label_statistics(
 ) -> LabelStatistics | None:
     """Where the labels of `images` lie in latent space; None if there are none.
 
-    None of a hierarchy too: what tells a class may be at any level, so that a density of the topmost
-    one would claim what the samples do not show.
+    None of a hierarchy too: what tells a class may be at any level, so that a density of the
+    topmost one would claim what the samples do not show.
     """
     if images.labels is None or not names or len(vae.level_shapes) > 1:
         return None

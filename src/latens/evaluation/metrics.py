@@ -177,8 +177,8 @@ def evaluate(
         torch.manual_seed(seed)
         blocks, binary = [], True
         for rows, x, y, together in _blocks(images, labels, vae.device, objective):
-            q = propose(rows, x, y)
-            blocks.append(_measure(vae, x, y, importance_samples, q, objective, together))
+            block = _measure(vae, x, y, rows, importance_samples, propose, objective, together)
+            blocks.append(block)
             binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
@@ -244,20 +244,19 @@ def _measure(
     vae: LatentModel,
     x: Float[Tensor, "B C H W"],
     y: Tensor | None,
+    rows: slice,
     k: int | None,
-    posterior: Distribution | None,
+    propose: "Propose | None",
     objective: ObjectiveTerms | None,
     together: int,
 ) -> dict[str, Tensor]:
-    """The terms of each image of a block, of which all processes have `together` images.
-
-    Args:
-        posterior: in place of the encoder's q(z|x).
-    """
-    if posterior is None:
+    """The terms of each image of a block, of which all processes have `together` images."""
+    if propose is None:
+        posterior = None
         encoded = draw = vae.draw(x, y, 1 if objective is None else objective.samples)
     else:  # what the encoder's latents tell must not follow another q
         encoded = vae.draw(x, y, posterior=vae.encode(x, y))
+        posterior = propose(rows, x, y)
         draw = vae.draw(x, y, posterior=posterior)
     terms = {
         "reconstruction": -draw.log_px_z.mean(0),
@@ -280,7 +279,7 @@ def _measure(
 
 
 # From rows of the images, the images and their labels to a q(z|x) in place of the encoder's
-Propose = Callable[[slice, Tensor, Tensor | None], Distribution | None]
+Propose = Callable[[slice, Tensor, Tensor | None], Distribution]
 
 
 def _proposal(
@@ -291,8 +290,8 @@ def _proposal(
     posterior: PosteriorName,
     cells: int | None,
     training: bool,
-) -> Propose:
-    """The q(z|x) that is asked for.
+) -> Propose | None:
+    """The q(z|x) that is asked for; None is that of the model's own draws.
 
     Args:
         training: it is the model's own that it learns under.
@@ -312,7 +311,7 @@ def _proposal(
         return lambda _rows, x, y: refined(vae, x, y, refine)
     if isinstance(vae, VAE) and isinstance(vae.posterior, Tabulated) and not training:
         return lambda _rows, x, y: vae.encode(x, y)
-    return lambda _rows, _x, _y: None
+    return None
 
 
 def _name_of_q(vae: LatentModel, refine: int, posterior: PosteriorName, cells: int | None) -> str:

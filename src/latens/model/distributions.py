@@ -148,11 +148,12 @@ def _log_mass(
     """Log of a logistic's mass within half a step of a value; the outermost two have the tails."""
     centred, inverse = value - loc, torch.exp(-log_scale)
     upper, lower = (centred + HALF_STEP) * inverse, (centred - HALF_STEP) * inverse
-    # log(σ(b) − σ(a)) = log σ(b) + log σ(−a) + log(1 − exp(a − b)), in any tail
-    inside = F.logsigmoid(upper) + F.logsigmoid(-lower)
-    inside = inside + torch.log(-torch.expm1(-2 * HALF_STEP * inverse))
-    log_p = torch.where(value < HALF_STEP, F.logsigmoid(upper), inside)
-    return torch.where(value > 1 - HALF_STEP, F.logsigmoid(-lower), log_p)
+    # log(σ(u) − σ(l)) = log σ(u) + log σ(−l) + log(1 − exp(l − u)), in any tail
+    below, above = F.logsigmoid(upper), F.logsigmoid(-lower)
+    between = torch.log(-torch.expm1(-2 * HALF_STEP * inverse))
+    outermost = torch.where(value < HALF_STEP, below, above)
+    inside = (value >= HALF_STEP) & (value <= 1 - HALF_STEP)
+    return torch.where(inside, below + above + between, outermost)
 
 
 class DiscretisedLogisticMixture(Distribution):
