@@ -47,7 +47,7 @@ def main() -> None:
     accuracy = (found == data.test.labels).double().mean().item()
     args.out.mkdir(parents=True)
     about = {"accuracy": accuracy, "data": data.name, "classes": list(data.classes)}
-    write_model(args.out, model, about, half=True)
+    write_model(args.out, model, about, bits=16)
     figures = {"accuracy": accuracy, "epochs": args.epochs, "images": len(images)}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     card = CARD.format(parameters=parameters, **figures)

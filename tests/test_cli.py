@@ -663,6 +663,15 @@ def test_an_exported_model_is_half_as_large_and_as_good(run_latens, run, tmp_pat
     expect_refusal(run_latens("export", run, "--out", "small"), "exists already")
     assert run_latens("report", "small", "--out", "page").returncode == 0
     assert (tmp_path / "page/report.html").is_file()
+    done = run_latens("export", run, "--out", "smaller", "--bits", "8")
+    assert done.returncode == 0, done.stderr
+    smaller = tmp_path / "smaller/model.safetensors"
+    assert smaller.stat().st_size < 0.35 * whole.stat().st_size
+    three = json.loads(run_latens("evaluate", "smaller", "--json").stdout)
+    assert three["elbo"] == pytest.approx(one["elbo"], abs=0.5)
+    told = json.loads((tmp_path / "smaller/figures.json").read_text())
+    assert told["elbo"] == pytest.approx(three["elbo"], abs=1e-4)
+    expect_refusal(run_latens("export", run, "--out", "no", "--bits", "7"), "8, 16, 32")
 
 
 @pytest.mark.parametrize(

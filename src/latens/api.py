@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from latens.evaluation.labels import label_statistics, neighbour_accuracy
 from latens.evaluation.metrics import Evaluation, PosteriorName
 from latens.evaluation.metrics import evaluate as measure
 from latens.model.latent_model import LatentModel, load_model
+from latens.model.serialization import WeightBits
 from latens.run.data import data_of
 from latens.run.directory import (
     CHECKPOINTS,
@@ -245,29 +246,32 @@ def report(
     return write_report(run, data_of(run, data), folder, projection, attribute, plane)
 
 
-def export(path: str | Path, out: str | Path, data: Any = None) -> Run:
-    """Write a run's model with 16-bit weights, its card and its figures, ready to be shared.
+def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits = 16) -> Run:
+    """Write a run's model with weights in few bits, its card and its figures, ready to be shared.
 
     The test figures are measured anew, with these weights.
 
     Args:
         out: a folder that does not exist yet.
         data: the same data again, of a run whose data came from Python.
+        bits: of a weight: 16, 8 or all 32; see `latens.model.serialization.write_model`.
 
     Raises:
-        LatensError: no run directory, or `out` exists.
+        LatensError: no run directory, `out` exists, or another number of bits.
     """
     run, out = Run.open(path), Path(out)
+    if bits not in get_args(WeightBits):
+        raise LatensError(f"bits is {bits}: 8, 16 or 32")
     refuse_existing(out)
     data = data_of(run, data)
     record = run.record | {"data": run.record["data"] | {"source": data.name}}
     exported = Run.create(out, record, run.metrics)
     vae = load_model(run.path)
-    exported.save_model(vae, half=True)
+    exported.save_model(vae, bits)
     vae = load_model(out)  # with the rounded weights
     figures = measure(vae, data.test).as_dict() | {"split": "test"}
     vae.about["figures"] = figures
-    exported.save_model(vae, half=True)
+    exported.save_model(vae, bits)
     exported.save_figures(figures)
     vae.generate_model_card().save(out / "README.md")
     (out / CHECKPOINTS).rmdir()  # there is none to go on from

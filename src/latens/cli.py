@@ -400,17 +400,19 @@ def generate(
 
 
 @app.command
-def export(run: RunPath, /, *, out: Path) -> None:
-    """Write a run's model with 16-bit weights, its card and its figures, ready to be shared.
+def export(run: RunPath, /, *, out: Path, bits: Literal[8, 16, 32] = 16) -> None:
+    """Write a run's model with weights in few bits, its card and its figures, ready to be shared.
 
     Parameters
     ----------
     out
         The folder, which must not exist yet.
+    bits
+        Of a weight. The figures are measured anew, with the weights as they are written.
     """
     from latens import api
 
-    print(api.export(run, out).path)
+    print(api.export(run, out, bits=bits).path)
 
 
 @app.command

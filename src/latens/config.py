@@ -106,7 +106,7 @@ class ModelConfig(_Section):
     of a vector of latent_dim; none: a vector."""
     likelihood: str = AUTO
     """p(x|z); auto: bernoulli for the named grey data sets and for pixels mostly black or white,
-    discretised-logistic for other photographs."""
+    for other photographs discretised-logistic, of a ladder logistic-mixture."""
     prior: str = "normal"
     """p(z)."""
     posterior: str = "gaussian"

@@ -12,8 +12,9 @@ from torch import nn
 
 from latens import LatensError
 from latens.model.recipes import build
+from latens.model.serialization import quantised
 from latens.report.html import asset
-from latens.report.portable import pack, portable, quantised, record, restored, run
+from latens.report.portable import pack, portable, record, restored, run
 
 RECIPES = {
     "mlp": {"network": "mlp"},

@@ -273,6 +273,7 @@ class Recipe:
         network: the one it is about; None leaves the choice open (conv by default).
         defaults: options of a training that it sets unless the user does.
         needs_labels: it is nothing without labels.
+        photographs: the likelihood of 8-bit photographs, unless the user names one.
         eager: on a processor a step is as fast uncompiled: many convolutions, little between them.
     """
 
@@ -280,6 +281,7 @@ class Recipe:
     network: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_labels: bool = False
+    photographs: str = "discretised-logistic"
     eager: bool = False
 
 
@@ -291,7 +293,7 @@ RECIPES = {
     "beta": Recipe(beta, defaults={"beta": 4.0}),
     "conditional": Recipe(conditional, needs_labels=True),
     "semi_supervised": Recipe(semi_supervised, defaults={"label_weight": 20.0}, needs_labels=True),
-    "ladder": Recipe(ladder, LADDER, eager=True),
+    "ladder": Recipe(ladder, LADDER, photographs="logistic-mixture", eager=True),
 }
 
 

@@ -1,11 +1,13 @@
 """Tensors and models on disk: safetensors and JSON, no pickle; and the card beside a model."""
 
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -17,6 +19,8 @@ from latens.model.parts import Part, from_config, to_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+SCALE = "scale of "  # before the name of a tensor of whole numbers
+WeightBits = Literal[8, 16, 32]
 # Data whose terms also bind what is learned from them, as a model's card says.
 RESTRICTED = {
     "celeba": "CelebA is for non-commercial research, and so is what was learned from it."
@@ -62,20 +66,52 @@ def _is_pickle(path: Path) -> bool:
 # ---- models ----------------------------------------------------------------------------------
 
 
-def write_model(folder: Path, model: Part, about: dict[str, Any], half: bool = False) -> None:
+def write_model(folder: Path, model: Part, about: dict[str, Any], bits: WeightBits = 32) -> None:
     """Write `config.json` (the architecture, and `about`) and `model.safetensors`.
 
     Args:
-        half: write 16-bit floats, in half the room; they are read into 32-bit ones.
+        bits: of a weight, which is read into 32. 16 is a float; 8 a whole number for each weight
+            of a matrix or a convolution, with one scale for each of its rows, and 16 for vectors.
     """
     tensors = model.state_dict()
-    if half:
-        tensors = {
-            name: tensor.half() if tensor.is_floating_point() else tensor
-            for name, tensor in tensors.items()
-        }
+    if bits < 32:
+        tensors = dict(
+            item for name, tensor in tensors.items() for item in _in_bits(name, tensor, bits)
+        )
     write_json(folder / CONFIG, {"model": to_config(model)} | about)
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+
+
+def _in_bits(name: str, tensor: Tensor, bits: WeightBits) -> Iterator[tuple[str, Tensor]]:
+    if not tensor.is_floating_point():
+        yield name, tensor
+    elif bits == 16 or tensor.dim() < 2:
+        yield name, tensor.half()
+    else:
+        whole, scale = quantised(tensor, bits)
+        yield name, whole.to(torch.int8).reshape(tensor.shape)
+        yield SCALE + name, scale[:, 0]
+
+
+def _in_32_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `_in_bits` has left of the weights."""
+    plain = {name: value for name, value in tensors.items() if not name.startswith(SCALE)}
+    for name, scale in tensors.items():
+        whole = plain.get(name.removeprefix(SCALE))
+        if name.startswith(SCALE) and whole is not None and whole.shape[:1] == scale.shape:
+            plain[name.removeprefix(SCALE)] = scale.reshape(-1, *[1] * (whole.dim() - 1)) * whole
+    return plain
+
+
+def quantised(value: Float[Tensor, "..."], bits: int) -> tuple[Tensor, Tensor]:
+    """Whole numbers of so many bits, and for each row the size of one step, so that value ≈ q · s.
+
+    Symmetric about zero, one scale for each output of a layer (Nagel et al. 2021, "A White Paper
+    on Neural Network Quantization", section 2.2).
+    """
+    rows = value.reshape(len(value), -1) if value.dim() > 1 else value.reshape(1, -1)
+    scale = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp(min=1e-12)
+    return (rows / scale).round(), scale
 
 
 def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
@@ -95,7 +131,8 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         raise LatensError(f"{folder / CONFIG}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise LatensError(f"{folder / CONFIG} describes a {type(model).__name__}, not a model")
-    load_tensors(model, read_tensors(folder / WEIGHTS)[0], folder / WEIGHTS)
+    tensors = _in_32_bits(read_tensors(folder / WEIGHTS)[0])
+    load_tensors(model, tensors, folder / WEIGHTS)
     return model.eval(), about
 
 

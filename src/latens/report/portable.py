@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latens.errors import LatensError
+from latens.model.serialization import quantised
 
 BITS = (8, 12, 16)  # of a weight: the fewest that are close enough
 CLOSE = 1.0  # steps of 1/255 by which an output may differ from that of the full weights
@@ -288,17 +289,6 @@ OPERATIONS: dict[str, Operation] = {
 
 
 # ---- weights in few bits ---------------------------------------------------------------------
-
-
-def quantised(value: Float[Tensor, "..."], bits: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers of so many bits, and for each row the size of one step, so that value ≈ q · s.
-
-    Symmetric about zero, one scale for each output of a layer (Nagel et al. 2021, "A White Paper
-    on Neural Network Quantization", section 2.2).
-    """
-    rows = value.reshape(len(value), -1) if value.dim() > 1 else value.reshape(1, -1)
-    scale = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp(min=1e-12)
-    return (rows / scale).round(), scale
 
 
 def restored(value: Float[Tensor, "..."], bits: int) -> Float[Tensor, "..."]:

@@ -246,9 +246,9 @@ class Run:
         (self.path / FILM).mkdir(exist_ok=True)
         serialization.write_tensors(self.path / FILM / f"{epoch:06d}.safetensors", tensors, {})
 
-    def save_model(self, vae: LatentModel, half: bool = False) -> None:
-        """Write config.json and model.safetensors, with 16-bit weights where `half`."""
-        serialization.write_model(self.path, vae, vae.about, half)
+    def save_model(self, vae: LatentModel, bits: serialization.WeightBits = 32) -> None:
+        """Write config.json and model.safetensors, with so many bits for a weight."""
+        serialization.write_model(self.path, vae, vae.about, bits)
 
     def save_figures(self, figures: dict[str, Any]) -> None:
         """Write the figures on the test set."""

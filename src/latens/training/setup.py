@@ -378,7 +378,9 @@ def _likelihood(config: TrainConfig, data: DataSet) -> str:
         return "bernoulli"
     few = _some_images(data.train, config.run.seed)
     extreme = ((few - 0.5).abs() > EXTREME).double().mean().item()
-    return "bernoulli" if extreme > MOSTLY else "discretised-logistic"
+    if extreme > MOSTLY:
+        return "bernoulli"
+    return recipes.find(config.model.recipe).photographs
 
 
 def _within(bounds: tuple[int, int], value: int) -> int:

@@ -141,8 +141,8 @@ class LadderEncoder(Encoder, name="ladder"):
         image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
         levels: such as 7x4,14x4: four maps of latents 7 pixels wide, then four of 14; 7x4x2 for
             maps of two channels. None: four at each resolution from about 7 to half the image's.
-        channels: channels of the finest level; each coarser level has twice as many, up to 256.
-        blocks: residual blocks in each level.
+        channels: channels of the features at every resolution.
+        blocks: residual blocks at each resolution.
 
     Raises:
         LatensError: an image smaller than 8x8, or levels that cannot be.
