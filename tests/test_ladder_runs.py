@@ -2,36 +2,56 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import latens
+from latens.data import load_data
 from latens.errors import LatensError
+from latens.report.context import ReportContext
+from latens.report.html import draw_pictures
+from latens.report.sections import SECTIONS
+from latens.report.sections.films import _layer_names
+from latens.run.data import data_of
 from latens.training import trainer
 
 OPTIONS = {"recipe": "ladder", "levels": "2x1,4x2", "channels": 8, "batch_size": 64}
+WORDS = [w for name, v in OPTIONS.items() for w in (f"--{name.replace('_', '-')}", str(v))]
 
 
 @pytest.fixture(scope="module")
-def ladder_run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ladder") / "run"
-    return latens.train("digits", epochs=2, out=path, **OPTIONS)
+def few(tmp_path_factory):
+    """300 digits with their classes."""
+    images = load_data("digits").train.take(slice(0, 300))
+    path = tmp_path_factory.mktemp("digits") / "few.npz"
+    np.savez(path, images=images.pixels[:, 0].numpy(), labels=images.labels.numpy())
+    return path
 
 
-def test_a_run_of_a_ladder_has_its_levels_in_every_figure(ladder_run):
+@pytest.fixture(scope="module")
+def ladder_run(few):
+    return latens.train(few, epochs=2, out=few.parent / "run", report=False, film=True, **OPTIONS)
+
+
+def test_a_run_of_a_ladder_has_its_levels_in_every_figure(ladder_run, tmp_path):
     last = ladder_run.metrics[-1]["validation"]
     assert len(last["kl_per_level"]) == 3
     assert sum(last["kl_per_level"]) == pytest.approx(last["kl"], rel=1e-5)
     assert ladder_run.latent_shape == (1, 2, 2)
     assert len(last["kl_per_dim"]) == 4
     assert ladder_run.config.run.compile is False
-    page = (ladder_run.path / "report.html").read_text("utf-8")
-    assert "rebuilt from more and more levels" in page
-    assert "level 3 posterior" in page
-    pictures = {path.stem for path in (ladder_run.path / "pictures").iterdir()}
-    assert {"levels", "kl-per-level", "samples", "interpolations", "film-samples"} <= pictures
-    assert "samples-by-class" not in pictures  # no level is known to tell the class
+    names = ("Levels", "Samples", "Interpolations", "Films of the training")
+    sections = [section for section in SECTIONS if section.name in names]
+    context = ReportContext(ladder_run, data_of(ladder_run))
+    chapters = draw_pictures(sections, context, tmp_path)
+    drawn = {path.stem for path in tmp_path.iterdir()}
+    assert {"levels", "kl-per-level", "samples", "interpolations", "film-samples"} <= drawn
+    assert "samples-by-class" not in drawn  # no level is known to tell the class
+    assert len(chapters) == len(names)
+    layers = _layer_names(context.recording.features).values()
+    assert {"encoder 1", "level 1 posterior 1", "level 3 prior 2", "output 1"} <= {*layers}
 
 
 def test_pictures_from_the_command_line(ladder_run, run_latens, tmp_path):
@@ -65,7 +85,7 @@ def test_evaluate_tells_each_level(ladder_run, run_latens):
     assert rows["nll"] < rows["−elbo"]
 
 
-def test_a_resumed_ladder_ends_with_the_same_bits(ladder_run, tmp_path, monkeypatch):
+def test_a_resumed_ladder_ends_with_the_same_bits(ladder_run, few, tmp_path, monkeypatch):
     heed = trainer.Trainer._heed
 
     def stop_after_an_epoch(self, interrupted):
@@ -75,7 +95,7 @@ def test_a_resumed_ladder_ends_with_the_same_bits(ladder_run, tmp_path, monkeypa
 
     monkeypatch.setattr(trainer.Trainer, "_heed", stop_after_an_epoch)
     with pytest.raises((trainer.Interrupted, KeyboardInterrupt)):
-        latens.train("digits", epochs=2, out=tmp_path / "run", **OPTIONS)
+        latens.train(few, epochs=2, out=tmp_path / "run", report=False, **OPTIONS)
     monkeypatch.undo()
     assert len(latens.Run.open(tmp_path / "run").metrics) == 1
     again = latens.resume(tmp_path / "run")
@@ -84,10 +104,9 @@ def test_a_resumed_ladder_ends_with_the_same_bits(ladder_run, tmp_path, monkeypa
     assert all(torch.equal(one[name], value) for name, value in two.items())
 
 
-def test_two_processes_learn_what_one_does(ladder_run, shell_latens, tmp_path):
-    words = ("--recipe", "ladder", "--levels", "2x1,4x2", "--channels", 8, "--batch-size", 64)
-    words += ("--epochs", 2, "--devices", 2, "--no-report", "--no-film", "--out", "two")
-    done = shell_latens("train", "digits", *words)
+def test_two_processes_learn_what_one_does(ladder_run, few, shell_latens, tmp_path):
+    words = ("--epochs", 2, "--devices", 2, "--no-report", "--no-film", "--out", "two")
+    done = shell_latens("train", few, *WORDS, *words)
     assert done.returncode == 0, done.stderr
     one, two = ladder_run.metrics, latens.Run.open(tmp_path / "two").metrics
     assert [row["images"] for row in two] == [row["images"] for row in one]
@@ -103,10 +122,19 @@ def test_levels_that_cannot_be_are_refused_before_anything_is_written(run_latens
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_training_under_the_grid_and_figures_of_each_q(run_latens, tmp_path):
+def test_a_training_under_the_grid_and_figures_of_each_q(few, run_latens, tmp_path):
     options = ("--recipe", "mlp", "--latent-dim", 2, "--posterior", "grid", "--cells", 32)
-    options += ("--epochs", 8, "--no-report", "--no-film", "--hidden", 64)
-    done = run_latens("train", "digits", *options, "--out", "run")
+    options += (
+        "--epochs",
+        8,
+        "--no-report",
+        "--no-film",
+        "--hidden",
+        64,
+        "--likelihood",
+        "bernoulli",
+    )
+    done = run_latens("train", few, *options, "--out", "run")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

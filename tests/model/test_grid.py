@@ -51,8 +51,8 @@ def test_the_elbo_rises_to_the_exact_log_p_as_cells_get_smaller_and_never_passes
     vae, x, exact = linear
     gaps = []
     for cells in (8, 16, 32, 64, 128):
-        found = [evaluate(vae, x, posterior="grid", cells=cells, seed=s).elbo for s in range(20)]
-        mean, error = sum(found) / 20, torch.tensor(found).std().item() / math.sqrt(20)
+        found = [evaluate(vae, x, posterior="grid", cells=cells, seed=s).elbo for s in range(8)]
+        mean, error = sum(found) / 8, torch.tensor(found).std().item() / math.sqrt(8)
         gaps.append(exact - mean)
         assert gaps[-1] > -4 * error
     assert gaps == sorted(gaps, reverse=True)
@@ -73,7 +73,7 @@ def test_its_importance_weighted_bound_is_tighter_still(linear):
 
 def test_it_is_the_exact_posterior_s_mean_and_variance(linear):
     vae, x, _ = linear
-    q = grid_posterior(vae, x, grid=Grid.over_prior(vae, 400))
+    q = grid_posterior(vae, x, grid=Grid.over_prior(vae, 200))
     w = vae.decoder.layer.weight.double()
     covariance = torch.linalg.inv(torch.eye(2) + w.T @ w / SIGMA**2)
     mean = (x - vae.offset).flatten(1).double() - vae.decoder.layer.bias
@@ -81,7 +81,7 @@ def test_it_is_the_exact_posterior_s_mean_and_variance(linear):
     torch.testing.assert_close(q.mean.double(), mean, atol=5e-3, rtol=0)
     expected = covariance.diagonal().expand(200, 2)
     torch.testing.assert_close(q.variance.double(), expected, atol=2e-3, rtol=0)
-    torch.testing.assert_close(q.sample((4000,)).mean(0), q.mean, atol=0.06, rtol=0)
+    torch.testing.assert_close(q.sample((1000,)).mean(0), q.mean, atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
