@@ -1,7 +1,7 @@
 """What `import latens` offers, and what the commands do: train, resume, load, evaluate, show."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from latens.evaluation.metrics import Evaluation, PosteriorName
 from latens.evaluation.metrics import evaluate as measure
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.serialization import WeightBits
+from latens.model.vae import VAE
 from latens.run.data import data_of
 from latens.run.directory import (
     CHECKPOINTS,
@@ -276,6 +277,52 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
     vae.generate_model_card().save(out / "README.md")
     (out / CHECKPOINTS).rmdir()  # there is none to go on from
     return exported
+
+
+def fit_prior(
+    path: str | Path,
+    out: str | Path | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    data: Any = None,
+    flow_width: int = 192,
+    layers: int = 6,
+    device: str = "auto",
+) -> Run:
+    """Fit a second stage to the latents of a trained model, and write both as a run of its own.
+
+    New images are then drawn from it. The model is left as it is, with its figures, which are of
+    its own p(z); see `latens.training.second_stage.fit_prior`.
+
+    Args:
+        out: a folder that does not exist yet; None: the run's with `-prior` at its end.
+        minutes: how long; None: a million latents.
+        data: the same data again, of a run whose data came from Python.
+        flow_width, layers: of the flow's transformer.
+
+    Raises:
+        LatensError: a run that cannot be used, or `out` exists.
+    """
+    from latens.training.second_stage import fit_prior as fit
+
+    check_seed(seed)
+    run = Run.open(path)
+    out = Path(out or f"{path}-prior")
+    refuse_existing(out)
+    vae, images = load_model(run.path).to(resolve_device(device)), data_of(run, data)
+    if not isinstance(vae, VAE):
+        raise LatensError("a second stage is for models of one level of latents")
+    found = fit(vae, images.train, images.validation, minutes, seed, flow_width, layers)
+    vae.sampler = found.prior
+    figures = asdict(found)
+    figures.pop("prior")
+    vae.about["second_stage"] = figures
+    fitted = Run.create(out, run.record, run.metrics)
+    fitted.save_model(vae)
+    if run.figures is not None:
+        fitted.save_figures(run.figures)
+    (out / CHECKPOINTS).rmdir()  # there is none to go on from
+    return fitted
 
 
 # ---- a training and what follows it ----------------------------------------------------------

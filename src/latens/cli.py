@@ -416,6 +416,47 @@ def export(run: RunPath, /, *, out: Path, bits: Literal[8, 16, 32] = 16) -> None
 
 
 @app.command
+def fit_prior(
+    run: RunPath,
+    /,
+    *,
+    out: Path | None = None,
+    minutes: float | None = None,
+    flow_width: int = 192,
+    layers: int = 6,
+    seed: Seed = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Fit a second stage to a run's latents, so that samples come from where images lie.
+
+    The last line printed is a new run directory, with the same model; `sample` and `report` there
+    draw z from the second stage.
+
+    Parameters
+    ----------
+    out
+        The new run directory, which must not exist yet; none: the run's with -prior at its end.
+    minutes
+        How long; none: until a million latents have been seen.
+    flow_width
+        Of the transformer that learns the flow.
+    layers
+        Of the same.
+    """
+    from latens import api
+
+    fitted = api.fit_prior(
+        run, out, minutes, seed, flow_width=flow_width, layers=layers, device=device
+    )
+    figures = fitted.vae.about["second_stage"]
+    print(
+        f"squared distance (MMD) from the latents of validation images: samples of p(z) "
+        f"{figures['mmd_before']:.4f}, of the second stage {figures['mmd_after']:.4f}"
+    )
+    print(fitted.path)
+
+
+@app.command
 def report(
     run: RunPath,
     /,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from latens.errors import LatensError
+from latens.model.flow_matching import FlowMatching
 from latens.model.latent_model import LatentModel, label_rows
 from latens.model.latents import Draw, Latent
 from latens.model.likelihoods import Bernoulli
@@ -33,6 +34,8 @@ class VAE(LatentModel):
         prior: p(z); N(0, I) unless given.
         posterior: `[B, *F] -> q(z|x)`; a diagonal Gaussian unless given.
         classifier: `[*N, *Z] -> p(y|z)`, of a model that learns to tell labels; mostly none.
+        sampler: a second stage fitted to z ~ q(z|x), which `sample_prior` draws from in place of
+            the prior; mostly none. Every figure is of the prior all the same.
 
     Raises:
         LatensError: parts that do not fit together.
@@ -46,6 +49,7 @@ class VAE(LatentModel):
         prior: Prior | None = None,
         posterior: Posterior | None = None,
         classifier: Classifier | None = None,
+        sampler: FlowMatching | None = None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -54,6 +58,7 @@ class VAE(LatentModel):
         self.prior = prior or StandardNormal(decoder.latent_shape)
         self.posterior = posterior or default_posterior(encoder, decoder.latent_shape)
         self.classifier = classifier
+        self.sampler = sampler
         channels, height, width = encoder.image_shape
         self.image_shape = (channels, height, width)
         self.latent_shape = tuple(decoder.latent_shape)
@@ -170,15 +175,18 @@ class VAE(LatentModel):
 
     @property
     def has_unit_prior(self) -> bool:
-        """Whether p(z) is N(0, I)."""
-        return isinstance(self.prior, StandardNormal)
+        """Whether z is drawn from N(0, I)."""
+        return isinstance(self.prior, StandardNormal) and self.sampler is None
 
     @torch.no_grad()
     def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
         """`n` times z ~ p(z), or one z ~ p(z|y) for each label.
 
-        A prior that depends on labels and is given none is asked for images of unknown label.
+        A prior that depends on labels and is given none is asked for images of unknown label. With
+        a second stage z is a sample of that.
         """
+        if self.sampler is not None:
+            return self.sampler.sample(n)
         labels = self.label_embedding
         if y is None and labels is not None:
             y = labels.unknown(n)

@@ -1,0 +1,128 @@
+"""The second stage: its flow against Gaussians whose velocity is known, and runs that have one."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import latens
+from latens import LatensError
+from latens.model.flow_matching import FlowMatching
+from latens.training import second_stage
+from latens.training.objectives import mmd
+from latens.training.second_stage import fit_prior
+
+MEAN, SCALE = 1.5, 0.4
+
+
+def exact_velocity(z, t):
+    """E[z₁ − ε | z_t = z] for z₁ ~ N(m, s²) and ε ~ N(0, 1): both are Gaussian."""
+    t = t[:, None, None]
+    variance = (1 - t) ** 2 + (t * SCALE) ** 2
+    slope = (t * SCALE**2 - (1 - t)) / variance
+    return MEAN + slope * (z - t * MEAN)
+
+
+@pytest.fixture
+def flow(monkeypatch):
+    """A flow of one latent that has learned exactly."""
+    flow = FlowMatching((1,), 8, 1)
+    monkeypatch.setattr(flow, "velocity", exact_velocity)
+    return flow
+
+
+def test_samples_of_the_exact_velocity_are_the_gaussian(flow):
+    for steps, tolerance in ((25, 0.01), (100, 0.01)):
+        z = flow.sample(40_000, steps)
+        assert z.mean().item() == pytest.approx(MEAN, abs=tolerance)
+        assert z.std().item() == pytest.approx(SCALE, abs=tolerance)
+
+
+def test_the_loss_of_the_exact_velocity_is_what_cannot_be_known(flow):
+    """E Var[z₁ − ε | z_t] over t, by numerical integration."""
+    t = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    between = (1 - t) ** 2 + (t * SCALE) ** 2
+    expected = (1 + SCALE**2 - (t * SCALE**2 - (1 - t)) ** 2 / between).mean().item()
+    z = MEAN + SCALE * torch.randn(200_000, 1)
+    found = flow(z)
+    assert abs(found.mean().item() - expected) < 4 * found.std().item() / math.sqrt(len(z))
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 2, 4)])
+def test_latents_of_any_shape(shape):
+    flow = FlowMatching(shape, 16, 2)
+    z = 7 + 3 * torch.randn(200, *shape)
+    flow.standardise(z)
+    loss = flow(z)
+    assert loss.shape == (200,)
+    loss.sum().backward()
+    assert all(p.grad is not None for p in flow.parameters())
+    assert flow.sample(4).shape == (4, *shape)
+    assert flow.sample(50, 2).mean().item() == pytest.approx(7, abs=3)
+
+
+@pytest.fixture(scope="module")
+def two_groups():
+    """A model whose latents lie in two groups far from N(0, I), and its images."""
+    torch.manual_seed(0)
+    images = torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    images[200:] = 255
+    images[:, :, 2:6, 2:6] = torch.randint(0, 255, (400, 1, 4, 4), dtype=torch.uint8)
+    vae = latens.VAE(latens.MLPEncoder((1, 8, 8), (16,)), latens.MLPDecoder(2, (1, 8, 8), (16,)))
+    return vae.eval(), latens.Images(images)
+
+
+def test_its_samples_are_nearer_to_the_latents_than_those_of_the_prior(two_groups, monkeypatch):
+    monkeypatch.setattr(second_stage, "LATENTS", 60_000)
+    vae, images = two_groups
+    with torch.no_grad():
+        vae.posterior.parameters_of_q.weight.mul_(20)
+        vae.posterior.parameters_of_q.bias[2:].fill_(-4)
+    fit = fit_prior(vae, images, images, flow_width=32, layers=2)
+    assert fit.latents >= 60_000
+    assert fit.mmd_after < 0.2 * fit.mmd_before
+    mean = vae.embed(images.unit())
+    vae.sampler = fit.prior
+    assert mmd(vae.sample_prior(400) / mean.std(0), mean / mean.std(0)) < 0.2 * fit.mmd_before
+    assert not vae.has_unit_prior
+
+
+def test_a_run_with_a_second_stage(run_latens, tmp_path, monkeypatch):
+    monkeypatch.setattr(second_stage, "LATENTS", 4_000)
+    options = ("--recipe", "conv", "--latent-map", 2, "--channels", 4, "--epochs", 1)
+    run_latens("train", "digits", *options, "--no-report", "--out", "run")
+    fit = ("fit-prior", "run", "--flow-width", 16, "--layers", 1)
+    done = run_latens(*fit)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "run-prior"
+    assert "of the second stage" in done.stdout
+    one, two = (latens.load(tmp_path / name) for name in ("run", "run-prior"))
+    assert one.sampler is None
+    assert two.sampler is not None
+    for name, value in one.state_dict().items():
+        assert torch.equal(two.state_dict()[name], value), name
+    figures = [
+        json.loads(run_latens("evaluate", name, "--json").stdout) for name in ("run", "run-prior")
+    ]
+    assert figures[0]["elbo"] == figures[1]["elbo"]
+    assert run_latens("sample", "run-prior", "-n", 4).returncode == 0
+    for words, reason in (
+        (fit, "exists already"),
+        ((*fit, "--out", "no", "--minutes", 0), "minutes is 0"),
+        (("fit-prior", "run", "--out", "no", "--layers", 0), "layers is 0"),
+        (("fit-prior", "mnist-conditional-2d", "--out", "no"), "depends on no label"),
+    ):
+        done = run_latens(*words)
+        assert done.returncode == 2
+        assert reason in " ".join(done.stderr.split())
+        assert not (tmp_path / "no").exists()
+
+
+def test_a_ladder_has_no_second_stage(two_groups, tmp_path):
+    images = two_groups[1].pixels[:, 0].numpy()
+    path = tmp_path / "ladder"
+    options = {"recipe": "ladder", "levels": "2x1", "channels": 4, "report": False, "film": False}
+    latens.train(images, epochs=1, out=path, **options)
+    with pytest.raises(LatensError, match="of one level"):
+        latens.api.fit_prior(path, data=images)
