@@ -40,6 +40,7 @@ def test_a_run_of_a_ladder_has_its_levels_in_every_figure(ladder_run, tmp_path):
     assert len(last["kl_per_level"]) == 3
     assert sum(last["kl_per_level"]) == pytest.approx(last["kl"], rel=1e-5)
     assert ladder_run.latent_shape == (1, 2, 2)
+    assert ladder_run.title == "few.npz, ladder, 3 levels, β 1"
     assert len(last["kl_per_dim"]) == 4
     assert ladder_run.config.run.compile is False
     names = ("Levels", "Samples", "Interpolations", "Films of the training")
@@ -140,6 +141,8 @@ def test_a_training_under_the_grid_and_figures_of_each_q(few, run_latens, tmp_pa
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["validation"]["elbo"] > rows[0]["validation"]["elbo"]
     assert "encoder" in rows[0]["train"]
+    assert rows[0]["validation"]["posterior"] == "grid of 32² cells"
+    assert "q grid of 32² cells" in " ".join(done.stderr.split())
     figures = {
         posterior: json.loads(
             run_latens("evaluate", run, "--posterior", posterior, "--json").stdout

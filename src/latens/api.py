@@ -374,11 +374,12 @@ def describe(run: Run) -> str:
     config, data = run.config, run.record["data"]
     channels, height, width = data["shape"]
     dims = "×".join(map(str, run.latent_shape))
+    latents = f"{run.levels} levels of latents" if run.levels > 1 else f"{dims} latent dimensions"
     splits = ", ".join(f"{count:,} {name}" for name, count in data["splits"].items())
     limits = config.run
     length = f"{limits.epochs} epochs" if limits.epochs else f"{limits.minutes:g} minutes"
     return (
-        f"{config.model.recipe} with {dims} latent dimensions, {run.objective}, "
+        f"{config.model.recipe} with {latents}, {run.objective}, "
         f"{config.model.likelihood} likelihood, {run.record['parameters']:,} parameters\n"
         f"{data['name']}: {height}x{width}x{channels}, {splits}; {length} on {limits.device} "
         f"in {limits.precision}"

@@ -186,7 +186,8 @@ def evaluate(
     every = every if objective is None else objective.gather(every)
     binary = bool(every["binary"].all())
     figures = _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
-    return replace(figures, posterior=_name_of_q(vae, refine, posterior, cells))
+    q = _name_of_q(vae, refine, posterior, cells, objective is not None)
+    return replace(figures, posterior=q)
 
 
 def _check(
@@ -314,10 +315,14 @@ def _proposal(
     return None
 
 
-def _name_of_q(vae: LatentModel, refine: int, posterior: PosteriorName, cells: int | None) -> str:
+def _name_of_q(
+    vae: LatentModel, refine: int, posterior: PosteriorName, cells: int | None, training: bool
+) -> str:
+    dims = math.prod(vae.latent_shape)
+    if training and isinstance(vae, VAE) and isinstance(vae.posterior, Tabulated):
+        posterior, cells = "grid", vae.posterior.cells
     if posterior == "grid":
-        dims = math.prod(vae.latent_shape)
-        return f"grid of {cells or CELLS[dims]}{' ²³'[dims - 1].strip()} cells"
+        return f"grid of {cells or CELLS[dims]}{('', '²', '³')[dims - 1]} cells"
     return f"encoder, refined by {refine} steps" if refine else posterior
 
 

@@ -139,11 +139,17 @@ class Run:
         return math.prod(self.latent_shape)
 
     @property
+    def levels(self) -> int:
+        """How many levels of latents there are."""
+        return len(self.record.get("level_shapes") or (self.latent_shape,))
+
+    @property
     def title(self) -> str:
         """Data, recipe, dimensions and objective: what every picture says of itself."""
         name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in self.name)
         dims = "×".join(map(str, self.latent_shape))
-        return f"{name}, {self.config.model.recipe}, {dims} dims, {self.objective}"
+        latents = f"{self.levels} levels" if self.levels > 1 else f"{dims} dims"
+        return f"{name}, {self.config.model.recipe}, {latents}, {self.objective}"
 
     @property
     def objective(self) -> str:

@@ -70,6 +70,7 @@ class Bar:
             f"loss {train['loss']:8.2f}  validation −elbo {-validation['elbo']:8.2f} = "
             f"{validation['reconstruction']:.2f} + kl {validation['kl']:.2f} nats  "
             f"active {validation['active_units']}/{self.latent_dims}"
+            + (f"  q {validation['posterior']}" if "posterior" in validation else "")
             + (f"  β {row['beta']:.2f}" if self.moving else "")
             + ("" if right is None else f"  accuracy {right:.1%}")
         )
@@ -92,6 +93,11 @@ def comment(
         warn(
             f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "
             f"use, and images hardly differ. Try {remedy}"
+        )
+    if config.model.posterior == "grid":
+        note(
+            "validation was measured under the grid, and the test images are under the encoder's "
+            "q(z|x), which is what is used; `latens evaluate RUN --posterior grid` tells the other"
         )
     best = best_row(rows)
     lost = rows[-1]["validation"]["final_loss"] - best["validation"]["final_loss"]

@@ -112,7 +112,7 @@ class TrainingSetup:
 
     def record(self) -> dict[str, Any]:
         """What config.yaml holds."""
-        data = self.data
+        data, levels = self.data, self.model.level_shapes
         frozen = [n for n, p in self.model.named_parameters() if not p.requires_grad]
         return {
             "command": self.command,
@@ -131,6 +131,7 @@ class TrainingSetup:
                 "fingerprint": data.fingerprint(),
             },
             "latent_shape": list(self.model.latent_shape),
+            **({"level_shapes": [list(level) for level in levels]} if len(levels) > 1 else {}),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "machine": machine(self.config.run.device),
             "versions": versions(),

@@ -116,6 +116,7 @@ class TrainingState:
 
 def _validation_figures(evaluation: Evaluation, classifies: bool) -> dict[str, Any]:
     names = ["elbo", "reconstruction", "kl", "kl_per_dim", "active_units"]
+    names += ["posterior"] if evaluation.posterior != "encoder" else []
     names += ["kl_per_level"] if evaluation.kl_per_level is not None else []
     names += ["label", "accuracy"] if classifies else []
     return {name: getattr(evaluation, name) for name in names}
