@@ -1,6 +1,7 @@
 from . import analysis as analysis
 from . import pictures as pictures
 from .api import evaluate as evaluate
+from .api import fit_prior as fit_prior
 from .api import load as load
 from .api import resume as resume
 from .api import train as train
@@ -10,6 +11,8 @@ from .data import load_data as load_data
 from .errors import LatensError as LatensError
 from .evaluation.metrics import Evaluation as Evaluation
 from .model.classifiers import MLPClassifier as MLPClassifier
+from .model.flow_matching import FlowMatching as FlowMatching
+from .model.ladder import Ladder as Ladder
 from .model.latent_model import LatentModel as LatentModel
 from .model.latents import Draw as Draw
 from .model.latents import Latent as Latent
@@ -28,6 +31,7 @@ from .model.networks import ConvMapDecoder as ConvMapDecoder
 from .model.networks import ConvMapEncoder as ConvMapEncoder
 from .model.networks import FourierDecoder as FourierDecoder
 from .model.networks import LabelEmbedding as LabelEmbedding
+from .model.networks import LadderEncoder as LadderEncoder
 from .model.networks import MLPDecoder as MLPDecoder
 from .model.networks import MLPEncoder as MLPEncoder
 from .model.networks import NoisyEncoder as NoisyEncoder

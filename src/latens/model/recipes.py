@@ -21,10 +21,11 @@ from latens.model.networks import (
     ConvMapEncoder,
     FourierDecoder,
     LabelEmbedding,
+    LadderEncoder,
     NoisyEncoder,
 )
 from latens.model.networks.conv import MOST_CHANNELS, Geometry
-from latens.model.networks.ladder import LadderEncoder, Levels
+from latens.model.networks.ladder import Levels
 from latens.model.parts import Decoder, Encoder, Likelihood, Posterior, Prior
 from latens.model.posteriors import default_posterior
 from latens.model.vae import VAE

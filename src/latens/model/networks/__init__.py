@@ -3,6 +3,7 @@
 from latens.model.networks.conv import ConvDecoder, ConvEncoder, ConvMapDecoder, ConvMapEncoder
 from latens.model.networks.fourier import FourierDecoder
 from latens.model.networks.labels import ConditionalDecoder, ConditionalEncoder, LabelEmbedding
+from latens.model.networks.ladder import LadderEncoder
 from latens.model.networks.mlp import MLPDecoder, MLPEncoder
 from latens.model.networks.noisy import NoisyEncoder
 from latens.model.networks.unet import UNetDecoder, UNetEncoder
@@ -16,6 +17,7 @@ __all__ = [
     "ConvMapEncoder",
     "FourierDecoder",
     "LabelEmbedding",
+    "LadderEncoder",
     "MLPDecoder",
     "MLPEncoder",
     "NoisyEncoder",
