@@ -15,6 +15,7 @@ from latens.model.latent_model import LatentModel, label_rows
 from latens.model.latents import Draw, Latent
 from latens.model.likelihoods import Bernoulli
 from latens.model.networks.labels import LabelEmbedding
+from latens.model.networks.mlp import kaiming_init
 from latens.model.parts import Classifier, Decoder, Encoder, Likelihood, Part, Posterior, Prior
 from latens.model.posteriors import default_posterior
 from latens.model.priors import StandardNormal
@@ -94,13 +95,20 @@ class VAE(LatentModel):
     def prevent_collapse(self, images: Float[Tensor, "N C H W"], quiet: bool) -> None:
         """Start against collapse: a narrow posterior, and a decoder that is no noise.
 
-        The means of the posterior tell some of the images apart. A decoder whose first outputs
-        vary at random with z may learn to silence them, and then does without z.
+        The means of the posterior tell some of the images apart. By torch's own first weights
+        features hardly differ from image to image, and magnified so far a first step moves all of
+        them together, until no ReLU tells any apart: hence the encoder's. A decoder whose first
+        outputs vary at random with z may learn to silence them, and then does without z.
 
         Args:
             quiet: start the decoder so; where there is no danger, that costs a short training.
         """
         labels, few = self.label_embedding, images[:FEW_IMAGES]
+        if not quiet:
+            zero = [p for p in self.encoder.parameters() if not p.any()]
+            kaiming_init(self.encoder)
+            for parameter in zero:  # of blocks that start as the identity
+                parameter.zero_()
         y = None if labels is None else labels.unknown(len(few))
         self.posterior.start_narrow(self.encoder(few, y))
         for part in self.decoder.modules():
