@@ -16,7 +16,7 @@ from latens.model.latent_model import LatentModel, slerp
 from latens.model.latents import Draw, Latent
 from latens.model.likelihoods import Bernoulli
 from latens.model.networks.ladder import ConvBlock, LadderEncoder, Level, ResidualConvBlock
-from latens.model.parts import Likelihood, Part, Prior
+from latens.model.parts import Likelihood, Prior
 from latens.model.priors import StandardNormal
 
 LEAST_SCALE = 1e-3  # of q and p
@@ -81,10 +81,7 @@ class Ladder(LatentModel):
         """Begin at the mean image, instead of spending the first epoch on finding it."""
         with torch.no_grad():
             self.offset.copy_(self.likelihood.parameters_at(mean))
-        for part in self.modules():
-            if isinstance(part, Part) and part is not self:
-                part.start_from(images, mean)
-        self.is_fresh = False
+        super().start_from(images, mean)
 
     @property
     def level_shapes(self) -> list[tuple[int, ...]]:

@@ -59,6 +59,13 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
         self.about = {}
         self.is_fresh = True
 
+    def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
+        """Let every part begin at the data."""
+        for part in self.modules():
+            if isinstance(part, Part) and part is not self:
+                part.start_from(images, mean)
+        self.is_fresh = False
+
     # ---- what a model defines ----------------------------------------------------------------
 
     @abstractmethod

@@ -16,7 +16,7 @@ from latens.model.latents import Draw, Latent
 from latens.model.likelihoods import Bernoulli
 from latens.model.networks.labels import LabelEmbedding
 from latens.model.networks.mlp import kaiming_init
-from latens.model.parts import Classifier, Decoder, Encoder, Likelihood, Part, Posterior, Prior
+from latens.model.parts import Classifier, Decoder, Encoder, Likelihood, Posterior, Prior
 from latens.model.posteriors import default_posterior
 from latens.model.priors import StandardNormal
 
@@ -86,10 +86,7 @@ class VAE(LatentModel):
         """Begin at the mean image, instead of spending the first epoch on finding it."""
         with torch.no_grad():
             self.offset.copy_(self.likelihood.parameters_at(mean))
-        for part in self.modules():
-            if isinstance(part, Part) and part is not self:
-                part.start_from(images, mean)
-        self.is_fresh = False
+        super().start_from(images, mean)
 
     @torch.no_grad()
     def prevent_collapse(self, images: Float[Tensor, "N C H W"], quiet: bool) -> None:
