@@ -85,6 +85,14 @@ def test_it_is_accessible(page):
     assert told == []
 
 
+def test_what_is_hidden_takes_no_room(desktop):
+    """As the image of a decoder that no page can run."""
+    image = desktop.locator("[data-part=decoded]")
+    assert image.is_visible()
+    desktop.evaluate("document.querySelector('.decoded').hidden = true")
+    assert not image.is_visible()
+
+
 # ---- the explorer ----------------------------------------------------------------------------
 
 
