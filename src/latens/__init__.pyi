@@ -1,6 +1,7 @@
 from . import analysis as analysis
 from . import pictures as pictures
 from .api import evaluate as evaluate
+from .api import evaluate_all as evaluate_all
 from .api import fit_prior as fit_prior
 from .api import load as load
 from .api import resume as resume

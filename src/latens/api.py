@@ -10,11 +10,13 @@ from torch import Tensor
 
 from latens.config import TrainConfig, check_names, check_seed
 from latens.console import stderr
-from latens.data import IN_MEMORY, DataSet, Images, load_split, name_of, source_of
+from latens.data import IN_MEMORY, DataSet, Images, load_data, load_split, name_of, source_of
 from latens.errors import LatensError
+from latens.evaluation.full import FullEvaluation
 from latens.evaluation.labels import label_statistics, neighbour_accuracy
-from latens.evaluation.metrics import Evaluation, PosteriorName
+from latens.evaluation.metrics import Evaluation
 from latens.evaluation.metrics import evaluate as measure
+from latens.evaluation.proposals import PosteriorName
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.serialization import WeightBits
 from latens.model.vae import VAE
@@ -144,7 +146,7 @@ def evaluate(
         neighbours: how many training images, nearest in latent space, vote for the class of each
             image; None leaves it out.
         refine: steps by which q(z|x) of each image is improved after the encoder; the gain is the
-            amortisation gap (see `latens.evaluation.metrics.refined`).
+            amortisation gap (see `latens.evaluation.proposals.refined`).
         precision: of the networks: float32, bf16, or auto for bf16 where the processor has it.
         posterior: which q(z|x) the figures are of: the encoder's, or for up to three latents
             "grid", nearly the model's true posterior (see `latens.model.grid`).
@@ -180,6 +182,32 @@ def evaluate(
     train = data_of(run, given if _in_memory(run) else None).train
     right = neighbour_accuracy(model, train, data, neighbours)
     return replace(figures, neighbour_accuracy=right)
+
+
+def evaluate_all(
+    path: str | Path | Run, data: Any = None, seed: int = 0, device: str = "auto"
+) -> "FullEvaluation":
+    """Measure everything that applies to a run's model, each figure with its error.
+
+    Args:
+        path: a run, its directory, or a pretrained model by name.
+        data: other data of the same size, or the same again where they came from Python; None
+            takes the run's own.
+        seed: of all noise.
+
+    Raises:
+        LatensError: a run or data that cannot be used.
+    """
+    from latens.evaluation.full import evaluate_fully
+
+    check_seed(seed)
+    run = path if isinstance(path, Run) else Run.open(path)
+    own = data is None or _in_memory(run) or source_of(data) == run.record["data"]["source"]
+    found = data_of(run, data if _in_memory(run) else None) if own else load_data(data)
+    vae = load_model(run.path).to(resolve_device(device))
+    if found.train.shape != vae.image_shape:
+        raise LatensError(f"the model reads {vae.image_shape}, and {data} has {found.train.shape}")
+    return evaluate_fully(run, vae, found, seed)
 
 
 def _images_for(

@@ -177,6 +177,7 @@ def evaluate(
     seed: Seed = 0,
     device: DeviceOption = "auto",
     precision: Precision = "float32",
+    every: Annotated[bool, Parameter(name="--all")] = False,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
     """Measure a trained model, in nats per image.
@@ -202,11 +203,23 @@ def evaluate(
         Of the grid along each axis; none: 4,096 for one latent, 512 for two, 128 for three.
     precision
         Of the networks: bf16 is faster, and may move the second decimal.
+    every
+        Every figure that applies, each with its error, in minutes: all splits, −log p(x), the parts
+        of the KL, the amortisation gap, samples, and what latents tell. The other options but
+        --data, --seed, --device and --json stay out.
     as_json
         Print one JSON object.
     """
     from latens import api
+    from latens.evaluation.tables import figures_table, full_table
 
+    if every:
+        others = (split, importance_samples, neighbours, refine, cells)
+        if any(others) or posterior != "encoder" or precision != "float32":
+            raise LatensError("--all chooses all else: leave out the other options")
+        full = api.evaluate_all(run, data, seed, device).as_dict() | {"run": str(run)}
+        print(json.dumps(full) if as_json else full_table(full))
+        return
     figures = api.evaluate(
         run,
         data,
@@ -221,7 +234,7 @@ def evaluate(
         cells,
     ).as_dict()
     figures |= {"run": str(run), "data": data}
-    print(json.dumps(figures) if as_json else _table(figures))
+    print(json.dumps(figures) if as_json else figures_table(figures))
 
 
 @app.command
@@ -626,39 +639,6 @@ def _sentence(figures: dict[str, Any]) -> str:
     if figures.get("accuracy") is not None:
         parts.append(f"classifier {figures['accuracy']:.2%} right")
     return f"{figures['split']}: {', '.join(parts)}"
-
-
-def _table(figures: dict[str, Any]) -> str:
-    """The figures as lines of name, value and unit."""
-    rows = [
-        ("−elbo", f"{-figures['elbo']:.3f}", f"nats per image, {figures['kind']}"),
-        ("reconstruction", f"{figures['reconstruction']:.3f}", "nats per image, −E log p(x|z)"),
-        ("kl", f"{figures['kl']:.3f}", "nats per image"),
-    ]
-    levels = figures["kl_per_level"] or ()
-    rows += [
-        (f"kl of level {i}", f"{kl:.3f}", "nats per image") for i, kl in enumerate(levels, start=1)
-    ]
-    if figures["nll"] is not None:
-        error = figures["nll_stderr"]
-        plus_minus = "" if error is None else f"± {error:.3f} "
-        samples = f"{figures['importance_samples']} importance samples"
-        unit = f"{plus_minus}nats per image, {figures['kind']}, {samples}"
-        rows.append(("nll", f"{figures['nll']:.3f}", unit))
-    if figures["bits_per_dim"] is not None:
-        rows.append(("bits per dim", f"{figures['bits_per_dim']:.4f}", ""))
-    if figures["mse"] is not None:
-        rows.append(("mse", f"{figures['mse']:.5f}", "mean squared error of pixels in [0, 1]"))
-    rows.append(("active units", str(figures["active_units"]), "latent dimensions"))
-    for name in ("accuracy", "neighbour_accuracy"):
-        if figures[name] is not None:
-            what = {"accuracy": "of the classifier", "neighbour_accuracy": "of the nearest images"}
-            rows.append((name.replace("_", " "), f"{figures[name]:.2%}", what[name]))
-    if figures["posterior"] != "encoder":
-        rows.append(("q(z|x)", "", figures["posterior"]))
-    rows.append(("images", f"{figures['images']:,}", figures["split"] or f"of {figures['data']}"))
-    rows.append(("time", f"{figures['seconds']:.1f}", "s"))
-    return "\n".join(f"{name:<18} {value:>10}  {unit}".rstrip() for name, value, unit in rows)
 
 
 # ---- errors ----------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from latens import (
     Posterior,
     load_data,
 )
-from latens.evaluation.metrics import evaluate, refined
+from latens.evaluation.metrics import evaluate
+from latens.evaluation.proposals import refined
 from latens.model.distributions import diagonal_normal
 from latens.model.priors import LEAST_SCALE
 from latens.model.recipes import build

@@ -15,9 +15,10 @@ from torch.distributions import (
 )
 
 from latens import ELBO, IWAE, BetaSchedule, BetaTC, Draw, InfoVAE, LatensError, Latent
+from latens.model.aggregated import stratified_log_weights
 from latens.model.distributions import diagonal_normal, kl
 from latens.model.parts import from_config, to_config
-from latens.training.objectives import mmd, stratified_log_weights
+from latens.training.objectives import mmd
 
 
 def standard_normal(dims):

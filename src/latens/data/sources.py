@@ -15,6 +15,7 @@ import requests
 import torch
 
 from latens.data.images import Images
+from latens.data.shapes import FORMS, draw_shapes, shuffled_factors
 from latens.errors import LatensError, unknown
 
 DIGITS = tuple("0123456789")
@@ -218,6 +219,21 @@ def _digits(source: Source) -> Raw:
     return Raw(_images(pixels, labels), classes=source.classes)
 
 
+def _shapes(source: Source) -> Raw:
+    train, held_out, test = (
+        _drawn(shuffled_factors(start, count)) for start, count in SHAPES_SPLITS
+    )
+    return Raw(train, held_out, test, source.classes)
+
+
+def _drawn(factors: np.ndarray) -> Images:
+    """Images of `shapes`; their label is their form."""
+    return Images(torch.from_numpy(draw_shapes(factors)), torch.from_numpy(factors[:, 0].copy()))
+
+
+# Where each split of `shapes` begins in the shuffled combinations, and how many it has
+SHAPES_SPLITS = ((0, 18_000), (18_000, 2_000), (20_000, 4_000))
+
 SOURCES: dict[str, Source] = {
     "digits": Source(
         about="1,797 grey 8x8 handwritten digits, embedded in scikit-learn: no download",
@@ -318,6 +334,13 @@ SOURCES: dict[str, Source] = {
             "binarized_mnist_test.amat": "14e41ae11040adba6ab8cb291eda0dd8",
         },
         classes=(),
+    ),
+    "shapes": Source(
+        about="24,000 colour 64x64 squares, ellipses and triangles whose six factors are known: "
+        "drawn by latens, no download",
+        read=_shapes,
+        validation=0,
+        classes=FORMS,
     ),
 }
 

@@ -164,6 +164,13 @@ def shipped(name: str) -> Judge:
     return Judge(f"{name}-judge", about["accuracy"], lambda x: model(x).argmax(1))
 
 
+def shipped_network(name: str) -> ImageClassifier:
+    """The network of a judge that comes with latens."""
+    model, _ = read_model(FOLDER / name)
+    assert isinstance(model, ImageClassifier)
+    return model
+
+
 def _of_run(path: Path, classes: Sequence[str], shape: tuple[int, ...]) -> Judge:
     run = Run.open(path)
     model = load_model(run.path)

@@ -3,37 +3,58 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution
 
 from latens.console import progress
-from latens.data import Images, unit_pixels
+from latens.data import Images
 from latens.errors import LatensError
-from latens.model.distributions import diagonal_normal
-from latens.model.grid import CELLS, Grid, GridPosterior, grid_posterior
+from latens.evaluation.importance import importance_weights
+from latens.evaluation.proposals import (
+    PosteriorName,
+    Propose,
+    name_of_q,
+    proposal_of,
+    rows_of,
+)
 from latens.model.latent_model import LatentModel
 from latens.model.latents import Draw
 from latens.model.likelihoods import Gaussian
 from latens.model.parts import Kind
-from latens.model.posteriors import Tabulated
-from latens.model.vae import VAE
-
-PosteriorName = Literal["encoder", "grid"]
 
 # Images are taken in blocks of this many values (pixels times channels), and at most so many.
 # The size of a block depends on the images alone: figures must not depend on a machine or on
 # the batch size of a training.
 VALUES_IN_BLOCK = 2**21
 IMAGES_IN_BLOCK = 500
-GRID_IMAGES = 10_000  # for which a grid is decoded once
-REFINING_RATE, REFINING_SAMPLES = 0.03, 4  # in units of z; z for each image and step
 OBJECTIVE = "objective."  # before the name of a term of a training's objective
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2
+SPREAD_SAMPLES = 4  # of z for the images of the first block: what sampling z adds to a variance
+SPREAD = "spread."  # before the name of that variance
+
+
+@dataclass(frozen=True)
+class StandardError:
+    """How far a mean over images is off, one standard deviation, by its two causes.
+
+    Attributes:
+        sampling: that z is sampled: with more samples of z it vanishes. None where it is unknown.
+        images: that the images are a sample too: what would differ on others of their kind.
+    """
+
+    sampling: float | None
+    images: float
+
+    @property
+    def total(self) -> float:
+        """Both together: their causes are independent."""
+        return math.hypot(self.sampling or 0.0, self.images)
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,9 @@ class Evaluation:
             bound in expectation (Burda et al. 2016, theorem 1). None where not asked for.
         nll_stderr: the standard error of `nll` from the sampling of z, for these images. The
             bound's own gap is not in it. None for a single sample, which has no spread.
+        effective_samples: of the K importance samples of an image those that count, (Σw)² / Σw²,
+            averaged over the images: few mean that q(z|x) misses the true posterior, and that
+            `nll` is still far above −log p(x).
         kind: what −log p(x|z) is on these pixels. A "grey cross-entropy" is no likelihood, so
             compare it only with others of its kind.
         bits_per_dim: (nll, or −elbo) / (C H W ln 2) for "binary" and "8-bit"; None where it would
@@ -71,6 +95,8 @@ class Evaluation:
             "grid of 512² cells".
         kl_per_level: the KL of each level of a hierarchy, the topmost first, which add up to `kl`;
             None of a flat model.
+        errors: standard errors of elbo, reconstruction, kl, nll and accuracy, by name; not measured
+            during a training.
         split: which images of a data set: train, validation, test or all; None of others.
         objective: the terms of a training's objective, by name; empty outside of a training.
     """
@@ -94,6 +120,8 @@ class Evaluation:
     kl_per_level: list[float] | None = None
     posterior: str = "encoder"
     split: str | None = None
+    effective_samples: float | None = None
+    errors: dict[str, StandardError] = field(default_factory=dict)
     objective: dict[str, float] = field(default_factory=dict)
 
     def has_collapsed(self, dims: int) -> bool:
@@ -166,7 +194,7 @@ def evaluate(
             is conditional, or a grid for more than three latents.
     """
     _check(vae, images, importance_samples, refine)
-    propose = _proposal(vae, images, labels, refine, posterior, cells, objective is not None)
+    propose = proposal_of(vae, images, labels, refine, posterior, cells, objective is not None)
     began = time.perf_counter()
     was_training = vae.training
     vae.eval()
@@ -176,17 +204,18 @@ def evaluate(
     ):
         torch.manual_seed(seed)
         blocks, binary = [], True
-        for rows, x, y, together in _blocks(images, labels, vae.device, objective):
-            block = _measure(vae, x, y, rows, importance_samples, propose, objective, together)
-            blocks.append(block)
-            binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
+        with _bar(len(images) * (importance_samples or 0)) as advance:
+            for rows, x, y, together in _blocks(images, labels, vae.device, objective):
+                block = _Block(vae, x, y, importance_samples, objective, together, advance)
+                blocks.append(block.measure(propose, rows, spread=not blocks))
+                binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
-    every = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+    every = {name: torch.cat([b[name] for b in blocks if name in b]) for name in blocks[0]}
     every["binary"] = torch.tensor([binary])
     every = every if objective is None else objective.gather(every)
     binary = bool(every["binary"].all())
     figures = _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
-    q = _name_of_q(vae, refine, posterior, cells, objective is not None)
+    q = name_of_q(vae, refine, posterior, cells, objective is not None)
     return replace(figures, posterior=q)
 
 
@@ -219,18 +248,7 @@ def _blocks(
     size = min(IMAGES_IN_BLOCK, VALUES_IN_BLOCK // math.prod(images.shape[-3:]))
     for start, end in _bounds(len(images), max(1, size // samples), count):
         share = slice(start + rank, end, count)
-        yield share, *_rows_of(images, labels, share, device), end - start
-
-
-def _rows_of(
-    images: Images | Tensor, labels: Tensor | None, rows: slice, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    if isinstance(images, Images):
-        batch = images.take(rows)
-        x, y = unit_pixels(batch.pixels.to(device), batch.stochastic_binarize), batch.labels
-    else:
-        x, y = images[rows].to(device), None if labels is None else labels[rows]
-    return x, None if y is None else y.to(device)
+        yield share, *rows_of(images, labels, share, device), end - start
 
 
 def _bounds(images: int, size: int, processes: int) -> list[tuple[int, int]]:
@@ -241,118 +259,85 @@ def _bounds(images: int, size: int, processes: int) -> list[tuple[int, int]]:
     return [*zip(starts, [*starts[1:], images], strict=True)]
 
 
-def _measure(
-    vae: LatentModel,
-    x: Float[Tensor, "B C H W"],
-    y: Tensor | None,
-    rows: slice,
-    k: int | None,
-    propose: "Propose | None",
-    objective: ObjectiveTerms | None,
-    together: int,
-) -> dict[str, Tensor]:
-    """The terms of each image of a block, of which all processes have `together` images."""
-    if propose is None:
-        posterior = None
-        encoded = draw = vae.draw(x, y, 1 if objective is None else objective.samples)
-    else:  # what the encoder's latents tell must not follow another q
-        encoded = vae.draw(x, y, posterior=vae.encode(x, y))
-        posterior = propose(rows, x, y)
-        draw = vae.draw(x, y, posterior=posterior)
-    terms = {
-        "reconstruction": -draw.log_px_z.mean(0),
-        "kl": draw.kl,
-        "mean": _mean_of_z(vae, encoded, x, y),
-    }
-    per_dim = draw.latents[0].kl
-    if per_dim is not None:
-        terms["kl_per_dim"] = per_dim.flatten(1)
-    if len(draw.latents) > 1:
-        terms["kl_per_level"] = draw.kl_per_level
-    if vae.classifier is not None and y is not None:
-        terms |= _label_terms(vae, encoded, terms["mean"], y)
-    if k is not None:
-        terms |= _nll(vae.log_weights(x, y, k, posterior))
-    if objective is not None:
-        shared = replace(draw, joint=objective.joint(together), own=objective.own)
-        terms |= {f"{OBJECTIVE}{name}": v for name, v in objective.terms(shared).items()}
-    return {name: value.cpu() for name, value in terms.items()}
+@contextmanager
+def _bar(samples: int) -> Iterator[Callable[[int], None]]:
+    """A bar over the importance samples of all images; none where there are none."""
+    if not samples:
+        yield lambda _samples: None
+        return
+    with progress("samples") as bar:
+        task = bar.add_task("importance sampling", total=samples)
+        yield lambda count: bar.advance(task, count)
 
 
-# From rows of the images, the images and their labels to a q(z|x) in place of the encoder's
-Propose = Callable[[slice, Tensor, Tensor | None], Distribution]
+@dataclass(frozen=True)
+class _Block:
+    """Images `[B, C, H, W]` with their labels, of which all processes have `together`."""
+
+    vae: LatentModel
+    x: Tensor
+    y: Tensor | None
+    k: int | None
+    objective: ObjectiveTerms | None
+    together: int
+    advance: Callable[[int], None]
+
+    def measure(self, propose: Propose | None, rows: slice, spread: bool) -> dict[str, Tensor]:
+        """The terms of each image."""
+        vae, x, y, objective = self.vae, self.x, self.y, self.objective
+        if propose is None:
+            posterior = None
+            encoded = draw = vae.draw(x, y, 1 if objective is None else objective.samples)
+        else:  # what the encoder's latents tell must not follow another q
+            encoded = vae.draw(x, y, posterior=vae.encode(x, y))
+            posterior = propose(rows, x, y)
+            draw = vae.draw(x, y, posterior=posterior)
+        terms = {**_parts(draw), "mean": _mean_of_z(vae, encoded, x, y)}
+        per_dim = draw.latents[0].kl
+        if per_dim is not None:
+            terms["kl_per_dim"] = per_dim.flatten(1)
+        if len(draw.latents) > 1:
+            terms["kl_per_level"] = draw.kl_per_level
+        if vae.classifier is not None and y is not None:
+            terms |= _label_terms(vae, encoded, terms["mean"], y)
+        if self.k is not None:
+            terms |= self._importance(posterior)
+        if objective is not None:
+            shared = replace(draw, joint=objective.joint(self.together), own=objective.own)
+            terms |= {f"{OBJECTIVE}{name}": v for name, v in objective.terms(shared).items()}
+        elif spread:
+            terms |= self._spread(posterior)
+        return {name: value.cpu() for name, value in terms.items()}
+
+    def _importance(self, posterior: Distribution | None) -> dict[str, Tensor]:
+        """−log p(x), the variance of that estimate, and how many samples count."""
+        assert self.k is not None
+
+        def advance(samples: int) -> None:
+            self.advance(samples * len(self.x))
+
+        weights = importance_weights(self.vae, self.x, self.y, self.k, posterior, advance)
+        return {
+            "nll": -weights.log_mean,
+            "nll_variance": weights.variance,
+            "effective_samples": weights.effective_samples,
+        }
+
+    def _spread(self, posterior: Distribution | None) -> dict[str, Tensor]:
+        """The variance over z of what one sample of z gives for each image, float64 `[B]`."""
+        with torch.random.fork_rng():  # the figures do not depend on whether it is measured
+            draws = [self.vae.draw(self.x, self.y, 1, posterior) for _ in range(SPREAD_SAMPLES)]
+        parts = [_parts(draw) for draw in draws]
+        parts = [part | {"elbo": part["reconstruction"] + part["kl"]} for part in parts]
+        return {
+            f"{SPREAD}{name}": torch.stack([part[name] for part in parts]).double().var(0)
+            for name in parts[0]
+        }
 
 
-def _proposal(
-    vae: LatentModel,
-    images: Images | Tensor,
-    labels: Tensor | None,
-    refine: int,
-    posterior: PosteriorName,
-    cells: int | None,
-    training: bool,
-) -> Propose | None:
-    """The q(z|x) that is asked for; None is that of the model's own draws.
-
-    Args:
-        training: it is the model's own that it learns under.
-
-    Raises:
-        LatensError: choices that do not fit together, or the model.
-    """
-    if posterior == "grid":
-        if refine:
-            raise LatensError("refine is for the encoder's q(z|x), and posterior is grid")
-        if not isinstance(vae, VAE):
-            raise LatensError("a grid over z is for models of one level of latents")
-        return _GridProposal(vae, images, labels, Grid.over_prior(vae, cells))
-    if cells is not None:
-        raise LatensError("cells are for the posterior grid: add --posterior grid")
-    if refine:
-        return lambda _rows, x, y: refined(vae, x, y, refine)
-    if isinstance(vae, VAE) and isinstance(vae.posterior, Tabulated) and not training:
-        return lambda _rows, x, y: vae.encode(x, y)
-    return None
-
-
-def _name_of_q(
-    vae: LatentModel, refine: int, posterior: PosteriorName, cells: int | None, training: bool
-) -> str:
-    dims = math.prod(vae.latent_shape)
-    if training and isinstance(vae, VAE) and isinstance(vae.posterior, Tabulated):
-        posterior, cells = "grid", vae.posterior.cells
-    if posterior == "grid":
-        return f"grid of {cells or CELLS[dims]}{('', '²', '³')[dims - 1]} cells"
-    return f"encoder, refined by {refine} steps" if refine else posterior
-
-
-class _GridProposal:
-    """Tabulates q(z|x) of many images at a time: the grid is decoded once for all of them."""
-
-    def __init__(self, vae: VAE, images: Images | Tensor, labels: Tensor | None, grid: Grid):
-        self.vae, self.images, self.labels, self.grid = vae, images, labels, grid
-        self.first, self.table = 0, None
-
-    def __call__(self, rows: slice, x: Tensor, y: Tensor | None) -> GridPosterior:
-        if isinstance(self.images, Images) and self.images.stochastic_binarize:
-            return self._tabulate(x, y)  # its bits are drawn anew each time
-        if self.table is None or rows.stop > self.first + len(self.table.index):
-            self.first = rows.start
-            many = slice(rows.start, min(rows.start + GRID_IMAGES, len(self.images)))
-            self.table = self._tabulate(*_rows_of(self.images, self.labels, many, self.vae.device))
-        return self.table.rows(slice(rows.start - self.first, rows.stop - self.first))
-
-    def _tabulate(self, x: Tensor, y: Tensor | None) -> GridPosterior:
-        count = self.grid.count
-        with progress("cells") as bar:
-            task = bar.add_task("tabulating q(z|x)", total=count)
-            return grid_posterior(
-                self.vae,
-                x,
-                y,
-                self.grid,
-                lambda share: bar.update(task, completed=round(share * count)),
-            )
+def _parts(draw: Draw) -> dict[str, Tensor]:
+    """The two parts of −ELBO."""
+    return {"reconstruction": -draw.log_px_z.mean(0), "kl": draw.kl}
 
 
 def _mean_of_z(
@@ -362,50 +347,6 @@ def _mean_of_z(
     first, *others = draw.latents
     other_q = others or "encoder_elbo" in draw.extras
     return vae.encode(x, y).mean if other_q else first.q.mean
-
-
-def _nll(log_weights: Float[Tensor, "K B"]) -> dict[str, Tensor]:
-    """−log p(x) of each image by importance sampling, and the variance of that estimate."""
-    log_w, k = log_weights.cpu().double(), len(log_weights)
-    log_mean = log_w.logsumexp(0) - math.log(k)
-    # Var(log mean w) ≈ Var(w) / (K mean(w)²) = Σw² / (Σw)² − 1/K, by the delta method
-    ess_inverse = ((2 * log_w).logsumexp(0) - 2 * log_w.logsumexp(0)).exp()
-    return {"nll": -log_mean, "nll_variance": (ess_inverse - 1 / k).clamp(min=0)}
-
-
-@torch.enable_grad()
-def refined(
-    vae: LatentModel,
-    x: Float[Tensor, "B C H W"],
-    y: Int64[Tensor, "B *A"] | None = None,
-    steps: int = 50,
-) -> Distribution:
-    """q(z|x) with mean and scale of each image moved up its own ELBO, from where the encoder left.
-
-    The rise of the ELBO is the amortisation gap: what one encoder for all images loses against a
-    posterior for each (Cremer et al. 2018, "Inference Suboptimality in Variational Autoencoders",
-    section 3; Kim et al. 2018, "Semi-Amortized Variational Autoencoders").
-
-    Args:
-        steps: of Adam.
-
-    Raises:
-        LatensError: a posterior that is no diagonal Gaussian.
-    """
-    q = vae.encode(x, y)
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
-        raise LatensError("only a diagonal Gaussian q(z|x) can be refined")
-    mean = q.mean.detach().clone().requires_grad_()
-    log_scale = q.stddev.detach().log().clone().requires_grad_()
-    optimizer = torch.optim.Adam([mean, log_scale], lr=REFINING_RATE)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = REFINING_RATE * (1 - step / steps)
-        posterior = diagonal_normal(mean, log_scale.exp(), len(vae.latent_shape))
-        draw = vae.draw(x, y, REFINING_SAMPLES, posterior)
-        loss = (draw.kl - draw.log_px_z.mean(0)).sum()
-        mean.grad, log_scale.grad = torch.autograd.grad(loss, (mean, log_scale))
-        optimizer.step()
-    return diagonal_normal(mean.detach(), log_scale.detach().exp(), len(vae.latent_shape))
 
 
 def _label_terms(
@@ -464,7 +405,36 @@ def _summary(
         accuracy=_mean_of_known(every.get("right")),
         images=n,
         seconds=seconds,
+        effective_samples=mean("effective_samples") if k is not None else None,
+        errors=_errors(every, k),
         objective={name.removeprefix(OBJECTIVE): mean(name) for name in terms},
+    )
+
+
+def _errors(every: dict[str, Tensor], k: int | None) -> dict[str, StandardError]:
+    """The standard errors of what was measured, where there are two images or more."""
+    if len(every["kl"]) < 2 or f"{SPREAD}elbo" not in every:
+        return {}
+    parts = {name: every[name].double() for name in ("reconstruction", "kl")}
+    parts["elbo"] = parts["reconstruction"] + parts["kl"]
+    errors = {
+        name: standard_error(values, every[f"{SPREAD}{name}"]) for name, values in parts.items()
+    }
+    if k is not None:
+        errors["nll"] = standard_error(every["nll"], every["nll_variance"] if k > 1 else None)
+    right = every.get("right")
+    if right is not None and (~right.isnan()).sum() > 1:
+        errors["accuracy"] = standard_error(right[~right.isnan()], torch.zeros(1))
+    return errors
+
+
+def standard_error(values: Float[Tensor, " N"], spread: Tensor | None) -> StandardError:
+    """Of the mean of values whose variance by the sampling of z is known of some images."""
+    total = values.double().var().item()
+    within = None if spread is None else spread.double().mean().item()
+    return StandardError(
+        sampling=None if within is None else math.sqrt(within / len(values)),
+        images=math.sqrt(max(0.0, total - (within or 0.0)) / len(values)),
     )
 
 

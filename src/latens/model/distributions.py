@@ -258,6 +258,10 @@ class DiagonalMixture(Distribution):
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Log p(z) of samples `[*N, *Z]` in nats, `[*N]`."""
+        return self.log_joint(value).logsumexp(-1).to(value.dtype)
+
+    def log_joint(self, value: Float[Tensor, "..."]) -> Float[Tensor, "... K"]:
+        """Log w_k N(z; μ_k, σ_k²) of each component, `[*N, K]`."""
         exact = torch.float32 if value.device.type == "mps" else torch.float64  # all that it has
         z = value.to(exact).flatten(value.dim() - len(self.event_shape))
         mean, scale = (v.to(exact).flatten(1) for v in (self.loc, self.scale))
@@ -265,7 +269,7 @@ class DiagonalMixture(Distribution):
         squares = z**2 @ precision.T - 2 * z @ (mean * precision).T + (mean**2 * precision).sum(1)
         log_norm = scale.log().sum(1) + 0.5 * mean.shape[1] * math.log(2 * math.pi)
         log_weights = self.logits.to(exact).log_softmax(0)
-        return (log_weights - log_norm - 0.5 * squares).logsumexp(-1).to(value.dtype)
+        return log_weights - log_norm - 0.5 * squares
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Z ~ p(z), `[*sample_shape, *Z]`."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -287,9 +287,21 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
         if posterior is None and len(x) > rows:
             parts = zip(x.split(rows), repeat(None) if y is None else y.split(rows), strict=False)
             return torch.cat([self.log_weights(part, of, samples) for part, of in parts], dim=1)
-        at_once = max(1, rows // max(1, len(x)))
-        counts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
-        return torch.cat([self.draw(x, y, count, posterior).log_weights for count in counts])
+        return torch.cat(list(self.log_weights_in_parts(x, y, samples, posterior)))
+
+    def log_weights_in_parts(
+        self,
+        x: Float[Tensor, "B C H W"],
+        y: Int[Tensor, "B *A"] | None = None,
+        samples: int = 100,
+        posterior: Distribution | None = None,
+    ) -> Iterator[Float[Tensor, "k B"]]:
+        """`log_weights` a few samples at a time, so that memory is bounded whatever K is."""
+        at_once = max(1, self._rows_at_once // max(1, len(x)))
+        for done in range(0, samples, at_once):
+            with torch.no_grad():
+                part = self.draw(x, y, min(at_once, samples - done), posterior).log_weights
+            yield part
 
     @property
     def _rows_at_once(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from latens.errors import LatensError
+from latens.model.aggregated import log_aggregated, stratified_log_weights
 from latens.model.distributions import stop_gradient
 from latens.model.latents import Draw, Latent
 from latens.model.parts import Configurable
@@ -238,31 +239,13 @@ class BetaTC(Objective, name="beta-tc"):
             raise LatensError("the objective beta-tc needs a diagonal Gaussian posterior")
         z = draw.joint(latent.z[0].flatten(1))  # [M, D]
         mean, scale = (draw.joint(v.flatten(1)) for v in (q.base_dist.loc, q.base_dist.scale))
-        log_q_ij = Normal(mean, scale, validate_args=False).log_prob(z[:, None])  # [M, M, D]
         log_w = stratified_log_weights(len(z), max(self.dataset_size, len(z)), z)
-        log_qz = (log_q_ij.sum(2) + log_w).logsumexp(1)
-        log_qz_d = (log_q_ij + log_w[:, :, None]).logsumexp(1).sum(1)
-        log_qz_x = log_q_ij.diagonal().sum(0)
+        log_qz, log_qz_d = log_aggregated(z, mean, scale, log_w)
+        log_qz_x = Normal(mean, scale, validate_args=False).log_prob(z).sum(1)
         log_pz = draw.joint(latent.log_p[0])
         every = (log_qz_x - log_qz, log_qz - log_qz_d, log_qz_d - log_pz)
         mi, tc, dimension_kl = (draw.own(values) for values in every)
         return mi, tc, dimension_kl
-
-
-def stratified_log_weights(batch: int, size: int, like: Tensor) -> Float[Tensor, "M M"]:
-    """Log weights of q(z_i|x_j) in q(z_i): 1/N on the diagonal, the rest shares 1 − 1/N.
-
-    Minibatch stratified sampling: Chen et al. 2018, appendix C.2. Row i sums to one; a batch drawn
-    without replacement gives an estimate of q(z_i) without bias.
-    """
-    if batch in (1, size):
-        return like.new_full((batch, batch), -math.log(batch))
-    rest = batch - 1  # M in the paper
-    weights = like.new_full((batch, batch), 1 / rest)
-    weights.fill_diagonal_(1 / size)
-    row = torch.arange(batch)
-    weights[row, (row + 1) % batch] = (size - rest) / (size * rest)
-    return weights.log()
 
 
 @dataclass(frozen=True)

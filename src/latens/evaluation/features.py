@@ -1,0 +1,116 @@
+"""Networks whose features measure samples: always named, because a figure is of its features."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from latens.data import DataSet, Images
+from latens.errors import LatensError
+from latens.evaluation.judges import IMAGES_AT_ONCE, SHIPPED, ImageClassifier, shipped_network
+from latens.run.directory import Run
+
+LEARNED_FROM, LARGEST_SIDE = 5_000, 32  # images at most, and their side in pixels
+STEPS, BATCH, LEARNING_RATE = 400, 64, 2e-3
+COMPONENTS = 64  # principal ones, of images without classes
+SEED = 0
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """Features of images.
+
+    Attributes:
+        name: what stands beside every figure that is of them.
+        compute: `[N, C, H, W]` in [0, 1] -> `[N, F]`.
+    """
+
+    name: str
+    compute: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def __call__(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
+        """The features of each image, float64."""
+        parts = [self.compute(part) for part in images.cpu().split(IMAGES_AT_ONCE)]
+        return torch.cat(parts).double()
+
+
+def features_of(run: Run, data: DataSet) -> FeatureNetwork:
+    """The features that the samples of a run are measured by.
+
+    For MNIST those of the classifier that comes with latens; for other classes those of one that
+    is trained on the run's training images at once; without classes principal components.
+    """
+    if run.name in SHIPPED:
+        name = SHIPPED[run.name]
+        return FeatureNetwork(f"{name}-judge, last hidden layer", _hidden(shipped_network(name)))
+    labels = data.train.labels
+    if labels is not None and labels.dim() == 1 and len(labels[labels >= 0].unique()) > 1:
+        return classifier_features(data.train)
+    return principal_components(data.train)
+
+
+def classifier_features(train: Images) -> FeatureNetwork:
+    """The last hidden layer of a small convolutional classifier, trained for a few seconds.
+
+    Raises:
+        LatensError: images without classes.
+    """
+    if train.labels is None or train.labels.dim() > 1:
+        raise LatensError("a classifier's features need images with classes")
+    few = _few(train, train.labels >= 0)
+    x, y = small(few.unit()), few.labels
+    assert y is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        channels, height, width = x.shape[1:]
+        network = ImageClassifier((channels, height, width), int(y.max()) + 1)
+        _learn(network, x, y)
+    compute = _hidden(network.eval())
+    name = f"a classifier of {len(x):,} training images, last hidden layer"
+    return FeatureNetwork(name, lambda images: compute(small(images)))
+
+
+def principal_components(train: Images) -> FeatureNetwork:
+    """The first principal components of training images."""
+    from sklearn.decomposition import PCA
+
+    x = small(_few(train, torch.ones(len(train), dtype=torch.bool)).unit()).flatten(1)
+    pca = PCA(min(COMPONENTS, *x.shape), random_state=SEED).fit(x.numpy())
+
+    def compute(images: Tensor) -> Tensor:
+        return torch.from_numpy(pca.transform(small(images).flatten(1).numpy()))
+
+    return FeatureNetwork(f"{pca.n_components_} principal components of training images", compute)
+
+
+def _hidden(network: ImageClassifier) -> Callable[[Tensor], Tensor]:
+    return network.layers[:-1]
+
+
+def _few(train: Images, usable: Tensor) -> Images:
+    rows = usable.nonzero()[:, 0]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED))
+    return train.take(rows[order[:LEARNED_FROM]].sort().values)
+
+
+def small(images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
+    """Images averaged down to `LARGEST_SIDE` pixels a side, at most."""
+    height, width = (min(LARGEST_SIDE, length) for length in images.shape[-2:])
+    return F.adaptive_avg_pool2d(images, (height, width))
+
+
+@torch.enable_grad()
+def _learn(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=1e-2)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    for _ in range(STEPS):
+        rows = torch.randint(len(x), (min(BATCH, len(x)),))
+        loss = F.cross_entropy(network(x[rows]), y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()

@@ -1,0 +1,96 @@
+"""Scores of single images: how unusual each is to a model, in nats, larger for the more unusual."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.distributions import Distribution
+
+from latens.data import Images
+from latens.errors import LatensError, unknown
+from latens.evaluation.importance import importance_weights
+from latens.evaluation.metrics import evaluate
+from latens.evaluation.proposals import refined, rows_of
+from latens.model.latent_model import LatentModel
+
+Score = Literal["-elbo", "nll", "reconstruction", "regret", "typicality"]
+SCORES: tuple[str, ...] = get_args(Score)
+IMAGES_AT_ONCE = 500
+REGRET_STEPS, REGRET_SAMPLES = 50, 16
+
+
+def image_scores(
+    vae: LatentModel,
+    images: Images | Float[Tensor, "N C H W"],
+    scores: Sequence[str] = SCORES,
+    typical: float | None = None,
+    importance_samples: int = 100,
+    steps: int = REGRET_STEPS,
+    seed: int = 0,
+) -> dict[str, Float64[Tensor, " N"]]:
+    """Scores of each image by name.
+
+    - `-elbo`: reconstruction + KL, from one z; `reconstruction`: −E_q log p(x|z) alone.
+    - `nll`: −log p(x) by importance sampling.
+    - `regret`: likelihood regret, how much the image's own q(z|x) gains over the encoder's (Xiao et
+      al. 2020, "Likelihood Regret: An Out-of-Distribution Detection Score for Variational
+      Auto-Encoder", equation 7): an image unlike any seen is encoded badly, however simple it is.
+    - `typicality`: |−elbo − its mean over training images| (Nalisnick et al. 2019, "Detecting
+      Out-of-Distribution Inputs to Deep Generative Models Using Typicality", equation 4, for one
+      image): one that is too likely is as unusual.
+
+    Args:
+        scores: which of `SCORES`.
+        typical: the mean −elbo of training images; needed for typicality.
+        importance_samples: K, of nll.
+        steps: of Adam for each image's q, of regret.
+        seed: of z; the user's random numbers are left alone.
+
+    Raises:
+        LatensError: a score of another name, or typicality without `typical`.
+    """
+    for name in scores:
+        if name not in SCORES:
+            raise unknown("score", name, SCORES)
+    if "typicality" in scores and typical is None:
+        raise LatensError("typicality needs the mean −elbo of training images: give typical")
+    parts = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for first in range(0, len(images), IMAGES_AT_ONCE):
+            rows = slice(first, min(first + IMAGES_AT_ONCE, len(images)))
+            x, y = rows_of(images, None, rows, vae.device)
+            parts.append(_scores(vae, x, y, scores, importance_samples, steps))
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if typical is not None:
+        found["typicality"] = (found["-elbo"] - typical).abs()
+    return {name: found[name] for name in scores}
+
+
+@torch.no_grad()
+def _scores(
+    vae: LatentModel, x: Tensor, y: Tensor | None, scores: Sequence[str], k: int, steps: int
+) -> dict[str, Tensor]:
+    draw = vae.draw(x, y)
+    reconstruction = -draw.log_px_z.mean(0)
+    found = {"-elbo": reconstruction + draw.kl, "reconstruction": reconstruction}
+    if "nll" in scores:
+        found["nll"] = -importance_weights(vae, x, y, k).log_mean
+    if "regret" in scores:
+        own, of_encoder = (
+            _elbo(vae, x, y, q) for q in (refined(vae, x, y, steps), vae.encode(x, y))
+        )
+        found["regret"] = own - of_encoder
+    return {name: values.double().cpu() for name, values in found.items()}
+
+
+def _elbo(vae: LatentModel, x: Tensor, y: Tensor | None, q: Distribution) -> Tensor:
+    draw = vae.draw(x, y, REGRET_SAMPLES, q)
+    return draw.log_px_z.mean(0) - draw.kl
+
+
+def typical_elbo(vae: LatentModel, train: Images, images: int = 1_000, seed: int = 0) -> float:
+    """The mean −elbo of the first training images, in nats: what typicality is measured from."""
+    return -evaluate(vae, train.take(slice(0, images)), seed=seed).elbo

@@ -1,0 +1,53 @@
+"""Scores of single images against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluation.test_metrics import SIGMA, exact_log_prob, model
+
+from latens import LatensError
+from latens.evaluation.scores import SCORES, image_scores
+
+
+def test_each_score_is_what_its_formula_says():
+    vae, x = model(shift=0.1, stretch=1.5), torch.rand(30, 1, 3, 4)
+    found = image_scores(vae, x, typical=-3.0, importance_samples=2000, steps=150)
+    assert tuple(found) == SCORES
+    exact = exact_log_prob(vae, x)
+    np.testing.assert_allclose(found["nll"], -exact, atol=0.15)
+    np.testing.assert_allclose(found["typicality"], (found["-elbo"] + 3).abs())
+    # the encoder's q is off by the same KL for every image, and the refined one is exact
+    scale = (SIGMA / ((vae.decoder.weight**2).sum(0) + SIGMA**2).sqrt()).detach().double()
+    gap = (0.5 * (1.5**2 + 0.1**2 / scale**2 - 1) - math.log(1.5)).sum().item()
+    assert found["regret"].mean().item() == pytest.approx(gap, abs=0.3)
+
+
+def test_an_image_unlike_the_others_stands_out():
+    vae = model(stretch=1.2)
+    usual = vae.decode(torch.randn(20, 2)).mean.detach()
+    unusual = 1.0 - usual + torch.rand(20, 1, 3, 4)
+    scores = [
+        image_scores(vae, x, ("-elbo", "nll"), importance_samples=50) for x in (usual, unusual)
+    ]
+    for name in ("-elbo", "nll"):
+        assert scores[0][name].max() < scores[1][name].min()
+
+
+def test_scores_that_cannot_be():
+    vae, x = model(), torch.rand(2, 1, 3, 4)
+    with pytest.raises(LatensError, match="unknown score"):
+        image_scores(vae, x, ("likelihood",))
+    with pytest.raises(LatensError, match="typicality needs"):
+        image_scores(vae, x, ("typicality",))
+
+
+def test_random_numbers_are_left_alone():
+    vae, x = model(), torch.rand(3, 1, 3, 4)
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    one = image_scores(vae, x, ("-elbo",), seed=2)
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(one["-elbo"], image_scores(vae, x, ("-elbo",), seed=2)["-elbo"])
