@@ -18,7 +18,8 @@ import latens
 from latens.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
-DOCS = ["architecture", "gallery", "performance", "pictures", "recipes", "results", "scaling"]
+DOCS = ["architecture", "doctor", "evaluation", "gallery", "performance", "pictures", "recipes"]
+DOCS += ["results", "scaling"]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]
 # Its models are of MNIST and of CelebA's faces
 NEEDS_DATA = pytest.param("docs/gallery.md", marks=pytest.mark.mnist)
@@ -26,14 +27,25 @@ NEEDS_DATA = pytest.param("docs/gallery.md", marks=pytest.mark.mnist)
 
 # Constants behind the pictures: see `quick`
 LESS = {
-    "context.POINTS": 300,
-    "context.BASELINE_IMAGES": 50,
-    "context.COST_SAMPLES": 1,
-    "explorer.POINTS": 60,
-    "explorer.TRIED": 4,
-    "sections.transitions.CLASS_STEPS": 2,
-    "sections.traversals.FILM_STEPS": 4,
-    "sections.traversals.TRAVERSAL_STEPS": 5,
+    "report.context.POINTS": 300,
+    "report.context.COST_SAMPLES": 1,
+    "report.explorer.POINTS": 60,
+    "report.explorer.TRIED": 4,
+    "report.sections.transitions.CLASS_STEPS": 2,
+    "report.sections.traversals.FILM_STEPS": 4,
+    "report.sections.traversals.TRAVERSAL_STEPS": 5,
+    "evaluation.baselines.IMAGES": 50,
+    "evaluation.doctor.IMAGES": 100,
+    "evaluation.doctor.REFINED": 16,
+    "evaluation.doctor.STEPS": 3,
+    "evaluation.doctor.GRID_CELLS": 16,
+    "evaluation.full.TRAIN": 100,
+    "evaluation.full.PROBED": 300,
+    "evaluation.full.SAMPLED": 100,
+    "evaluation.full.VALUES": 16,
+    "evaluation.full.TEMPERATURES": 5,
+    "evaluation.full.REFINED": 16,
+    "evaluation.full.REFINING_STEPS": 3,
 }
 
 
@@ -92,7 +104,7 @@ def quick(monkeypatch):
     sweep trains here and not in processes of its own (see tests/test_sweeps.py for those).
     """
     for name, value in LESS.items():
-        monkeypatch.setattr(f"latens.report.{name}", value)
+        monkeypatch.setattr(f"latens.{name}", value)
     turning = functools.partial(latens.pictures.turning, frames=4)
     monkeypatch.setattr(latens.pictures, "turning", turning)
     monkeypatch.setattr("latens.sweeps.ThreadPoolExecutor", InTurn)

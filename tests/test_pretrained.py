@@ -4,14 +4,17 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import special, stats
 
 import latens
 from latens import LatensError
 from latens.analysis.generation import draw, towards_class
 from latens.evaluation.judges import shipped
+from latens.run.data import data_of
 from latens.run.directory import PRETRAINED, Run, pretrained
 
 NAMES = pretrained()
@@ -67,6 +70,43 @@ def test_the_figures_on_the_card_are_met_on_the_real_test_set(name):
         assert found[figure] == pytest.approx(told[figure], rel=2e-4), figure
     for figure in ("accuracy", "bits_per_dim"):
         assert found[figure] == pytest.approx(told[figure], abs=1e-3), figure
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize("name", NAMES)
+def test_the_figures_by_numpy_and_scipy_alone(name):
+    """A second computation, from what the networks put out, on the first test images."""
+    run = Run.open(name)
+    source = run.record["data"]["source"]
+    if not (Path(os.environ["LATENS_DATA"]) / source).is_dir():
+        pytest.skip(f"needs {source} in LATENS_DATA")
+    vae, few = run.vae, data_of(run).test.take(slice(0, 200))
+    found = latens.evaluate(vae, few)
+    x, y = few.unit(), few.labels
+    with torch.no_grad():
+        q = vae.encode(x, y)
+        z = q.sample()
+        output = vae.decoder(z, y if vae.decodes_labels else None) + vae.offset
+        log_scale = getattr(vae.likelihood, "log_scale", torch.zeros(())).double().numpy()
+    mean, scale, z, output, x = (v.double().numpy() for v in (q.mean, q.stddev, z, output, x))
+    if run.config.model.likelihood == "bernoulli":
+        cost = np.logaddexp(0, output) - x * output
+    else:  # P(level) = F(level + half a step) − F(level − half a step), open at both ends
+        s, half = np.exp(-7) + np.exp(log_scale), 0.5 / 255
+        upper = np.where(x > 1 - half, 1, special.expit((x + half - output) / s))
+        lower = np.where(x < half, 0, special.expit((x - half - output) / s))
+        cost = -np.log(np.maximum(upper - lower, 1e-12))
+    error = found.errors["reconstruction"].sampling * 2**0.5
+    assert abs(cost.sum((1, 2, 3)).mean() - found.reconstruction) < 5 * error
+    if run.config.model.prior == "normal":
+        kl = (0.5 * (mean**2 + scale**2 - 1) - np.log(scale)).sum(1).mean()
+        assert kl == pytest.approx(found.kl, rel=1e-5)
+    else:
+        p = vae.prior
+        of = [v.detach().double().numpy() for v in (p.mean, np.e**p.log_scale + 1e-3, p.logits)]
+        log_p = stats.norm.logpdf(z[:, None], of[0], of[1]).sum(2) + special.log_softmax(of[2])
+        kl = (stats.norm.logpdf(z, mean, scale).sum(1) - special.logsumexp(log_p, 1)).mean()
+        assert abs(kl - found.kl) < 5 * found.errors["kl"].sampling * 2**0.5
 
 
 @pytest.mark.parametrize("name", NAMES)

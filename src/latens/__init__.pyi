@@ -1,5 +1,6 @@
 from . import analysis as analysis
 from . import pictures as pictures
+from .api import doctor as doctor
 from .api import evaluate as evaluate
 from .api import evaluate_all as evaluate_all
 from .api import fit_prior as fit_prior

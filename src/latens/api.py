@@ -12,6 +12,7 @@ from latens.config import TrainConfig, check_names, check_seed
 from latens.console import stderr
 from latens.data import IN_MEMORY, DataSet, Images, load_data, load_split, name_of, source_of
 from latens.errors import LatensError
+from latens.evaluation.findings import Finding
 from latens.evaluation.full import FullEvaluation
 from latens.evaluation.labels import label_statistics, neighbour_accuracy
 from latens.evaluation.metrics import Evaluation
@@ -208,6 +209,26 @@ def evaluate_all(
     if found.train.shape != vae.image_shape:
         raise LatensError(f"the model reads {vae.image_shape}, and {data} has {found.train.shape}")
     return evaluate_fully(run, vae, found, seed)
+
+
+def doctor(path: str | Path | Run, data: Any = None, device: str = "auto") -> list[Finding]:
+    """What is wrong with a run's model, each with what was measured and the option that mends it.
+
+    Args:
+        data: the same data again, of a run whose data came from Python.
+
+    Returns:
+        The findings, the serious first; see `latens.evaluation.doctor`.
+
+    Raises:
+        LatensError: a run that cannot be used, or one without a finished epoch.
+    """
+    from latens.evaluation.doctor import examine
+
+    run = path if isinstance(path, Run) else Run.open(path)
+    if not run.metrics:
+        raise LatensError(f"{run.path} has no finished epoch: train it first")
+    return examine(run, load_model(run.path).to(resolve_device(device)), data_of(run, data))
 
 
 def _images_for(

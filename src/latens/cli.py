@@ -238,6 +238,35 @@ def evaluate(
 
 
 @app.command
+def doctor(
+    run: RunPath,
+    /,
+    *,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Say what is wrong with a trained model, and which option mends it.
+
+    Parameters
+    ----------
+    as_json
+        Print a JSON list.
+    """
+    from dataclasses import asdict
+
+    from latens import api
+
+    findings = api.doctor(run, device=device)
+    if as_json:
+        print(json.dumps([asdict(finding) | {"page": finding.page} for finding in findings]))
+        return
+    for finding in findings:
+        print(f"{'!' if finding.serious else '-'} {finding.name}: {finding.figure}.")
+        print(f"  {finding.why}\n  {finding.remedy}. More: {finding.page}")
+    print(f"{len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}; ! is serious")
+
+
+@app.command
 def sample(
     run: RunPath,
     /,

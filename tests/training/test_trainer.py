@@ -173,7 +173,13 @@ def test_what_went_wrong_is_said_with_its_remedy(digits, tmp_path, capsys):
     evaluation = t.fit()
     losses = {1: 1.0, 2: 2.0, 3: 3.0, 7: 7.0}
     rows = [
-        {"epoch": epoch, "clipped": 0.9, "validation": {"final_loss": loss}}
+        {
+            "epoch": epoch,
+            "clipped": 0.9,
+            "learning_rate": 1e-3,
+            "train": {"loss": loss},
+            "validation": {"final_loss": loss},
+        }
         for epoch, loss in losses.items()
     ]
     capsys.readouterr()
@@ -182,6 +188,7 @@ def test_what_went_wrong_is_said_with_its_remedy(digits, tmp_path, capsys):
     assert "posterior collapse: 0 of 10 latent dimensions" in said
     assert "6.0 nats better after epoch 1, whose weights were kept" in said
     assert "90% of the steps were clipped" in said
+    assert "learning rate too high: the training loss rose in 3 of 3 epochs" in said
     comment(rows, evaluation, TrainConfig.from_options(early_stopping=3), 10)
     assert "overfitting" not in capsys.readouterr().err
 

@@ -59,7 +59,9 @@ class LatentQuality:
 
 
 def latent_quality(
-    train: tuple[Codes, Classes], test: tuple[Codes, Classes], clusters: Classes | None = None
+    train: tuple[Codes, Classes],
+    test: tuple[Float[np.ndarray, "M D"], Int[np.ndarray, " M"]],
+    clusters: Int[np.ndarray, " M"] | None = None,
 ) -> LatentQuality:
     """All figures from codes and classes of training and of test images.
 

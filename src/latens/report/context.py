@@ -1,7 +1,6 @@
 """What the pictures of a run are: a name, frames, and words; and what all are drawn from."""
 
 import base64
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from latens import pictures
 from latens.analysis.projections import Embedded, Plane, embedded, projected, projection_of
 from latens.data import DataSet, Images
 from latens.errors import LatensError
+from latens.evaluation.baselines import mean_image_cost
 from latens.evaluation.judges import Judge, judge_of
 from latens.evaluation.labels import IMAGES_AT_ONCE, LabelStatistics
 from latens.pictures.films import HOLD
@@ -29,8 +29,6 @@ SEED = 0  # of what is shown
 POINTS = 5_000  # test images on the latent plane
 # Values of all images that are decoded for the cost of each, and z for one of them at most
 COST_VALUES, COST_SAMPLES = 2**24, 4
-# On which the mean image is tried
-BASELINE_VALUES, BASELINE_IMAGES = 2**22, 1_000
 
 
 @dataclass(frozen=True)
@@ -184,31 +182,11 @@ class ReportContext:
 
     @cached_property
     def baseline(self) -> float | None:
-        """−log p(x) of test images, in nats, where the mean image is all that is decoded.
-
-        The scale of the likelihood, if it is learned, is fitted to it. None of a model whose
-        likelihood is not known.
-        """
+        """The cost of the mean image; None of a model whose likelihood is not known."""
         known = getattr(self.vae, "likelihood", None)
         if known is None:
             return None
-        count = min(BASELINE_IMAGES, max(1, BASELINE_VALUES // math.prod(self.vae.image_shape)))
-        x, train = self.test.take(slice(0, count)).unit(), self.data.train
-        parameters = known.parameters_at(train.take(slice(0, POINTS)).unit().mean(0))
-        likelihood = copy.deepcopy(known)
-        scale = [parameter.requires_grad_() for parameter in likelihood.parameters()]
-        if scale:
-            optimiser = torch.optim.LBFGS(scale, max_iter=30, line_search_fn="strong_wolfe")
-
-            def closure() -> torch.Tensor:
-                optimiser.zero_grad()
-                loss = -likelihood(parameters).log_prob(x).mean()
-                loss.backward()
-                return loss
-
-            optimiser.step(closure)
-        with torch.no_grad():
-            return -likelihood(parameters).log_prob(x).mean().item()
+        return mean_image_cost(known, self.data.train, self.test)
 
     @property
     def baselines(self) -> dict[str, str]:

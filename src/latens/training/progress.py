@@ -7,8 +7,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from latens.config import TrainConfig
 from latens.console import note, stderr, warn
+from latens.evaluation.findings import findings_of_training
 from latens.evaluation.metrics import Evaluation
-from latens.run.directory import best_row
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 1.0  # between printed epochs, however short they are
@@ -84,28 +84,10 @@ def comment(
     Args:
         dims: how many latent dimensions there are.
     """
-    if evaluation.has_collapsed(dims):
-        remedy = "a longer training, or --beta-warmup 0.5"
-        if config.model.has_fixed_scale:
-            remedy = "--likelihood gaussian, which learns its σ, or --beta-warmup 0.5"
-        if config.objective.options.get("beta", 1.0) > 1:
-            remedy = "a smaller --beta"
-        warn(
-            f"posterior collapse: {evaluation.active_units} of {dims} latent dimensions are in "
-            f"use, and images hardly differ. Try {remedy}"
-        )
+    for finding in findings_of_training(rows, evaluation, config, dims):
+        (warn if finding.serious else note)(str(finding))
     if config.model.posterior == "grid":
         note(
             "validation was measured under the grid, and the test images are under the encoder's "
             "q(z|x), which is what is used; `latens evaluate RUN --posterior grid` tells the other"
         )
-    best = best_row(rows)
-    lost = rows[-1]["validation"]["final_loss"] - best["validation"]["final_loss"]
-    if lost > 1 and not config.run.early_stopping:
-        warn(
-            f"overfitting: validation was {lost:.1f} nats better after epoch {best['epoch']}, "
-            "whose weights were kept. More epochs would not help; more images would"
-        )
-    clipped = sum(row["clipped"] for row in rows) / len(rows)
-    if clipped > 0.5:
-        note(f"{clipped:.0%} of the steps were clipped: a larger --clip may train better")

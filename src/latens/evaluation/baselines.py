@@ -1,0 +1,44 @@
+"""What a model must beat: the cost of the mean image alone."""
+
+import copy
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from latens.data import Images
+from latens.model.parts import Likelihood
+
+VALUES, IMAGES, TRAINING_IMAGES = 2**22, 1_000, 5_000  # at most
+
+
+def mean_image_cost(likelihood: Likelihood, train: Images, test: Images) -> float:
+    """−log p(x) of test images in nats, where the mean training image is all that is decoded.
+
+    The scale of the likelihood, if it is learned, is fitted to it.
+    """
+    count = min(IMAGES, max(1, VALUES // math.prod(test.shape)))
+    x = test.take(slice(0, count)).unit()
+    parameters = likelihood.parameters_at(train.take(slice(0, TRAINING_IMAGES)).unit().mean(0))
+    fitted = copy.deepcopy(likelihood)
+    scale = [parameter.requires_grad_() for parameter in fitted.parameters()]
+    if scale:
+        _fit(fitted, scale, parameters, x)
+    with torch.no_grad():
+        return -fitted(parameters).log_prob(x).mean().item()
+
+
+@torch.enable_grad()
+def _fit(
+    likelihood: Likelihood, scale: list[Tensor], parameters: Tensor, x: Float[Tensor, "N C H W"]
+) -> None:
+    optimiser = torch.optim.LBFGS(scale, max_iter=30, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = -likelihood(parameters).log_prob(x).mean()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)

@@ -1,0 +1,110 @@
+"""`evaluate --all`: every figure that applies, in one record, with what it is of."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import latens
+from latens import Images, LatensError
+from latens.evaluation import full
+from latens.evaluation.features import classifier_features, features_of, principal_components
+
+LESS = {
+    "TRAIN": 200, "PROBED": 400, "SAMPLED": 179, "VALUES": 16 * 64, "TEMPERATURES": 8,
+    "REFINED": 16, "REFINING_STEPS": 3, "IMPORTANCE_SAMPLES": 20, "SHAPES_ROWS": (100_000, 200),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _less(monkeypatch):
+    for name, value in LESS.items():
+        monkeypatch.setattr(full, name, value)
+
+
+def test_every_figure_is_there_with_its_error(digits_run):
+    found = latens.evaluate_all(digits_run)
+    figures = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert figures.keys() >= {"test", "train", "validation", "nll", "refined", "kl_parts"}
+    assert figures.keys() >= {"bracket", "samples", "latents"}
+    assert "factors" not in figures
+    for split, count in (("test", 179), ("train", 200), ("validation", 180)):
+        assert figures[split]["images"] == count
+        assert figures[split]["errors"]["elbo"]["images"] > 0
+    assert figures["nll"]["importance_samples"] == 20
+    assert found.kl_parts.exact
+    kl = found.kl_parts.mutual_information + found.kl_parts.marginal_kl
+    assert kl == pytest.approx(found.test.kl, abs=4 * found.kl_parts.errors["marginal_kl"].images)
+    assert [part.of.split()[0] for part in found.samples] == ["training", "samples", "samples"]
+    assert all("classifier" in part.features for part in found.samples)
+    assert found.samples[0].fid < found.samples[1].fid
+    assert found.latents.probe > 0.5
+    assert found.refined.elbo > found.unrefined.elbo - 0.5
+
+
+def test_the_command_prints_all_and_refuses_what_it_chooses_itself(digits_run, run_latens, capsys):
+    from latens.cli import main
+
+    main(["evaluate", str(digits_run.path), "--all"])
+    said = capsys.readouterr().out
+    for word in ("train", "validation", "test", "mutual information", "fid", "linear probe"):
+        assert word in said
+    done = run_latens("evaluate", digits_run.path, "--all", "--split", "train")
+    assert done.returncode == 2
+    assert "--all chooses" in done.stderr
+
+
+def test_factors_are_scored_on_shapes(tmp_path):
+    data = latens.load_data("shapes")
+    splits = (split.take(slice(0, 60)) for split in (data.train, data.validation, data.test))
+    few = latens.data.DataSet("shapes", "shapes", *splits, data.classes)
+    options = {"recipe": "mlp", "hidden": "8", "epochs": 1, "report": False, "film": False}
+    run = latens.train(few, out=tmp_path / "run", latent_dim=3, **options)
+    found = full._of_factors(run.vae)
+    assert found.factors == ("shape", "scale", "rotation", "x", "y", "colour")
+    assert found.rows == 200
+    assert all(0 <= value <= 1 for name, value in vars(found).items() if isinstance(value, float))
+
+
+def test_a_ladder_has_what_applies_to_it(tmp_path):
+    options = {"levels": "2x1,4x1", "channels": 4, "report": False, "film": False}
+    run = latens.train("digits", out=tmp_path / "run", recipe="ladder", epochs=1, **options)
+    found = latens.evaluate_all(run)
+    assert found.kl_parts is found.bracket is found.refined is found.factors is None
+    assert len(found.samples) == 2
+    assert found.latents is not None
+
+
+def test_other_data_must_fit(digits_run):
+    with pytest.raises(LatensError, match="the model reads"):
+        latens.evaluate_all(digits_run, "shapes")
+
+
+# ---- features --------------------------------------------------------------------------------
+
+
+def test_features_tell_classes_apart_or_keep_the_variance(digits):
+    learned = classifier_features(digits.train)
+    assert "1,438 training images" in learned.name
+    x, y = digits.test.unit(), digits.test.labels
+    z, of = learned(digits.train.unit()), digits.train.labels
+    means = torch.stack([z[of == k].mean(0) for k in range(10)])
+    right = (torch.cdist(learned(x), means).argmin(1) == y).double().mean()
+    assert right > 0.9
+    principal = principal_components(digits.train)
+    assert principal.name == "64 principal components of training images"
+    assert principal(x).shape == (len(x), 64)
+    with pytest.raises(LatensError, match="classes"):
+        classifier_features(Images(torch.zeros(9, 1, 8, 8, dtype=torch.uint8)))
+
+
+def test_which_features(digits_run, digits):
+    assert "classifier" in features_of(digits_run, digits).name
+    unlabelled = latens.data.DataSet(
+        "d", "d", *(Images(s.pixels) for s in (digits.train, digits.validation, digits.test))
+    )
+    assert "principal" in features_of(digits_run, unlabelled).name
+    mnist = features_of(latens.run.directory.Run.open("mnist-2d"), digits)
+    assert mnist.name == "mnist-judge, last hidden layer"
+    assert math.isfinite(mnist(torch.rand(2, 1, 28, 28)).sum())
