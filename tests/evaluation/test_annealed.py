@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.evaluation.test_metrics import exact_log_prob, model
+from tests.evaluation.ppca import exact_log_prob, model
 
 from latens import LatensError
 from latens.evaluation.annealed import annealed_log_prob, model_samples

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
-from tests.evaluation.test_metrics import SIGMA, D, model
+from tests.evaluation.ppca import SIGMA, D, model
 
 from latens import Images, LatensError
 from latens.evaluation import decomposition

@@ -58,10 +58,10 @@ def test_a_collapse_is_found_and_its_remedy_works(examined):
 
 
 def test_dimensions_that_tell_nothing(examined, healthy):
-    found = examined(latent_dim=20, epochs=20, hidden="400")["unused dimensions"]
-    unused = int(re.match(r"(\d+) of 20", found.figure)[1])
-    assert 1 <= unused < 18
-    assert found.remedy.startswith(f"Try --latent-dim {20 - unused} ")
+    found = examined(latent_dim=40, epochs=30, hidden="400", learning_rate=3e-3)
+    unused = int(re.match(r"(\d+) of 40", found["unused dimensions"].figure)[1])
+    assert 1 <= unused < 36
+    assert found["unused dimensions"].remedy.startswith(f"Try --latent-dim {40 - unused} ")
     assert "unused dimensions" not in healthy
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import special
-from tests.evaluation.test_metrics import SIGMA, exact_log_prob, model
+from tests.evaluation.ppca import SIGMA, exact_log_prob, model
 
 from latens.evaluation.annealed import model_samples
 from latens.evaluation.importance import ImportanceWeights, importance_weights

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.evaluation.test_metrics import SIGMA, exact_log_prob, model
+from tests.evaluation.ppca import SIGMA, exact_log_prob, model
 
 from latens import LatensError
 from latens.evaluation.scores import SCORES, image_scores
