@@ -47,6 +47,14 @@ def test_the_same_seed_gives_the_same_and_leaves_random_numbers_alone():
     assert not torch.equal(one, annealed_log_prob(vae, x, temperatures=5, seed=2).lower)
 
 
+def test_chains_do_not_start_where_samples_of_the_same_seed_did():
+    vae = model()
+    _, z = model_samples(vae, 4, seed=3)
+    torch.manual_seed(3)
+    start = vae.prior_given().sample(torch.Size((2, 4)))  # as the chains draw it
+    assert not torch.isclose(start[0], z).any()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"temperatures": 0}, "temperatures is 0"), ({"chains": 0}, "chains is 0")],
