@@ -49,10 +49,10 @@ def test_the_same_seed_gives_the_same_and_leaves_random_numbers_alone():
 
 def test_chains_do_not_start_where_samples_of_the_same_seed_did():
     vae = model()
-    _, z = model_samples(vae, 4, seed=3)
+    _, z = model_samples(vae, 40, seed=3)
     torch.manual_seed(3)
-    start = vae.prior_given().sample(torch.Size((2, 4)))  # as the chains draw it
-    assert not torch.isclose(start[0], z).any()
+    start = vae.prior_given().sample(torch.Size((2, 40)))  # as the chains draw it
+    assert (start[0] - z).abs().mean() > 0.5
 
 
 @pytest.mark.parametrize(
