@@ -200,3 +200,48 @@ def test_objectives_are_swept_with_and_without_beta(one_process, tmp_path):
     for name in ("latent-space.gif", "manifold.gif", "rate-distortion.png", "curves.png"):
         assert (out / "pictures" / name).is_file()
     assert "--objective elbo iwae" in page
+
+
+def test_seeds_are_one_row_and_pictures_are_of_the_first(one_process, tmp_path):
+    out = tmp_path / "out"
+    sweep("digits", recipe="beta", beta=[1, 20], seeds=2, seed=3, out=out, **SMALL)
+    names = {path.name for path in out.glob("beta=*")}
+    assert names == {f"beta={beta},seed={seed}" for beta in (1, 20) for seed in (3, 4)}
+    assert [latens.Run.open(out / f"beta=1,seed={s}").config.run.seed for s in (3, 4)] == [3, 4]
+    table = (out / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table[2:4]] == [
+        "| beta=1 (2 seeds)",
+        "| beta=20 (2 seeds)",
+    ]
+    assert len(read_frames(out / "pictures" / "latent-space.gif")) == 2
+    assert "--beta 1 20 --seeds 2" in (out / "report.html").read_text()
+
+
+def test_train_with_seeds(one_process, tmp_path, capsys):
+    words = [
+        "train",
+        "digits",
+        "--recipe",
+        "beta",
+        *WORDS,
+        "--seeds",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    main(words)
+    printed = capsys.readouterr().out
+    assert "(2 seeds)" in printed
+    assert " ± " in printed
+    assert "| seed=0 | " in printed, "each seed has its row too"
+    assert {path.name for path in (tmp_path / "out").glob("seed=*")} == {"seed=0", "seed=1"}
+
+
+def test_seeds_that_cannot_be(tmp_path):
+    for options, words in (
+        ({"seeds": 0}, "1 or more"),
+        ({"seeds": 2, "seed": [1, 2]}, "give one of them"),
+    ):
+        with pytest.raises(LatensError, match=words):
+            sweep("digits", out=tmp_path / "out", **options, **SMALL)
+    assert not (tmp_path / "out").exists()

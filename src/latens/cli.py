@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
@@ -117,6 +117,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     config: Path | None = None,
+    seeds: int = 1,
     options: Options = TrainOptions(),  # noqa: B008
 ) -> None:
     """Train a VAE, measure it on the test images and write a report.
@@ -133,7 +134,15 @@ def train(
         Go on with this run directory, from its last full state and with its own options.
     config
         A YAML file of options, or a run's config.yaml; the command line goes before it.
+    seeds
+        So many trainings, from --seed on; prints a table of their mean and standard deviation. The
+        same command again goes on.
     """
+    if seeds != 1:
+        if resume:
+            raise LatensError("--seeds goes on by the same command again, not by --resume")
+        _sweep((data,), out, None, seeds, given(options))
+        return
     from latens import api
     from latens.training.trainer import Interrupted
 
@@ -532,6 +541,7 @@ def sweep(
     *words: Annotated[str, Parameter(allow_leading_hyphen=True)],
     out: Path | None = None,
     jobs: int | None = None,
+    seeds: int = 1,
 ) -> None:
     """Train a model for each value of one or two options, and show them over the values.
 
@@ -549,12 +559,24 @@ def sweep(
         The folder; none: sweeps/DATA-OPTION.
     jobs
         Trainings at a time; none: one for every four processor cores.
+    seeds
+        Trainings for each value, from --seed on: the table shows mean and standard deviation.
     """
+    data = () if not words or words[0].startswith("--") else words[:1]
+    _sweep(data, out, jobs, seeds, _swept(words[len(data) :]))
+
+
+def _sweep(
+    data: tuple[str, ...],
+    out: Path | None,
+    jobs: int | None,
+    seeds: int,
+    options: Mapping[str, Any],
+) -> None:
+    """Train, and print the table and the path of the page."""
     from latens import sweeps
 
-    data = () if not words or words[0].startswith("--") else words[:1]
-    options = _swept(words[len(data) :])
-    path = sweeps.sweep(*data, out=out, jobs=jobs, **options)
+    path = sweeps.sweep(*data, out=out, jobs=jobs, seeds=seeds, **options)
     print((path.parent / "table.md").read_text("utf-8"))
     print(path)
 
@@ -594,23 +616,41 @@ def _swept(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 @app.command
-def compare(runs: list[Path], /, *, out: Path = Path("comparison")) -> None:
-    """Put runs side by side: figures, curves, the same images and the same noise.
+def compare(
+    runs: list[Path],
+    /,
+    *,
+    out: Path = Path("comparison"),
+    importance_samples: int | None = None,
+    posterior: Literal["encoder", "grid"] | None = None,
+    table: Annotated[
+        Literal["markdown", "latex", "csv", "json"], Parameter(name="--format")
+    ] = "markdown",
+) -> None:
+    """Put runs side by side: figures, paired differences, curves, the same images and noise.
 
-    Prints a table, ranked where the figures are of one kind, and the path of a page.
+    Prints a table, ranked where the figures are of one kind, and the path of a page. Runs that
+    differ in their seed alone are one row.
 
     Parameters
     ----------
     runs
         Two or more run directories, or pretrained models by name.
     out
-        The folder for the page, its pictures and the table.
+        The folder for the page, its pictures and the table in each format.
+    importance_samples
+        Rank by −log p(x), estimated with so many samples of z for each image.
+    posterior
+        Measure all with this q(z|x); none: with the one of their figures, the same for all.
+    table
+        Which table to print; others than markdown are printed alone.
     """
     from latens.report import comparison
 
-    path = comparison.compare(runs, out)
-    print((path.parent / "table.md").read_text("utf-8"))
-    print(path)
+    path = comparison.compare(runs, out, importance_samples, posterior)
+    print((path.parent / comparison.TABLES[table]).read_text("utf-8"), end="")
+    if table == "markdown":
+        print(f"\n{path}")
 
 
 @app.command

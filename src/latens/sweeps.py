@@ -19,13 +19,13 @@ from latens import pictures
 from latens.config import TrainConfig
 from latens.console import note
 from latens.errors import LatensError
-from latens.report.comparison import TABLE, rate_distortion, write_tables
+from latens.report.comparison import TABLES, rate_distortion, write_tables
 from latens.report.context import Picture, ReportContext, Section
 from latens.report.html import draw_pictures
 from latens.report.sections.common import film
 from latens.report.sections.latent_space import latent_plane_image
 from latens.report.sections.manifolds import grid_points, manifold_image, manifolds_of
-from latens.run.comparison import ranking, rows_of
+from latens.run.comparison import configurations, ranking
 from latens.run.data import data_of
 from latens.run.directory import FIGURES, PICTURES, Run, check_out
 from latens.training.setup import prepare
@@ -40,6 +40,7 @@ def sweep(
     *,
     out: str | Path | None = None,
     jobs: int | None = None,
+    seeds: int = 1,
     **options: Any,
 ) -> Path:
     """Train a model for each value of one or two options; returns the path of the page over all.
@@ -50,6 +51,8 @@ def sweep(
         data: as in `latens.train`.
         out: the folder; None takes `sweeps/DATA-OPTION`.
         jobs: trainings at a time, each a process; None: one for every four cores.
+        seeds: trainings of each, from the seed among the options on; tables show their mean and
+            standard deviation.
         **options: those of `latens train`; a list or tuple of values is swept, such as
             `beta=[1, 5, 8, 20]`.
 
@@ -58,12 +61,16 @@ def sweep(
             another sweep, or trainings that failed, by name.
     """
     swept = {name: list(v) for name, v in options.items() if isinstance(v, list | tuple)}
-    configs = combinations(options, swept)
-    out = Path(out) if out else SWEEPS / f"{Path(data).stem or 'data'}-{'-'.join(swept)}"
+    if seeds < 1:
+        raise LatensError(f"seeds is {seeds}: it must be 1 or more")
+    configs = combinations(options, swept, seeds)
+    about = "-".join([*swept, *(["seeds"] if seeds > 1 else [])])
+    out = Path(out) if out else SWEEPS / f"{Path(data).stem or 'data'}-{about}"
     paths = {name: out / name.replace("/", "-") for name in configs}
     if jobs is not None and jobs < 1:
         raise LatensError(f"jobs is {jobs}: it must be 1 or more")
-    check_out(out, TABLE, *(run.name for run in out.glob("*=*")), *(p.name for p in paths.values()))
+    mine = [*TABLES.values(), *(p.name for p in out.glob("*=*")), *(p.name for p in paths.values())]
+    check_out(out, *mine)
     for name, path in paths.items():
         _check_same(path, configs[name], str(data))
     with torch.random.fork_rng():
@@ -75,33 +82,43 @@ def sweep(
         note("the sweep is stopped; the same command goes on with it")
         raise
     runs = {name: Run.open(path) for name, path in paths.items()}
-    title = f"Sweep of {' and '.join(swept)} on {Path(data).name}"
-    return _write_page(out, title, runs, command(str(data), options, swept))
+    title = f"Sweep of {' and '.join(swept) or 'seeds'} on {Path(data).name}"
+    return _write_page(out, title, runs, command(str(data), options, swept, seeds))
 
 
 def _write_page(out: Path, title: str, runs: Mapping[str, Run], words: str) -> Path:
     """Films, a plot and a table over all runs; `words` is the command of the sweep."""
-    contexts = {name: ReportContext(run, data_of(run)) for name, run in runs.items()}
+    groups = configurations(runs)
+    shown = {name: every[0] for name, every in groups.items()}  # pictures are of the first seed
+    shown = shown if len(shown) > 1 else runs
+    contexts = {name: ReportContext(run, data_of(run)) for name, run in shown.items()}
     (out / PICTURES).mkdir(exist_ok=True)
     chapters = draw_pictures(SECTIONS, contexts, out / PICTURES)
     order, comment = ranking(runs)
     if not comment.startswith("Not"):
         comment = f"The least −elbo is that of {order[0]}."
-    return write_tables(out, title, rows_of(runs, runs), comment, chapters, words)
+    if len(groups) < len(runs):
+        comment += " Figures of several seeds: their mean ± their standard deviation."
+    return write_tables(out, title, groups, None, comment, chapters, words)
 
 
 def combinations(
-    options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]]
+    options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]], seeds: int = 1
 ) -> dict[str, TrainConfig]:
-    """The configuration of each training under a name such as "beta=5".
+    """The configuration of each training under a name such as "beta=5" or "beta=5,seed=1".
 
     Raises:
         LatensError: no option with several values, too many of them, or a value twice.
     """
-    if not swept:
+    if not swept and seeds == 1:
         raise LatensError("nothing to sweep: give an option several values, such as --beta 1 5 8")
     if len(swept) > MOST_SWEPT:
         raise LatensError(f"{', '.join(swept)}: at most two options can be swept at a time")
+    if seeds > 1:
+        if "seed" in swept:
+            raise LatensError("both --seed and --seeds have several values: give one of them")
+        first = options.get("seed", 0)
+        swept = {**swept, "seed": range(first, first + seeds)}
     configs = {}
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
@@ -117,12 +134,15 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
-def command(data: str, options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]]) -> str:
+def command(
+    data: str, options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]], seeds: int = 1
+) -> str:
     """The command line of a sweep."""
     fixed = {name: value for name, value in options.items() if name not in swept}
     words = shlex.split(TrainConfig.from_options(**fixed).command(data))
     for name, values in swept.items():
         words += [f"--{name.replace('_', '-')}", *map(_short, values)]
+    words += ["--seeds", str(seeds)] if seeds > 1 else []
     return shlex.join([words[0], "sweep", *words[2:]])
 
 

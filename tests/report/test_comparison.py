@@ -1,4 +1,8 @@
+import csv
+import io
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -6,8 +10,21 @@ import torch
 
 import latens
 from latens import LatensError
+from latens.data import load_data
+from latens.evaluation.metrics import evaluate, evaluate_each
 from latens.report.comparison import compare
-from latens.run.comparison import as_markdown, kind_of, named, ranking, rows_of
+from latens.run.comparison import (
+    as_csv,
+    as_latex,
+    as_markdown,
+    configurations,
+    kind_of,
+    named,
+    rank,
+    ranking,
+    refusal,
+    rows_of,
+)
 
 SMALL = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2}
 SMALL |= {"film": False, "report": False}
@@ -34,6 +51,10 @@ def runs(digits_run, tmp_path_factory):
 
 def chosen(runs, *names):
     return {name: runs[name] for name in names}
+
+
+def alone(runs):
+    return {name: [run] for name, run in runs.items()}
 
 
 def test_figures_of_one_kind_are_ranked_the_best_first(runs):
@@ -97,7 +118,7 @@ def test_what_must_agree(runs):
 
 def test_the_table_holds_the_figures(runs):
     both = chosen(runs, "first", "bits")
-    table = as_markdown(rows_of(both, both)).splitlines()
+    table = as_markdown(rows_of(alone(both))).splitlines()
     assert len(table) == 4
     assert f"{-runs['first'].figures['elbo']:.2f}" in table[2]
     assert f"{runs['bits'].figures['bits_per_dim']:.3f}" in table[3]
@@ -121,7 +142,7 @@ def test_a_page_with_the_same_images_and_the_same_noise(runs, tmp_path):
 def test_any_objective_and_any_prior_can_be_compared(runs, other, tmp_path):
     page = compare([runs["second"].path, runs[other].path], tmp_path / "out")
     assert page.read_text().count("<figure id=") == 4
-    objectives = [row["objective"] for row in rows_of(chosen(runs, other), [other])]
+    objectives = [row["objective"] for row in rows_of(alone(chosen(runs, other)))]
     assert objectives == ["iwae, 8 samples" if other == "iwae" else "β 1"]
     assert objectives[0] in (tmp_path / "out" / "table.md").read_text()
     assert ranking(chosen(runs, "second", other))[1].startswith("Ranked by −elbo")
@@ -168,3 +189,111 @@ def test_the_same_noise_is_the_same_for_all(runs, tmp_path):
         compare([runs["first"].path, runs["second"].path], tmp_path / folder)
     shown = [Image.open(tmp_path / f / "pictures" / "same-noise.png").tobytes() for f in "ab"]
     assert shown[0] == shown[1]
+
+
+# ---- paired differences ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seeds(digits_run, tmp_path_factory):
+    """Two configurations of two seeds each."""
+    folder = tmp_path_factory.mktemp("seeds")
+    names = {f"{width}/seed={seed}": (width, seed) for width in (4, 32) for seed in (0, 1)}
+    options = SMALL | {"epochs": 6}
+    return {
+        name: latens.train(
+            "digits", out=folder / name, **options | {"hidden": str(width), "seed": seed}
+        )
+        for name, (width, seed) in names.items()
+    }
+
+
+def test_costs_of_each_image_have_the_means_of_evaluate(digits_run):
+    test = load_data("digits").test
+    each = evaluate_each(digits_run.vae, test, importance_samples=20)
+    whole = evaluate(digits_run.vae, test, importance_samples=20)
+    assert each["-elbo"].shape == (len(test),)
+    assert each["-elbo"].mean().item() == pytest.approx(-whole.elbo, abs=1e-9)
+    assert each["nll"].mean().item() == pytest.approx(whole.nll, abs=1e-9)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_configuration(seeds):
+    groups = configurations(seeds)
+    assert {name: len(every) for name, every in groups.items()} == {"4": 2, "32": 2}
+    row = rows_of(groups)[0]
+    assert row["run"] == "4 (2 seeds)"
+    assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", row["−elbo"])
+    elbos = [-run.figures["elbo"] for run in groups["4"]]
+    assert row["−elbo"] == f"{np.mean(elbos):.2f} ± {np.std(elbos, ddof=1):.2f}"
+
+
+def test_differences_are_paired_and_the_wider_model_wins(seeds):
+    found = rank(configurations(seeds))
+    assert found.order == ["32", "4"]
+    assert found.means["32"] < found.means["4"]
+    difference = found.differences["4"]
+    assert difference.mean == pytest.approx(found.means["4"] - found.means["32"])
+    assert difference.low < difference.mean < difference.high
+    assert "Ranked by −elbo (grey cross-entropy), the least first: 32." in found.comment
+
+
+def test_the_same_weights_are_not_told_apart(runs, tmp_path):
+    shutil.copytree(runs["second"].path, tmp_path / "again")
+    again = latens.Run.open(tmp_path / "again")
+    found = rank({"second": [runs["second"]], "again": [again]})
+    assert (found.differences["again"].low, found.differences["again"].high) == (0, 0)
+    assert "not told apart" in found.comment
+
+
+def test_ranked_by_nll_where_samples_are_asked_for(runs):
+    found = rank(alone(chosen(runs, "first", "second")), importance_samples=20)
+    assert found.cost == "nll"
+    assert "Ranked by nll of 20 samples" in found.comment
+    row = rows_of(alone(chosen(runs, "first", "second")), found)[0]
+    assert row["nll"] == f"{found.means[found.order[0]]:.2f}"
+
+
+def test_another_q_is_refused_unless_one_is_named(runs, tmp_path):
+    shutil.copytree(runs["second"].path, tmp_path / "grid")
+    figures = runs["second"].figures | {"posterior": "grid of 64² cells"}
+    (tmp_path / "grid" / "figures.json").write_text(json.dumps(figures))
+    both = {"first": runs["first"], "grid": latens.Run.open(tmp_path / "grid")}
+    assert "q(z|x): encoder; q(z|x): grid" in refusal(both)
+    assert refusal(both, any_q=True) is None
+    page = compare([run.path for run in both.values()], tmp_path / "own")
+    assert "Not ranked" in page.read_text()
+    page = compare([run.path for run in both.values()], tmp_path / "same", posterior="grid")
+    assert "Ranked by −elbo" in page.read_text()
+
+
+def test_tables_in_every_format_hold_the_same_cells(seeds, tmp_path):
+    page = compare([run.path for run in seeds.values()], tmp_path / "out")
+    markdown, latex, text = (
+        (page.parent / f"table.{end}").read_text() for end in ("md", "tex", "csv")
+    )
+    rows = [*csv.DictReader(io.StringIO(text))]
+    assert [row["run"] for row in rows] == ["32 (2 seeds)", "4 (2 seeds)"]
+    assert re.fullmatch(r"\+.* \[.*, .*\]", rows[1]["difference"])
+    for cell in rows[1].values():
+        assert cell in markdown
+    assert latex.count(r"\\") == 3
+    assert r"$\pm$" in latex
+    assert "±" not in latex.partition("\n")[2]
+    data = json.loads((page.parent / "table.json").read_text())
+    assert [len(every) for every in data["configurations"].values()] == [2, 2]
+    assert data["ranking"]["differences"]["4"]["low"] < data["ranking"]["differences"]["4"]["high"]
+
+
+def test_latex_and_commas_in_names_are_escaped(runs):
+    rows = rows_of({"a_1,b & 50%": [runs["first"]]})
+    assert r"a\_1,b \& 50\%" in as_latex(rows)
+    assert next(iter(csv.DictReader(io.StringIO(as_csv(rows)))))["run"] == "a_1,b & 50%"
+
+
+def test_the_command_prints_one_format_alone(run_latens, runs):
+    both = runs["first"].path, runs["second"].path
+    done = run_latens("compare", *both, "--format", "json", "--importance-samples", 5)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ranking"]["importance_samples"] == 5
+    wrong = run_latens("compare", *both, "--importance-samples", 0)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)

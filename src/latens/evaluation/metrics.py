@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
@@ -194,8 +194,47 @@ def evaluate(
             is conditional, or a grid for more than three latents.
     """
     _check(vae, images, importance_samples, refine)
-    propose = proposal_of(vae, images, labels, refine, posterior, cells, objective is not None)
     began = time.perf_counter()
+    propose = proposal_of(vae, images, labels, refine, posterior, cells, objective is not None)
+    every, binary = _measured(
+        vae, images, labels, importance_samples, propose, seed, precision, objective
+    )
+    figures = _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
+    q = name_of_q(vae, refine, posterior, cells, objective is not None)
+    return replace(figures, posterior=q)
+
+
+@torch.no_grad()
+def evaluate_each(
+    vae: LatentModel,
+    images: Images | Float[Tensor, "N C H W"],
+    importance_samples: int | None = None,
+    seed: int = 0,
+    posterior: PosteriorName = "encoder",
+) -> dict[str, Float64[Tensor, " N"]]:
+    """−elbo of each image in nats, and "nll" where K is given: `evaluate` has their means.
+
+    Raises:
+        LatensError: as `evaluate`.
+    """
+    _check(vae, images, importance_samples, 0)
+    propose = proposal_of(vae, images, None, 0, posterior, None, False)
+    every, _ = _measured(vae, images, None, importance_samples, propose, seed)
+    cost = {"-elbo": every["reconstruction"].double() + every["kl"].double()}
+    return cost | ({"nll": every["nll"].double()} if "nll" in every else {})
+
+
+def _measured(
+    vae: LatentModel,
+    images: Images | Tensor,
+    labels: Tensor | None,
+    k: int | None,
+    propose: Propose | None,
+    seed: int,
+    precision: str = "float32",
+    objective: ObjectiveTerms | None = None,
+) -> tuple[dict[str, Tensor], bool]:
+    """The terms of each image by name, of all processes; whether all pixels are 0 or 1."""
     was_training = vae.training
     vae.eval()
     with (
@@ -204,19 +243,16 @@ def evaluate(
     ):
         torch.manual_seed(seed)
         blocks, binary = [], True
-        with _bar(len(images) * (importance_samples or 0)) as advance:
+        with _bar(len(images) * (k or 0)) as advance:
             for rows, x, y, together in _blocks(images, labels, vae.device, objective):
-                block = _Block(vae, x, y, importance_samples, objective, together, advance)
+                block = _Block(vae, x, y, k, objective, together, advance)
                 blocks.append(block.measure(propose, rows, spread=not blocks))
                 binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([b[name] for b in blocks if name in b]) for name in blocks[0]}
     every["binary"] = torch.tensor([binary])
     every = every if objective is None else objective.gather(every)
-    binary = bool(every["binary"].all())
-    figures = _summary(vae, every, importance_samples, binary, time.perf_counter() - began)
-    q = name_of_q(vae, refine, posterior, cells, objective is not None)
-    return replace(figures, posterior=q)
+    return every, bool(every["binary"].all())
 
 
 def _check(

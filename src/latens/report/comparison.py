@@ -9,55 +9,98 @@ import torch
 from latens import files, pictures
 from latens.analysis.generation import likeliest_condition
 from latens.errors import LatensError
+from latens.evaluation.proposals import PosteriorName
 from latens.report.context import Picture, Section
 from latens.report.html import Chapter, draw_pictures, page
-from latens.run.comparison import as_markdown, columns_of, figures_of, named, ranking, rows_of
+from latens.run.comparison import (
+    Configurations,
+    Ranking,
+    as_csv,
+    as_data,
+    as_latex,
+    as_markdown,
+    columns_of,
+    configurations,
+    figures_of,
+    named,
+    rank,
+    refusal,
+    rows_of,
+)
 from latens.run.data import data_of
 from latens.run.directory import PICTURES, REPORT, Run, check_out
 
-TABLE = "table.md"
+TABLES = {"markdown": "table.md", "latex": "table.tex", "csv": "table.csv", "json": "table.json"}
 NAMED = ("classes", "attributes")
 IMAGES = 12
 
 
-def compare(paths: Sequence[str | Path], out: str | Path = "comparison") -> Path:
+def compare(
+    paths: Sequence[str | Path],
+    out: str | Path = "comparison",
+    importance_samples: int | None = None,
+    posterior: PosteriorName | None = None,
+) -> Path:
     """Put runs side by side on one page; returns its path.
+
+    Runs that differ in their seed alone are one row. Where all are of one kind they are measured
+    again on the same test images, and differences to the best are paired over these; tables are
+    written beside the page in Markdown, LaTeX, CSV and JSON.
 
     Args:
         paths: run directories, or pretrained models by name; two or more.
         out: the folder for the page and its pictures.
+        importance_samples: K of −log p(x), by which they are then ranked; None ranks by −elbo.
+        posterior: measure all under this q(z|x), see `latens.evaluate`; None: each under its own,
+            which must be the same for all.
 
     Raises:
-        LatensError: fewer than two runs, one that cannot be used or has not ended.
+        LatensError: fewer than two runs, one that cannot be used or has not ended, or K or q that
+            cannot be.
     """
     if len(paths) < 2:
         raise LatensError("comparing needs two runs or more")
+    if importance_samples is not None and importance_samples < 1:
+        raise LatensError(f"{importance_samples} importance samples: 1 or more are needed")
     runs = named([Run.open(path) for path in paths])
-    order, comment = ranking(runs)  # fails before anything is written
+    groups, ranked = configurations(runs), None
+    comment = refusal(runs, any_q=posterior is not None)
     out = Path(out)
-    check_out(out, TABLE)
+    check_out(out, *TABLES.values())
+    if comment is None:  # fails before anything is written
+        ranked = rank(groups, importance_samples, posterior)
+        comment = ranked.comment
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     chapters = draw_pictures(SECTIONS, runs, out / PICTURES)
-    title = f"Comparison of {', '.join(runs)}"
-    return write_tables(out, title, rows_of(runs, order), comment, chapters)
+    title = f"Comparison of {', '.join(groups)}"
+    return write_tables(out, title, groups, ranked, comment, chapters)
 
 
 def write_tables(
     out: Path,
     title: str,
-    rows: Sequence[dict[str, str]],
+    groups: Configurations,
+    ranked: Ranking | None,
     comment: str,
     chapters: Sequence[Chapter],
     command: str = "",
 ) -> Path:
-    """Write table.md, and report.html with the table and all pictures; returns the page's path.
+    """Write the tables, and report.html with one and all pictures; returns the page's path.
 
     Args:
+        ranked: None where runs are in the order given.
         comment: on the table.
         command: that made the runs.
     """
-    table = f"{as_markdown(rows)}\n{comment}\n"
-    files.write_bytes(out / TABLE, table.encode())
+    rows = rows_of(groups, ranked)
+    texts = {
+        "markdown": f"{as_markdown(rows)}\n{comment}\n",
+        "latex": f"% {comment}\n{as_latex(rows)}",
+        "csv": as_csv(rows),
+    }
+    for name, text in texts.items():
+        files.write_bytes(out / TABLES[name], text.encode())
+    files.write_json(out / TABLES["json"], as_data(groups, ranked, comment))
     text = page(
         "comparison.html.j2",
         chapters,
