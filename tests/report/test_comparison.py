@@ -257,7 +257,7 @@ def test_another_q_is_refused_unless_one_is_named(runs, tmp_path):
     shutil.copytree(runs["second"].path, tmp_path / "grid")
     figures = runs["second"].figures | {"posterior": "grid of 64² cells"}
     (tmp_path / "grid" / "figures.json").write_text(json.dumps(figures))
-    both = {"first": runs["first"], "grid": latens.Run.open(tmp_path / "grid")}
+    both = {"second": runs["second"], "grid": latens.Run.open(tmp_path / "grid")}
     assert "q(z|x): encoder; q(z|x): grid" in refusal(both)
     assert refusal(both, any_q=True) is None
     page = compare([run.path for run in both.values()], tmp_path / "own")
