@@ -108,7 +108,8 @@ def test_an_interrupted_training_ends_where_it_would_have(tmp_path):
 @pytest.mark.parametrize("name", pretrained())
 def test_a_model_that_comes_with_latens_is_read(name):
     run, model = Run.open(name), latens.load(name)
-    assert run.config.model.latent_dim == int(torch.tensor(model.latent_shape).prod())
+    if run.config.model.recipe != "ladder":  # its levels have sizes of their own
+        assert run.config.model.latent_dim == int(torch.tensor(model.latent_shape).prod())
     assert run.latent_shape == model.latent_shape
     assert model.image_shape == tuple(run.record["data"]["shape"])
     assert run.config.model.recipe in run.title

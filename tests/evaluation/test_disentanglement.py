@@ -36,6 +36,13 @@ def test_mig_by_hand():
     assert mig(codes[:, :1], factor, bins=3) == pytest.approx(1)
 
 
+def test_information_has_a_row_for_each_code_and_a_column_for_each_factor():
+    bits = np.array([[a, b] for a in (0, 1) for b in (0, 1)])
+    codes = np.stack([bits[:, 1], np.zeros(4), bits[:, 0]], 1).astype(float)
+    table = mutual_information(codes, bits, bins=2)
+    np.testing.assert_allclose(table, np.log(2) * np.array([[0, 1], [0, 0], [1, 0]]), atol=1e-12)
+
+
 def test_dci_by_hand():
     assert dci_of(np.eye(3)) == pytest.approx((1, 1))
     assert dci_of(np.ones((3, 2))) == pytest.approx((0, 0))
