@@ -18,7 +18,16 @@ import latens
 from latens.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
-DOCS = ["architecture", "doctor", "evaluation", "gallery", "performance", "pictures", "recipes"]
+DOCS = [
+    "architecture",
+    "doctor",
+    "evaluation",
+    "features",
+    "gallery",
+    "performance",
+    "pictures",
+    "recipes",
+]
 DOCS += ["results", "scaling"]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]
 # Its models are of MNIST and of CelebA's faces

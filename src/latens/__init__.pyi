@@ -10,8 +10,12 @@ from .api import train as train
 from .config import TrainConfig as TrainConfig
 from .data import Images as Images
 from .data import load_data as load_data
+from .detection import anomaly as anomaly
 from .errors import LatensError as LatensError
 from .evaluation.metrics import Evaluation as Evaluation
+from .features import embed as embed
+from .features import score as score
+from .features import search as search
 from .model.classifiers import MLPClassifier as MLPClassifier
 from .model.flow_matching import FlowMatching as FlowMatching
 from .model.ladder import Ladder as Ladder

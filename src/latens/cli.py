@@ -55,6 +55,20 @@ Temperature = Annotated[
     ),
 ]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
+Scores = Annotated[
+    tuple[Literal["-elbo", "nll", "reconstruction", "regret", "typicality"], ...],
+    Parameter(
+        help="Which: -elbo; nll, −log p(x) by importance sampling; reconstruction, "
+        "−E log p(x|z); regret, what a q(z|x) of the image's own gains over the encoder's; "
+        "typicality, how far -elbo is from its mean over training images; none: all but regret, "
+        "which takes long.",
+        consume_multiple=True,
+        negative=(),
+        allow_leading_hyphen=True,
+    ),
+]
+ImportanceSamples = Annotated[int, Parameter(help="K, of nll.")]
+Steps = Annotated[int, Parameter(help="For the q(z|x) of each image, of regret.")]
 
 
 # What is on by default, or in a file, is taken back by --no-NAME
@@ -448,6 +462,141 @@ def generate(
 
     options = (seed, label, temperature, density, confidence, judge)
     print(commands.generate(run, number, out, *options))
+
+
+@app.command
+def embed(
+    run: RunPath,
+    data: str | None = None,
+    /,
+    *,
+    out: Path,
+    levels: int | None = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write the latents of each image to a file: path, split, label, μ and σ of each dimension.
+
+    Parameters
+    ----------
+    data
+        A name, a folder, a .npy or a .npz; none: the run's own, in its splits.
+    out
+        A .csv, .parquet or .npz file.
+    levels
+        Of a ladder, how many levels from the topmost on stand in a row, without σ; none: the
+        topmost.
+    """
+    from latens.features import embed
+
+    print(embed(run, data, out=out, levels=levels, device=device))
+
+
+@app.command
+def score(
+    run: RunPath,
+    data: str | None = None,
+    /,
+    *,
+    out: Path,
+    scores: Scores = (),
+    importance_samples: ImportanceSamples = 100,
+    steps: Steps = 50,
+    seed: Seed = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write to a file how unusual each image is to a model: scores in nats, larger if more so.
+
+    Parameters
+    ----------
+    data
+        A name, a folder, a .npy or a .npz; none: the run's own, in its splits.
+    out
+        A .csv or .parquet file.
+    """
+    from latens.features import score
+
+    options = {"importance_samples": importance_samples, "steps": steps, "seed": seed}
+    print(score(run, data, out=out, scores=scores or None, device=device, **options))
+
+
+@app.command
+def anomaly(
+    run: RunPath,
+    /,
+    *,
+    good: str,
+    bad: str,
+    out: Path = Path("anomaly"),
+    scores: Scores = (),
+    false_positive_rate: float = 0.05,
+    number: Annotated[int, Number] = 12,
+    importance_samples: ImportanceSamples = 100,
+    steps: Steps = 50,
+    seed: Seed = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Say how well a model trained on good images finds bad ones: AUROC, a threshold, error maps.
+
+    Parameters
+    ----------
+    good
+        Good images that the model was not trained on: a folder, a .npy, or a name (its test split).
+    bad
+        Bad ones.
+    out
+        The folder for the page, scores.csv and anomaly.json.
+    false_positive_rate
+        At which the threshold is set: the share of good images that may lie above it.
+    number
+        How many of the most unusual images are shown.
+    """
+    from latens.detection import anomaly, rows_of
+
+    options = {"importance_samples": importance_samples, "steps": steps, "seed": seed}
+    found = anomaly(
+        run,
+        good,
+        bad,
+        out=out,
+        scores=scores or None,
+        false_positive_rate=false_positive_rate,
+        number=number,
+        device=device,
+        **options,
+    )
+    for row in rows_of(found.scores):
+        print("  ".join(f"{name} {text}" for name, text in row.items()))
+    print(found.path)
+
+
+@app.command
+def search(
+    run: RunPath,
+    image: Path,
+    data: str | None = None,
+    /,
+    *,
+    out: Path = Path("nearest.png"),
+    number: Annotated[int, Number] = 12,
+    device: DeviceOption = "auto",
+) -> None:
+    """Find the images that are nearest to one in latent space, and show them in a PNG.
+
+    Parameters
+    ----------
+    image
+        An image file.
+    data
+        Where to search: a name, a folder, a .npy or a .npz; none: the run's own data.
+    number
+        Of images.
+    """
+    from latens.features import search
+
+    for row in search(run, image, data, out=out, number=number, device=device):
+        words = (row["path"], row["split"], row["label"])
+        print("  ".join([f"{row['distance']:.4f}", *filter(None, words)]))
+    print(out)
 
 
 @app.command

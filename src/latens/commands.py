@@ -72,7 +72,7 @@ def sample_picture(
     _check_number(number)
     temperatures = _temperatures(temperature)
     run = Run.open(path)
-    _check_png(out)
+    check_png(out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         samples = draw(run.vae, number, label, temperatures, density, confidence)
@@ -139,9 +139,9 @@ def reconstruction_picture(
         LatensError: a run, images or levels that cannot be used.
     """
     run = Run.open(path)
-    _check_png(out)
+    check_png(out)
     if images:
-        shown = _read(run, images)
+        shown = read_images(run, images)
     else:
         _check_number(number)
         shown = data_of(run).test.take(slice(0, number))
@@ -179,9 +179,9 @@ def interpolation_picture(
     if steps < 2:
         raise LatensError(f"{steps} steps: at least 2 are needed")
     run = Run.open(path)
-    _check_png(out)
+    check_png(out)
     if images:
-        shown = _read(run, images)
+        shown = read_images(run, images)
         if len(shown) % 2:
             raise LatensError(f"each row needs two images, A and B, and here are {len(shown)}")
     else:
@@ -230,8 +230,8 @@ def edit_picture(
     if not all(math.isfinite(bound) for bound in bounds):
         raise LatensError(f"--from {bounds[0]} --to {bounds[1]}: they must be finite numbers")
     run = Run.open(path)
-    _check_png(out)
-    x = _read(run, images).unit()
+    check_png(out)
+    x = read_images(run, images).unit()
     if attribute is not None:
         amounts = torch.linspace(*bounds, steps)
         edited = along_attribute(run.vae, x, attribute, amounts)
@@ -398,8 +398,12 @@ def folder_names(labels: Sequence[str]) -> list[str]:
     return unique_names([name or "class" for name in names])
 
 
-def _read(run: Run, images: list[Path]) -> Images:
-    """Image files, brought to what the model's training images were brought to."""
+def read_images(run: Run, images: list[Path]) -> Images:
+    """Image files, brought to what the model's training images were brought to.
+
+    Raises:
+        LatensError: a file that does not exist or cannot be read.
+    """
     channels, height, width = run.vae.image_shape
     crop = run.record["data"].get("crop")  # as its training images were
     pixels, _ = decode(find_images(*images), Target((height, width), channels, crop, strict=True))
@@ -423,7 +427,12 @@ def _temperatures(temperature: float | str | Sequence[float]) -> list[float]:
     return values
 
 
-def _check_png(out: Path) -> None:
+def check_png(out: Path) -> None:
+    """Refuse a file that could not be written, before the work.
+
+    Raises:
+        LatensError: no PNG, or no such folder.
+    """
     if out.suffix.lower() != ".png":
         raise LatensError(f"--out {out} must end in .png")
     if not out.parent.is_dir():

@@ -176,25 +176,44 @@ def load_split(
     Raises:
         LatensError: data that do not exist or cannot be read, or a split they do not have.
     """
-    channels, *size = shape
     if isinstance(data, DataSet) or (is_path(data) and str(data) in SOURCES):
         known = load_data(data, binarisation=binarisation)
         images = known.split(split or "test")
-        return _renamed(images, known.classes or known.attributes, names)
-    target = Target((size[0], size[1]), 1 if channels == 1 else None)
-    # Class names that are numbers are those of labels, and not of the indices 0, 1, …
-    numbers = all(name.lstrip("-").isdecimal() for name in names)
-    indexed = names if isinstance(data, Images) or not numbers else ()
-    raw, _ = _read(data, target if _can_be_resized(data) else Target(), indexed)
-    found = {name: getattr(raw, name) for name in SPLITS if getattr(raw, name) is not None}
+        return renamed(images, known.classes or known.attributes, names)
+    found, labels = read_splits(data, shape, names=names)
     if split is None:
         split = "test" if "test" in found else "all"
     if split != "all" and split not in found:
         what = data if is_path(data) else THE_DATA
         raise LatensError(f"{what} has no {split} split of its own: leave out --split")
     images = joined(list(found.values()) if split == "all" else [found[split]])
-    images = _renamed(images, raw.classes or raw.attributes, names)
+    images = renamed(images, labels, names)
     return images if binarisation == "none" else fix_bits(images, binarisation)
+
+
+def read_splits(
+    data: Any,
+    shape: tuple[int, int, int],
+    binarisation: Binarisation | str = "none",
+    names: tuple[str, ...] = (),
+) -> tuple[dict[str, Images], tuple[str, ...]]:
+    """The splits that data have of their own, resized as in `load_split`, and the labels' names.
+
+    Data without splits are one, called train.
+    """
+    channels, *size = shape
+    if isinstance(data, DataSet) or (is_path(data) and str(data) in SOURCES):
+        known = load_data(data, binarisation=binarisation)
+        return {name: known.split(name) for name in SPLITS}, known.classes or known.attributes
+    target = Target((size[0], size[1]), 1 if channels == 1 else None)
+    # Class names that are numbers are those of labels, and not of the indices 0, 1, …
+    numbers = all(name.lstrip("-").isdecimal() for name in names)
+    indexed = names if isinstance(data, Images) or not numbers else ()
+    raw, _ = _read(data, target if _can_be_resized(data) else Target(), indexed)
+    found = {name: getattr(raw, name) for name in SPLITS if getattr(raw, name) is not None}
+    if binarisation != "none":
+        found = {name: fix_bits(images, binarisation) for name, images in found.items()}
+    return found, raw.classes or raw.attributes
 
 
 def _can_be_resized(data: Any) -> bool:
@@ -205,8 +224,8 @@ def _can_be_resized(data: Any) -> bool:
     return not any(isinstance(part, Images) for part in parts)
 
 
-def _renamed(images: Images, found: tuple[str, ...], names: tuple[str, ...]) -> Images:
-    """The images with labels as indices into `names`; −1 for one that is not among them."""
+def renamed(images: Images, found: tuple[str, ...], names: tuple[str, ...]) -> Images:
+    """Images with labels as indices into `names` in place of `found`; −1 for one not among them."""
     if images.labels is None or found == names:
         return images
     if not set(found) & set(names):

@@ -235,6 +235,23 @@ def decode(
         )
 
 
+def decode_some(
+    files: Sequence[ImageFile], channels: int, size: tuple[int, int], crop: float | None = None
+) -> list[np.ndarray | LatensError]:
+    """Each image file as uint8 `[C, H, W]`, or why it cannot be read."""
+
+    def attempt(path: ImageFile) -> np.ndarray | LatensError:
+        try:
+            read_header(path)
+            return read_image(path, channels, size, crop)
+        except LatensError as error:
+            return error
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return list(pool.map(attempt, files))
+
+
 def decode_each(
     count: int,
     header: Callable[[int], Header],
@@ -276,7 +293,7 @@ def decode_each(
 
         work.every(fill, "decoding")
     left_out = work.bad | work.tiny
-    _note_left_out([left_out[i] for i in sorted(left_out)], count)
+    warn_of_left_out([left_out[i] for i in sorted(left_out)], len(left_out), count)
     return pixels, sorted(left_out)
 
 
@@ -326,8 +343,9 @@ def _tiny(headers: Mapping[int, Header]) -> dict[int, str]:
     return {i: f"{height}x{width}, far smaller than most" for i, (height, width) in sizes.items()}
 
 
-def _note_left_out(errors: Sequence[LatensError], count: int) -> None:
-    if errors:
+def warn_of_left_out(errors: Sequence[LatensError], left_out: int, count: int) -> None:
+    """One line on images that cannot be used, with the first errors; none where there are none."""
+    if left_out:
         named = "; ".join(str(error) for error in errors[:NAMED])
-        more = f"; and {len(errors) - NAMED:,} more" if len(errors) > NAMED else ""
-        warn(f"left out {len(errors):,} of {count:,} images: {named}{more}")
+        more = f"; and {left_out - NAMED:,} more" if left_out > NAMED else ""
+        warn(f"left out {left_out:,} of {count:,} images: {named}{more}")

@@ -4,6 +4,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def find_images(*places: Path) -> list[Path]:
     for place in places:
         if not place.exists():
             raise LatensError(f"no such file or folder: {place}")
-        inside = sorted(path for path in _walk(place) if _is_image(path.relative_to(place)))
+        inside = sorted(iterate_images(place))
         if place.is_dir() and not inside:
             raise LatensError(
                 f"no images in {place}: latens looks for {', '.join(sorted(SUFFIXES))} files, "
@@ -43,6 +44,11 @@ def find_images(*places: Path) -> list[Path]:
             )
         found += inside if place.is_dir() else [place]
     return found
+
+
+def iterate_images(folder: Path) -> Iterator[Path]:
+    """The image files in a folder and its sub-folders, each folder's in order."""
+    return (path for path in _walk(folder) if _is_image(path.relative_to(folder)))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -54,7 +60,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        yield from (Path(name) / file for file in files)
+        folders.sort()
+        yield from (Path(name) / file for file in sorted(files))
 
 
 def _is_image(path: Path) -> bool:
@@ -120,19 +127,40 @@ def read_array(path: Path) -> Raw:
     Raises:
         LatensError: the file is not such an array.
     """
+    if _is_npy(path):
+        return Raw(Images(as_pixels(open_npy(path), path)))
+    with _reading(path), np.load(path) as loaded:
+        arrays = {name: loaded[name] for name in loaded.files}
+        if any(not isinstance(array, np.ndarray) for array in arrays.values()):
+            raise LatensError(f"{path} is a zip file that holds other things than arrays")
+    return _read_arrays(arrays, path)
+
+
+def _is_npy(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(6)
     if start != b"\x93NUMPY" and not zipfile.is_zipfile(path):
         raise LatensError(f"{path} is not a {path.suffix} file, despite its extension")
+    return start == b"\x93NUMPY"
+
+
+def open_npy(path: Path) -> np.ndarray:
+    """A `.npy`, memory-mapped: pages are read as they are needed, and nothing is written back.
+
+    Raises:
+        LatensError: the file is no array of numbers.
+    """
+    with _reading(path):
+        if not _is_npy(path):
+            raise LatensError(f"{path} is a .npz, despite its extension")
+        return np.load(path, mmap_mode="c")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What NumPy raises for a file that it cannot read becomes one line."""
     try:
-        # Copy-on-write: pages are read as they are needed, and nothing is ever written back.
-        loaded = np.load(path, mmap_mode="c" if start == b"\x93NUMPY" else None)
-        if isinstance(loaded, np.ndarray):
-            return Raw(Images(as_pixels(loaded, path)))
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-            if any(not isinstance(array, np.ndarray) for array in arrays.values()):
-                raise LatensError(f"{path} is a zip file that holds other things than arrays")
+        yield
     except LatensError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -142,7 +170,6 @@ def read_array(path: Path) -> Raw:
                 "numbers"
             ) from error
         raise LatensError(f"{path} is truncated or damaged: {one_line(error)}") from error
-    return _read_arrays(arrays, path)
 
 
 def _read_arrays(arrays: dict[str, np.ndarray], path: Path) -> Raw:

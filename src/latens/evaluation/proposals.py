@@ -99,6 +99,18 @@ class _GridProposal:
             )
 
 
+def _is_diagonal(q: Distribution) -> bool:
+    return isinstance(q, Independent) and isinstance(q.base_dist, Normal)
+
+
+@torch.no_grad()
+def can_be_refined(vae: LatentModel) -> bool:
+    """Whether the model's q(z|x) is a diagonal Gaussian, so that `refined` applies."""
+    x = torch.zeros(1, *vae.image_shape, device=vae.device)
+    embedding = vae.label_embedding
+    return _is_diagonal(vae.encode(x, None if embedding is None else embedding.unknown(1)))
+
+
 @torch.enable_grad()
 def refined(
     vae: LatentModel,
@@ -119,7 +131,7 @@ def refined(
         LatensError: a posterior that is no diagonal Gaussian.
     """
     q = vae.encode(x, y)
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+    if not _is_diagonal(q):
         raise LatensError("only a diagonal Gaussian q(z|x) can be refined")
     mean = q.mean.detach().clone().requires_grad_()
     log_scale = q.stddev.detach().log().clone().requires_grad_()

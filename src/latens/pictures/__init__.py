@@ -8,6 +8,7 @@ from latens.pictures.curves import (
     kl_per_level,
     rate_distortion,
 )
+from latens.pictures.detection import roc_curves, score_histograms
 from latens.pictures.films import read_frames, save_film
 from latens.pictures.grids import Sheet, error_map, framed, grid, in_colours, pairs, table, tile
 from latens.pictures.planes import histograms, latent_plane, plane_limits, turning
@@ -32,8 +33,10 @@ __all__ = [
     "plane_limits",
     "rate_distortion",
     "read_frames",
+    "roc_curves",
     "save",
     "save_film",
+    "score_histograms",
     "svg",
     "table",
     "tile",

@@ -45,11 +45,15 @@ def start_as_identity(flow: nn.Module) -> None:
                 nn.init.zeros_(parameter)
 
 
-def layers(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers of these widths, each followed by a ReLU, and by dropout if there is any."""
-    after = (nn.Dropout(dropout),) if dropout else ()
+def layers(widths: Sequence[int], dropout: float = 0.0, gated: bool = False) -> nn.Sequential:
+    """Linear layers of these widths, each with a ReLU or a gate, and dropout if there is any."""
+    activation, after = nn.GLU if gated else nn.ReLU, (nn.Dropout(dropout),) if dropout else ()
     return nn.Sequential(
-        *(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(), *after))
+        *(
+            layer
+            for a, b in pairwise(widths)
+            for layer in (nn.Linear(a, 2 * b if gated else b), activation(), *after)
+        )
     )
 
 
@@ -61,6 +65,8 @@ class MLPEncoder(Encoder, name="mlp"):
         hidden: widths of the layers, from the pixels inwards, such as 512,256; the last one is F.
         dropout: the probability that an output of a hidden layer is dropped in training
             (Srivastava et al. 2014).
+        gated: (W x + b) ⊙ sigmoid(V x + c) in place of a ReLU (Dauphin et al. 2017, "Language
+            Modeling with Gated Convolutional Networks", equation 1), as in Tomczak & Welling 2018.
     """
 
     def __init__(
@@ -68,13 +74,15 @@ class MLPEncoder(Encoder, name="mlp"):
         image_shape: tuple[int, int, int],
         hidden: tuple[int, ...] = (512, 512),
         dropout: float = 0.0,
+        gated: bool = False,
     ):
         super().__init__()
         self.image_shape = image_shape
         self.hidden = tuple(hidden)
         self.dropout = dropout
+        self.gated = gated
         self.features = self.hidden[-1]
-        self.layers = layers((math.prod(image_shape), *hidden), dropout)
+        self.layers = layers((math.prod(image_shape), *hidden), dropout, gated)
         kaiming_init(self)
 
     def forward(
@@ -91,7 +99,7 @@ class MLPDecoder(Decoder, name="mlp"):
         latent_dim: D.
         image_shape: (C, H, W), any.
         hidden: the widths of the layers, from the latent side.
-        dropout: as in `MLPEncoder`.
+        dropout, gated: as in `MLPEncoder`.
         out_channels: P, what the likelihood needs; C unless given.
     """
 
@@ -102,6 +110,7 @@ class MLPDecoder(Decoder, name="mlp"):
         hidden: tuple[int, ...] = (512, 512),
         dropout: float = 0.0,
         out_channels: int | None = None,
+        gated: bool = False,
     ):
         super().__init__()
         check_sizes(latent_dim=latent_dim)
@@ -110,8 +119,9 @@ class MLPDecoder(Decoder, name="mlp"):
         self.image_shape = image_shape
         self.hidden = tuple(hidden)
         self.dropout = dropout
+        self.gated = gated
         self.out_channels = out_channels or self.image_shape[0]
-        self.layers = layers((latent_dim, *hidden), dropout)
+        self.layers = layers((latent_dim, *hidden), dropout, gated)
         self.output = nn.Linear(
             self.hidden[-1], self.out_channels * math.prod(self.image_shape[1:])
         )

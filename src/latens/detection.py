@@ -1,0 +1,251 @@
+"""Anomaly detection: how well a model's scores tell bad images from good ones, on a page."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from latens import files, pictures
+from latens.config import check_seed
+from latens.data.images import Images
+from latens.data.streaming import Block
+from latens.errors import LatensError
+from latens.evaluation.scores import REGRET_STEPS
+from latens.evaluation.separation import Separation, separation
+from latens.features import Scorer, opened, stream_for, with_bar
+from latens.model.latent_model import LatentModel
+from latens.report.context import Picture, Section
+from latens.report.html import draw_pictures, page
+from latens.run.directory import PICTURES, REPORT, Run, check_out
+from latens.table_files import table
+
+SCORES, FIGURES = "scores.csv", "anomaly.json"
+SETS = ("good", "bad")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What `anomaly` found.
+
+    Attributes:
+        path: of the page.
+        scores: by name: AUROC, average precision, threshold; the best AUROC first.
+    """
+
+    path: Path
+    scores: dict[str, Separation]
+
+    @property
+    def best(self) -> str:
+        """The score with the largest AUROC on these images."""
+        return next(iter(self.scores))
+
+
+def anomaly(
+    path: str | Path | Run,
+    good: Any,
+    bad: Any,
+    *,
+    out: str | Path = "anomaly",
+    scores: Sequence[str] | None = None,
+    false_positive_rate: float = 0.05,
+    number: int = 12,
+    importance_samples: int = 100,
+    steps: int = REGRET_STEPS,
+    seed: int = 0,
+    device: str = "auto",
+) -> Detection:
+    """Score good and bad images, and write a page with figures, curves and error maps.
+
+    Beside the page lie `scores.csv`, a row for each image, and `anomaly.json`.
+
+    Args:
+        path: a run, its directory, or a pretrained model by name, trained on good images.
+        good, bad: images that the model was not trained on: a folder, a `.npy`, or as in
+            `latens.train`; of named data the test split.
+        out: the folder for the page.
+        scores: which of `latens.evaluation.scores.SCORES`; None: as in `latens.score`.
+        false_positive_rate: of the threshold.
+        number: how many of the most unusual images are shown.
+        importance_samples, steps, seed: as in `latens.score`.
+
+    Raises:
+        LatensError: a run, images or an option that cannot be used.
+    """
+    check_seed(seed)
+    if not 0 < false_positive_rate < 1:
+        raise LatensError(f"the false-positive rate is {false_positive_rate}: between 0 and 1")
+    if number < 1:
+        raise LatensError(f"cannot show {number} images: ask for 1 or more")
+    run, vae = opened(path, device)
+    out = Path(out)
+    check_out(out, SCORES, FIGURES)
+    scorer = Scorer(run, vae, scores, importance_samples, steps, seed)
+    given = {"good": good, "bad": bad}
+    streams = {name: stream_for(run, vae, data, ["test"]) for name, data in given.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    scored = Scored(run, vae, scorer.names, number)
+    with table(out / SCORES) as rows:
+        for name, stream in streams.items():
+            for block in with_bar(stream, f"scoring {name} images"):
+                found = scorer(block)
+                rows.write({"path": block.paths, "set": [name] * len(block.paths), **found})
+                scored.add(name, block, found)
+    scored.separate(false_positive_rate, seed)
+    figures = {name: asdict(each) for name, each in scored.separations.items()}
+    files.write_json(out / FIGURES, figures | {"run": str(run.path), "images": scored.counts})
+    return Detection(_page(scored, out), scored.separations)
+
+
+@dataclass
+class Scored:
+    """Scores of good and bad images, and the most unusual images by each score.
+
+    Attributes:
+        run, vae: the model.
+        names: of the scores.
+        number: how many images are kept for each.
+        values: of each set and score, in blocks.
+        worst: for each score (value, set, path, pixels `[C, H, W]`), the largest value first.
+        separations: by score, the best AUROC first.
+    """
+
+    run: Run
+    vae: LatentModel
+    names: list[str]
+    number: int
+    values: dict[str, dict[str, list[np.ndarray]]] = field(init=False)
+    worst: dict[str, list[tuple[float, str, str, torch.Tensor]]] = field(init=False)
+    separations: dict[str, Separation] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = {of: {name: [] for name in self.names} for of in SETS}
+        self.worst = {name: [] for name in self.names}
+
+    def add(self, of: str, block: Block, found: dict[str, np.ndarray]) -> None:
+        """Scores of a block of the good or of the bad images."""
+        for name, values in found.items():
+            self.values[of][name].append(values)
+            top = np.argsort(-values)[: self.number].tolist()
+            pixels = block.images.pixels
+            rows = [(float(values[i]), of, block.paths[i], pixels[i].clone()) for i in top]
+            every = self.worst[name] + rows
+            self.worst[name] = sorted(every, key=lambda row: -row[0])[: self.number]
+
+    def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A score of all good and of all bad images."""
+        good, bad = (np.concatenate(self.values[of][name]) for of in SETS)
+        return good, bad
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images of each set were scored."""
+        return dict(zip(SETS, map(len, self.of(self.names[0])), strict=True))
+
+    def separate(self, false_positive_rate: float, seed: int) -> None:
+        """Work out AUROC, average precision and threshold of each score."""
+        found = {n: separation(*self.of(n), false_positive_rate, seed) for n in self.names}
+        best_first = sorted(found.items(), key=lambda item: -item[1].auroc)
+        self.separations = dict(best_first)
+
+
+# ---- the page --------------------------------------------------------------------------------
+
+
+def _page(scored: Scored, out: Path) -> Path:
+    (out / PICTURES).mkdir(exist_ok=True)
+    chapters = draw_pictures(SECTIONS, scored, out / PICTURES)
+    rows = rows_of(scored.separations)
+    first = next(iter(scored.separations.values()))
+    text = page(
+        "anomaly.html.j2",
+        chapters,
+        ["page.js"],
+        title=f"Anomaly detection by {scored.run.path.name}",
+        columns=list(rows[0]),
+        rows=rows,
+        comment=f"{scored.counts['good']:,} good and {scored.counts['bad']:,} bad images. An "
+        "interval of 95 % over images follows each figure. Found: the share of bad images above "
+        f"the threshold, which one more good image passes with a probability of at most "
+        f"{first.false_positive_rate:g}.",
+    )
+    files.write_bytes(out / REPORT, text.encode())
+    return out / REPORT
+
+
+def rows_of(separations: dict[str, Separation]) -> list[dict[str, str]]:
+    """Rows of a table, a score each."""
+
+    def with_interval(value: float, interval: tuple[float, float]) -> str:
+        return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+    return [
+        {
+            "score": name,
+            "AUROC": with_interval(each.auroc, each.auroc_interval),
+            "average precision": with_interval(
+                each.average_precision, each.average_precision_interval
+            ),
+            "threshold": f"{each.threshold:.2f}" if np.isfinite(each.threshold) else "none",
+            "found": f"{each.found:.1%}",
+        }
+        for name, each in separations.items()
+    ]
+
+
+def _separation(scored: Scored) -> Iterator[Picture]:
+    values = {name: scored.of(name) for name in scored.separations}
+    thresholds = {name: each.threshold for name, each in scored.separations.items()}
+    title = f"scores of good and bad images · {scored.run.title}"
+    yield Picture(
+        "scores",
+        [pictures.score_histograms(values, thresholds, title)],
+        "A histogram of each score, of good and of bad images, with its threshold",
+        "Each score in nats, larger for the more unusual; the dashed line is its threshold.",
+    )
+    yield Picture(
+        "roc",
+        [pictures.roc_curves(values, f"receiver operating characteristic · {scored.run.title}")],
+        "For each score the share of bad images found over that of good images flagged",
+        "The area under each curve is its AUROC; the dotted line is guessing.",
+    )
+
+
+def _worst(scored: Scored) -> Iterator[Picture]:
+    name = next(iter(scored.separations))
+    rows = scored.worst[name]
+    shown = Images(torch.stack([pixels for *_, pixels in rows]))
+    x = shown.unit().to(scored.vae.device)
+    embedding = scored.vae.label_embedding
+    y = None if embedding is None else embedding.unknown(len(x))
+    words = [f"{of}  {value:,.0f}".replace("-", "−") for value, of, *_ in rows]
+    title = f"the most unusual images by {name} · {scored.run.title}"
+    again = scored.vae.reconstruct(x, y)
+    yield Picture(
+        "worst",
+        [pictures.pairs(x.cpu(), again.cpu(), title, errors=True, captions=words)],
+        "The most unusual images, each above its reconstruction and where the two differ",
+        f"The {len(rows)} images with the largest {name}, the score with the largest AUROC here: "
+        "input, reconstruction, and their difference (white is 1); below each whether it is good "
+        "or bad, and its score. "
+        f"{sum(of == 'bad' for _, of, *_ in rows)} of them are bad.",
+    )
+
+
+SECTIONS = (
+    Section(
+        "Scores",
+        "Look for two hills that hardly overlap. Where they do, another score or a model that was "
+        "trained longer may tell them apart.",
+        _separation,
+    ),
+    Section(
+        "The most unusual images",
+        "Look for errors that lie where the image is wrong. Good images among these are what the "
+        "model has seen too little of.",
+        _worst,
+    ),
+)

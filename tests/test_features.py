@@ -1,0 +1,213 @@
+"""Features, scores and the nearest images: files against what the model says itself."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from PIL import Image
+
+import latens
+from latens.errors import LatensError
+from latens.evaluation.scores import image_scores, typical_elbo
+from latens.run.data import data_of
+
+SMALL = {"recipe": "mlp", "latent_dim": 3, "hidden": "32", "epochs": 2}
+SMALL |= {"report": False, "film": False}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return latens.train("digits", out=tmp_path_factory.mktemp("features") / "run", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return latens.load_data("digits")
+
+
+@pytest.fixture
+def folder(tmp_path, digits):
+    """Images in train/ and test/, a folder for each class, one of them no image."""
+    for split in ("train", "test"):
+        images = digits.split(split).take(slice(0, 20))
+        for i, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+            path = tmp_path / "images" / split / str(int(label)) / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[0].numpy()).save(path)
+    (path.parent / "broken.png").write_bytes(b"no image")
+    return tmp_path / "images"
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def columns_of(rows, name, dims=3):
+    return np.array([[float(row[f"{name}_{d}"]) for d in range(1, dims + 1)] for row in rows])
+
+
+def test_the_latents_of_a_runs_own_images_are_those_of_its_model(run, tmp_path):
+    rows = rows_of(latens.embed(run, out=tmp_path / "z.csv"))
+    data = data_of(run)
+    assert [row["split"] for row in rows] == [
+        name for name in ("train", "validation", "test") for _ in range(len(data.split(name)))
+    ]
+    test = [row for row in rows if row["split"] == "test"]
+    q = run.vae.encode(data.test.unit())
+    assert columns_of(test, "mu") == pytest.approx(q.mean.detach().numpy(), rel=1e-4, abs=1e-5)
+    assert columns_of(test, "sigma") == pytest.approx(q.stddev.detach().numpy(), rel=1e-4)
+    assert [int(row["label"]) for row in test] == data.test.labels.tolist()
+    whole = latens.load_data("digits")  # a path is the image's row in the data set
+    assert int(test[0]["path"]) == int(whole.test.rows[0])
+
+
+def test_the_three_kinds_of_file_agree(run, folder, tmp_path):
+    rows = rows_of(latens.embed(run, folder, out=tmp_path / "z.csv"))
+    packed = np.load(latens.embed(run, folder, out=tmp_path / "z.npz"))
+    table = parquet.read_table(latens.embed(run, folder, out=tmp_path / "z.parquet")).to_pylist()
+    assert len(rows) == len(table) == len(packed["mu"]) == 40
+    for name in ("path", "split", "label"):
+        assert [row[name] for row in rows] == [row[name] for row in table] == list(packed[name])
+    for name in ("mu", "sigma"):
+        assert columns_of(rows, name) == pytest.approx(packed[name], rel=1e-6)
+        assert (columns_of(table, name) == packed[name].astype(float)).all()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_each_file_of_a_folder_keeps_its_name_split_and_label(
+    run, folder, digits, tmp_path, capsys
+):
+    rows = {row["path"]: row for row in rows_of(latens.embed(run, folder, out=tmp_path / "z.csv"))}
+    assert "left out 1 of 41 images" in capsys.readouterr().err
+    test = digits.test.take(slice(0, 20))
+    for i, label in enumerate(test.labels.tolist()):
+        row = rows[f"test/{label}/{i:02d}.png"]
+        assert (row["split"], row["label"]) == ("test", str(label))
+        mean = run.vae.embed(test.take(slice(i, i + 1)).unit())[0]
+        assert columns_of([row], "mu")[0] == pytest.approx(mean.numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_a_folder_without_one_good_image_is_refused(run, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"no image")
+    with pytest.raises(LatensError, match="not an image"):
+        latens.embed(run, tmp_path / "bad", out=tmp_path / "z.csv")
+    assert not (tmp_path / "z.csv").exists()
+
+
+def test_bits_are_those_of_the_whole_set(tmp_path, digits):
+    """Drawn from one stream of random numbers, whatever the size of a block."""
+    options = SMALL | {"binarisation": "static"}
+    run = latens.train("digits", out=tmp_path / "bits", **options)
+    np.save(tmp_path / "test.npy", digits.test.pixels.numpy())
+    packed = np.load(latens.embed(run, tmp_path / "test.npy", out=tmp_path / "z.npz"))
+    images = latens.data.load_split(tmp_path / "test.npy", "all", run.vae.image_shape, "static")
+    assert packed["mu"] == pytest.approx(run.vae.embed(images.unit()).numpy(), abs=1e-5)
+
+
+def test_levels_of_a_ladder_stand_in_a_row(tmp_path):
+    ladder = SMALL | {"recipe": "ladder", "levels": "2x1,4x2", "channels": 8, "epochs": 1}
+    ladder = {name: ladder[name] for name in ladder if name not in ("hidden", "latent_dim")}
+    run = latens.train("digits", out=tmp_path / "ladder", **ladder)
+    packed = np.load(latens.embed(run, "digits", out=tmp_path / "z.npz", levels=3))
+    assert packed["mu"].shape == (1797, 4 + 16 + 16)
+    assert "sigma" not in packed
+    assert np.load(latens.embed(run, out=tmp_path / "z.npz"))["sigma"].shape == (1797, 4)
+
+
+def test_scores_are_those_of_each_image(run, digits, tmp_path):
+    np.save(tmp_path / "test.npy", digits.test.pixels.numpy())
+    out = latens.score(run, tmp_path / "test.npy", out=tmp_path / "s.csv", scores=["-elbo"])
+    rows = rows_of(out)
+    expected = image_scores(run.vae, digits.test, ["-elbo"])["-elbo"]
+    assert [float(row["-elbo"]) for row in rows] == pytest.approx(expected.tolist(), rel=1e-5)
+    rows = rows_of(latens.score(run, out=out))
+    assert list(rows[0]) == [
+        "path",
+        "split",
+        "label",
+        "-elbo",
+        "nll",
+        "reconstruction",
+        "typicality",
+    ]
+    typical = typical_elbo(run.vae, data_of(run).train)
+    for row in rows[:50]:
+        assert float(row["typicality"]) == pytest.approx(
+            abs(float(row["-elbo"]) - typical), abs=1e-3
+        )
+        assert float(row["nll"]) < float(row["-elbo"]) + 3
+    some = latens.score(run, tmp_path / "test.npy", out=tmp_path / "r.parquet", scores=["regret"])
+    assert parquet.read_table(some)["regret"].to_numpy().mean() > 0
+
+
+def test_regret_needs_a_gaussian_that_can_be_refined(tmp_path, digits):
+    run = latens.train("digits", out=tmp_path / "full", **SMALL, posterior="full")
+    with pytest.raises(LatensError, match="regret is not available"):
+        latens.score(run, out=tmp_path / "s.csv", scores=["regret"])
+
+
+def test_the_nearest_images_are_those_of_all_distances(run, folder, digits, run_latens):
+    query = min((folder / "test").rglob("*[0-9].png"))
+    result = run_latens("search", run.path, query, "digits", "-n", "5")
+    assert result.returncode == 0, result.stderr
+    *lines, picture = result.stdout.splitlines()
+    with Image.open(picture) as shown:
+        assert shown.width > 100
+    every = latens.data.load_split("digits", "all", run.vae.image_shape)
+    z = run.vae.embed(every.unit()).numpy()
+    with Image.open(query) as image:
+        pixels = torch.from_numpy(np.array(image))
+    at = run.vae.embed(pixels[None, None] / 255).numpy()
+    distances = np.sort(np.linalg.norm(z - at, axis=1))
+    assert [float(line.split()[0]) for line in lines] == pytest.approx(distances[:5], abs=1e-3)
+    assert lines[0].split()[0] == "0.0000"
+    assert lines[0].split()[2:] == ["test", query.parent.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("embed", "RUN", "--out", "z.txt"), "must end in .csv, .parquet or .npz"),
+        (("embed", "RUN", "--out", "none/z.csv"), "no folder none"),
+        (("embed", "RUN", "--out", "z.csv", "--levels", "1"), "levels are of a hierarchy"),
+        (("embed", "RUN", "wide.npy", "--out", "z.csv"), "the model reads (1, 8, 8)"),
+        (("embed", "RUN", "nowhere", "--out", "z.csv"), "nowhere"),
+        (("score", "RUN", "--out", "s.npz"), "must end in .csv or .parquet"),
+        (("score", "RUN", "--out", "s.csv", "--scores", "elbo"), "-elbo"),
+        (("score", "RUN", "--out", "s.csv", "--importance-samples", "0"), "importance samples"),
+        (("search", "RUN", "nowhere.png", "digits"), "no such file"),
+        (("anomaly", "RUN", "--good", "digits", "--bad", "wide.npy"), "the model reads (1, 8, 8)"),
+        (("anomaly", "RUN", "--good", "digits", "--bad", "digits", "--false-positive-rate", "2"),
+         "between 0 and 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(run, run_latens, tmp_path, arguments, message):
+    np.save(tmp_path / "wide.npy", np.zeros((12, 9, 9), np.uint8))
+    result = run_latens(*(run.path if word == "RUN" else word for word in arguments))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"wide.npy"}
+
+
+PEAK = """
+import resource, sys, latens
+latens.embed(sys.argv[1], sys.argv[2], out=sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_images(run, tmp_path):
+    def peak(count):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8), np.uint8)
+        np.save(tmp_path / "many.npy", pixels)
+        words = [sys.executable, "-c", PEAK, run.path, tmp_path / "many.npy", tmp_path / "z.npz"]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    assert peak(100_000) < 1.2 * peak(5_000)
