@@ -1,6 +1,8 @@
 """What latens says while it works: always on stderr, so that stdout holds only results."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -9,6 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 RANK = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
 IS_MAIN = "WORLD_SIZE" not in os.environ or RANK == "0"
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not IS_MAIN)
+
+
+@contextmanager
+def silent(is_silent: bool = True) -> Iterator[None]:
+    """Nothing is said inside."""
+    before, stderr.quiet = stderr.quiet, stderr.quiet or is_silent
+    try:
+        yield
+    finally:
+        stderr.quiet = before
 
 
 def note(text: str) -> None:

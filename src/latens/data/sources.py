@@ -216,7 +216,7 @@ def _digits(source: Source) -> Raw:
 
     values, labels = load_digits(return_X_y=True)
     pixels = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 grey levels
-    return Raw(_images(pixels, labels), classes=source.classes)
+    return Raw(_images(pixels, np.asarray(labels)), classes=source.classes)
 
 
 def _shapes(source: Source) -> Raw:

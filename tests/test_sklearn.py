@@ -1,0 +1,131 @@
+"""The estimator under scikit-learn's own checks, and in its pipelines and searches."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from latens.errors import LatensError
+from latens.sklearn import VAETransformer
+
+SMALL = {"n_components": 2, "hidden": "16", "epochs": 1, "random_state": 0}
+EXPECTED_FAILURES = {
+    "check_methods_subset_invariance": "log p(x) is estimated with other noise for each batch",
+    "check_methods_sample_order_invariance": "log p(x) is estimated with noise in a row's place",
+    # The tests check types at run time: it passes in a process that does not
+    "check_do_not_raise_errors_in_init_or_set_params": "of the types of arguments",
+}
+
+
+@parametrize_with_checks(
+    [VAETransformer(**SMALL, importance_samples=2)],
+    expected_failed_checks=lambda _: EXPECTED_FAILURES,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+def test_arguments_are_looked_at_when_it_learns():
+    check = "check_do_not_raise_errors_in_init_or_set_params"
+    program = f"from sklearn.utils.estimator_checks import {check}\n"
+    program += "from latens.sklearn import VAETransformer\n"
+    program += f"{check}('VAETransformer', VAETransformer())"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    return VAETransformer(n_components=8, hidden="128", epochs=40, random_state=0).fit(digits[0])
+
+
+def test_latents_come_back_as_images(fitted, digits):
+    x, _ = digits
+    z = fitted.transform(x)
+    again = fitted.inverse_transform(z)
+    assert z.shape == (len(x), 8)
+    assert fitted.image_shape_ == (1, 8, 8)
+    assert fitted.value_range_ == (0, 16)
+    assert ((again - x) ** 2).mean() < 0.5 * x.var(0).mean()  # the mean image has 1
+    samples = fitted.sample(20)
+    assert samples.shape == (20, 64)
+    assert 0 <= samples.min() < 1
+    assert 12 < samples.max() <= 16
+
+
+def test_scores_tell_digits_from_noise(fitted, digits):
+    x, _ = digits
+    noise = np.random.default_rng(0).permuted(x[:100], axis=1)
+    assert (fitted.score_samples(x[:100]) > fitted.score_samples(noise).max()).mean() > 0.9
+    assert fitted.score(x[:100]) == pytest.approx(fitted.score_samples(x[:100]).mean())
+
+
+def test_in_a_pipeline_and_a_search(digits):
+    x, y = digits
+    model = make_pipeline(VAETransformer(hidden="64", random_state=0), LogisticRegression())
+    grid = {"vaetransformer__epochs": [1, 20], "vaetransformer__n_components": [8]}
+    search = GridSearchCV(model, grid, cv=2).fit(x[:600], y[:600])
+    assert search.best_params_["vaetransformer__epochs"] == 20
+    assert search.best_score_ > 0.7
+    alone = GridSearchCV(VAETransformer(hidden="64", random_state=0), {"epochs": [1, 20]}, cv=2)
+    assert alone.fit(x[:600]).best_params_["epochs"] == 20  # by its own score
+
+
+def test_columns_of_pandas(fitted, digits):
+    named = clone(fitted).set_params(epochs=1).set_output(transform="pandas")
+    table = named.fit_transform(pandas.DataFrame(digits[0]).add_prefix("pixel"))
+    assert list(table.columns) == [f"vaetransformer{d}" for d in range(8)]
+
+
+def test_a_pickle_is_the_same_model_and_holds_its_weights_as_safetensors(fitted, digits):
+    content = pickle.dumps(fitted)
+    again = pickle.loads(content)
+    assert (again.transform(digits[0]) == fitted.transform(digits[0])).all()
+    assert b"torch" not in content
+    again.partial_fit(digits[0])  # it goes on
+
+
+def test_partial_fit_goes_on(digits):
+    x, _ = digits
+    model = VAETransformer(n_components=8, hidden="128", random_state=0).partial_fit(x)
+    first = model.score(x[:200])
+    for _ in range(8):
+        model.partial_fit(x)
+    assert model.score(x[:200]) > first + 1
+
+
+@pytest.mark.parametrize("shape", [(40, 6, 10), (40, 3, 8, 8)])
+def test_images_say_their_shape(shape):
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    model = VAETransformer(**SMALL).fit(x)
+    assert model.image_shape_[-2:] == shape[-2:]
+    assert model.value_range_ == (0, 255)
+    assert model.transform(x).shape == (40, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_shape": (5, 5)}, "image_shape is"),
+        ({"value_range": (1.0, 1.0)}, "black must be below white"),
+        ({"recipe": "gan"}, "unknown recipe"),
+        ({"options": {"posterior": "none"}}, "unknown posterior"),
+    ],
+)
+def test_what_cannot_be_is_a_value_error(options, message, digits):
+    with pytest.raises(LatensError, match=message):
+        VAETransformer(**SMALL | options).fit(digits[0])
