@@ -10,6 +10,7 @@ from .api import train as train
 from .config import TrainConfig as TrainConfig
 from .data import Images as Images
 from .data import load_data as load_data
+from .deployment import export_onnx as export_onnx
 from .detection import anomaly as anomaly
 from .errors import LatensError as LatensError
 from .evaluation.metrics import Evaluation as Evaluation

@@ -600,19 +600,46 @@ def search(
 
 
 @app.command
-def export(run: RunPath, /, *, out: Path, bits: Literal[8, 16, 32] = 16) -> None:
-    """Write a run's model with weights in few bits, its card and its figures, ready to be shared.
+def export(
+    run: RunPath,
+    /,
+    *,
+    out: Path | None = None,
+    bits: Literal[8, 16, 32] = 16,
+    onnx: Path | None = None,
+    quantise: Literal["int8"] | None = None,
+) -> None:
+    """Write a run's model to be shared, or as programs for ONNX that run without latens.
 
     Parameters
     ----------
     out
-        The folder, which must not exist yet.
+        The folder, which must not exist yet, for the weights in few bits, the card and the figures.
     bits
         Of a weight. The figures are measured anew, with the weights as they are written.
+    onnx
+        The folder, which must not exist yet, for encoder, decoder, sampler and classifier, as .onnx
+        and as .pt2 for torch.export, with the lines that use them.
+    quantise
+        Write encoder and decoder in 8 bits too, and measure what that costs in nats.
     """
-    from latens import api
+    if (out is None) == (onnx is None):
+        raise LatensError("name a folder, by --out for the model or by --onnx for programs")
+    if quantise and onnx is None:
+        raise LatensError("--quantise is for --onnx; for --out there is --bits 8")
+    if onnx is None:
+        from latens import api
 
-    print(api.export(run, out, bits=bits).path)
+        print(api.export(run, out or "", bits=bits).path)
+        return
+    from latens.deployment import export_onnx
+
+    written = export_onnx(run, onnx, quantise)
+    for name, difference in written.differences.items():
+        print(f"{name}: differs from the model by {difference:.1g} at most")
+    if written.cost is not None:
+        print(f"int8: costs {written.cost:.2f} nats of −elbo per test image")
+    print(written.path)
 
 
 @app.command

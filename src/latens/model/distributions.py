@@ -274,7 +274,9 @@ class DiagonalMixture(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Z ~ p(z), `[*sample_shape, *Z]`."""
         with torch.no_grad():
-            k = Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+            # By the inverse of the cumulative distribution, which programs for ONNX can do too
+            u = torch.rand(sample_shape, device=self.logits.device)
+            k = (self.logits.softmax(0).cumsum(0)[:-1] < u[..., None]).sum(-1)
             return torch.normal(self.loc[k], self.scale[k])
 
     @property

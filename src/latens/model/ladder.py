@@ -170,7 +170,7 @@ class Ladder(LatentModel):
         """Images of given z of the topmost level, the other levels sampled."""
         rows = z.split(self._rows_at_once)
         temperatures = self.temperatures(temperature)
-        return torch.cat([self._images([part[None]], temperatures) for part in rows])
+        return torch.cat([self.images_at([part[None]], temperatures) for part in rows])
 
     @torch.no_grad()
     def latents(self, x: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "1 B *Z"]]:
@@ -218,7 +218,7 @@ class Ladder(LatentModel):
             return self.sample(len(x))
         return torch.cat(
             [
-                self._images(self.latents(part)[:levels], self.temperatures(1.0))
+                self.images_at(self.latents(part)[:levels], self.temperatures(1.0))
                 for part in x.split(self._rows_at_once)
             ]
         )
@@ -244,9 +244,9 @@ class Ladder(LatentModel):
             path(za[0].flatten(1), zb[0].flatten(1), t).reshape(1, -1, *za.shape[2:])
             for za, zb in zip(self.latents(a), self.latents(b), strict=True)
         ]
-        return self._images(between).unflatten(0, (steps, len(a))).transpose(0, 1)
+        return self.images_at(between).unflatten(0, (steps, len(a))).transpose(0, 1)
 
-    def _images(
+    def images_at(
         self, given: Sequence[Tensor], temperatures: Sequence[float] | None = None
     ) -> Float[Tensor, "N C H W"]:
         """The mean of p(x|z), clipped to [0, 1], where z of the first levels is given."""

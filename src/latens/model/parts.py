@@ -38,6 +38,8 @@ class Configurable:
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if any(base.__name__ == cls.__name__ for base in cls.__mro__[1:]):
+            return  # torch.export gives modules such a class of their own while it traces them
         namesake = _CLASSES.get(cls.__name__)
         # The same class again is a notebook's cell, or a decorator that makes a new one
         if namesake and (namesake.__module__, namesake.__qualname__) != (

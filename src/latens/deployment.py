@@ -1,0 +1,497 @@
+"""A trained model as ONNX and `torch.export` programs, which run without latens.
+
+Each program has the batch as a free dimension, is checked against the model when it is written, and
+says in its metadata what goes in and what comes out.
+"""
+
+import importlib
+import json
+import logging
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import jinja2
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.distributions import Independent
+from torch.overrides import TorchFunctionMode
+
+from latens import files
+from latens.data import Images
+from latens.errors import LatensError
+from latens.model.distributions import FlowDistribution, diagonal_normal
+from latens.model.ladder import Ladder
+from latens.model.latent_model import LatentModel, load_model
+from latens.model.latents import Draw, Latent
+from latens.model.vae import VAE
+from latens.run.data import data_of
+from latens.run.directory import Run, refuse_existing
+
+Quantise = Literal["int8"]
+TOLERANCE = 1e-4  # between a program and the model, in units of its outputs
+EXAMPLES, CHECKED = 3, 5  # images in a batch as it is traced, and as it is checked
+MEASURED = 1_000  # test images that tell what whole numbers cost
+METADATA, README = "metadata.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_onnx` wrote.
+
+    Attributes:
+        path: the folder.
+        differences: the largest difference to the model, of each program.
+        cost: what eight bits cost in nats per image of −ELBO; None where they were not asked for.
+    """
+
+    path: Path
+    differences: dict[str, float]
+    cost: float | None = None
+
+
+def export_onnx(
+    path: str | Path | Run, out: str | Path, quantise: Quantise | None = None, data: Any = None
+) -> Exported:
+    """Write the encoder, decoder, sampler and classifier of a run's model as programs.
+
+    Each is a NAME.onnx and a NAME.pt2 (`torch.export`). With `quantise` there is a NAME-int8.onnx
+    of encoder and decoder too, and what it costs in nats on test images is measured.
+
+    Args:
+        out: a folder that does not exist yet.
+        data: the same data again, of a run whose data came from Python; only for `quantise`.
+
+    Raises:
+        LatensError: a run that cannot be used, `out` exists, packages that are missing, a part that
+            cannot be exported, or a program that differs from the model.
+    """
+    run, out = path if isinstance(path, Run) else Run.open(path), Path(out)
+    refuse_existing(out)
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _required(name)
+    if quantise not in (None, "int8"):
+        raise LatensError(f"quantise is {quantise}: int8")
+    model = load_model(run.path)
+    if quantise and not _has_elbo(model):
+        raise LatensError(
+            "--quantise measures its cost by μ and σ of one level of latents, and this model has "
+            "others: leave it out"
+        )
+    test = data_of(run, data).test if quantise else None
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        programs = programs_of(model)
+        differences = {program.name: _write(program, partial) for program in programs}
+        cost = None if test is None else _quantised(model, test.take(slice(0, MEASURED)), partial)
+        _describe(run, programs, differences, cost, partial)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(out, differences, cost)
+
+
+def _required(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise LatensError(f"ONNX needs {name}: pip install 'latens[onnx]'") from None
+
+
+# ---- programs --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Program:
+    """One function of a model, as a module whose forward is the whole of it.
+
+    Attributes:
+        name: of its file.
+        about: what it does.
+        module: the function.
+        inputs: by name, an example and what it is.
+        outputs: by name, what each is.
+    """
+
+    name: str
+    about: str
+    module: nn.Module
+    inputs: dict[str, tuple[Tensor, str]]
+    outputs: dict[str, str]
+
+    def batch(self, size: int) -> tuple[Tensor, ...]:
+        """Inputs of so many images."""
+        return tuple(
+            torch.cat([example] * -(-size // len(example)))[:size]
+            for example, _ in self.inputs.values()
+        )
+
+
+def programs_of(model: LatentModel) -> list[Program]:
+    """The functions of a model that other programs want."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(CHECKED, *model.image_shape, generator=generator)
+    z = torch.randn(CHECKED, *model.latent_shape, generator=generator)
+    channels, height, width = model.image_shape
+    image = f"[batch, {channels}, {height}, {width}], pixels from 0 (black) to 1"
+    latent = f"[batch, {', '.join(map(str, model.latent_shape))}]"
+    label = _label_input(model)
+    inputs = {"image": (x, image), **label}
+    mean = {"mean": f"{latent}, μ of q(z|x)"}
+    with torch.no_grad():
+        is_flow = isinstance(model.encode(x, *(y for y, _ in label.values())), FlowDistribution)
+    outputs = mean if is_flow else mean | {"stddev": f"{latent}, σ of q(z|x)"}
+    of_decoder = {"image": f"{image}, the mean of p(x|z)"}
+    if isinstance(model, VAE):
+        of_decoder["parameters"] = "[batch, P, height, width], the parameters of p(x|z)"
+    seed = torch.arange(CHECKED)
+    programs = [
+        Program("encoder", "q(z|x) of images", _Encoder(model, is_flow), inputs, outputs),
+        Program(
+            "decoder",
+            "images of latents",
+            _Decoder(model),
+            {"z": (z, f"{latent}, latents")} | label,
+            of_decoder,
+        ),
+        Program(
+            "sampler",
+            "new images, the same for the same seed",
+            _Sampler(model),
+            {"seed": (seed, "[batch] int64, a seed for each image")} | label,
+            {"image": image},
+        ),
+    ]
+    if isinstance(model, VAE) and model.classifier is not None:
+        programs.append(
+            Program(
+                "classifier",
+                "p(y|z) of latents",
+                _Classifier(model),
+                {"z": (z, f"{latent}, latents, such as μ of the encoder")},
+                {"probability": "[batch, classes], or [batch, attributes]"},
+            )
+        )
+    return programs
+
+
+def _label_input(model: LatentModel) -> dict[str, tuple[Tensor, str]]:
+    embedding = model.label_embedding
+    if embedding is None:
+        return {}
+    y = torch.zeros_like(embedding.unknown(CHECKED)).long()
+    if embedding.exclusive:
+        return {"label": (y, "[batch] int64, the index of a class; −1 where unknown")}
+    return {"label": (y, "[batch, attributes] int64, 1, 0, or −1 where unknown")}
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model: LatentModel, is_flow: bool):
+        super().__init__()
+        self.model, self.is_flow = model, is_flow
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+        q = self.model.encode(image, label)
+        return (q.mean,) if self.is_flow else (q.mean, q.stddev)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: LatentModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+        model = self.model
+        if not isinstance(model, VAE):
+            return (model.decode(z, label).mean.clamp(0, 1),)
+        parameters = model.decoder(z, label) + model.offset
+        return model.likelihood(parameters).mean.clamp(0, 1), parameters
+
+
+class _Classifier(nn.Module):
+    def __init__(self, model: VAE):
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor) -> Tensor:
+        p = self.model.classify(z)
+        return cast("Any", p.base_dist if isinstance(p, Independent) else p).probs
+
+
+class _Sampler(nn.Module):
+    def __init__(self, model: LatentModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, seed: Tensor, label: Tensor | None = None) -> Tensor:
+        model = self.model
+        with SeededNoise(seed):
+            z = model.sample_prior(seed.shape[0], label)
+            if isinstance(model, Ladder):
+                return model.images_at([z[None]], [1.0] * len(model.level_shapes))
+            return model.decode(z, label).mean.clamp(0, 1)
+
+
+# ---- noise from a seed -----------------------------------------------------------------------
+
+WORD = 2**31  # so that the product of two words is an int64
+MULTIPLIERS, WEYL, ROUNDS = (0x7FEB352D, 0x2C1B3C6D), 0x1E3779B9, 6
+
+
+def words(
+    counter: Int64[Tensor, " n"], seed: Int64[Tensor, " N"]
+) -> tuple[Int64[Tensor, "N n"], Int64[Tensor, "N n"]]:
+    """Two random numbers below 2³¹ for each seed and each counter, by what ONNX can do.
+
+    A Feistel network of the counter whose key is the seed, with a hash as its round function: four
+    rounds of a random function are a random permutation (Luby & Rackoff 1988, "How to Construct
+    Pseudorandom Permutations from Pseudorandom Functions").
+    """
+    seed = seed.remainder(WORD**2)[:, None]
+    key, right = _mixed(seed % WORD), (seed // WORD).expand(-1, counter.shape[0])
+    left = counter.expand_as(right)
+    for _ in range(ROUNDS):
+        left, right = right, (left + _mixed((right + key) % WORD)) % WORD
+        key = (key + WEYL) % WORD
+    return left, right
+
+
+def _mixed(word: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    """A hash of 31 bits: products carry upwards, and shifts downwards, what tells words apart."""
+    for multiplier in MULTIPLIERS:
+        word = (word ^ word // 2**15) * multiplier % WORD
+    return word ^ word // 2**16
+
+
+class SeededNoise(TorchFunctionMode):
+    """Inside, all that is drawn at random for an image comes from its seed, in any batch.
+
+    Args:
+        seed: of each image.
+    """
+
+    def __init__(self, seed: Int64[Tensor, " N"]):
+        super().__init__()
+        self.seed, self.drawn = seed, 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.normal:
+            mean, scale = torch.broadcast_tensors(*args[:2])
+            return mean + scale * self.normal(mean.shape)
+        if function is torch.Tensor.normal_:
+            return self.normal(args[0].shape)
+        if function is torch.randn:
+            shape = args if isinstance(args[0], int | torch.SymInt) else args[0]
+            return self.normal(shape)
+        if function is torch.rand:
+            shape = args if isinstance(args[0], int | torch.SymInt) else args[0]
+            return self.uniform(shape)
+        return function(*args, **(kwargs or {}))
+
+    def normal(self, shape: Any) -> Tensor:
+        """N(0, 1) of any shape, by Box & Muller 1958."""
+        a, b = self._pairs(shape)
+        return (-2 * a.log()).sqrt() * torch.cos(2 * math.pi * b)
+
+    def uniform(self, shape: Any) -> Tensor:
+        """Numbers in (0, 1] of any shape."""
+        return self._pairs(shape)[0]
+
+    def _pairs(self, shape: Any) -> tuple[Tensor, Tensor]:
+        """Two numbers in (0, 1] for each place; the images are the first axis of their number."""
+        n = self.seed.shape[0]
+        lead = next(
+            i
+            for i, size in enumerate(shape)
+            if not isinstance(size, int) or (isinstance(n, int) and size == n)
+        )
+        rest = [int(size) for size in shape[lead + 1 :]]
+        counter = torch.arange(self.drawn, self.drawn + math.prod(rest))
+        self.drawn += math.prod(rest)
+        place = (*[1] * lead, -1, *rest)
+        a, b = (word.reshape(place).float() for word in words(counter, self.seed))
+        return (a + 0.5) / WORD, (b + 0.5) / WORD
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def _write(program: Program, folder: Path) -> float:
+    """Write a program as .pt2 and .onnx; returns the largest difference to the model.
+
+    Raises:
+        LatensError: it cannot be exported, or differs.
+    """
+    batch = torch.export.Dim("batch")
+    dynamic = {name: {0: batch} for name in program.inputs}
+    module = program.module.eval().requires_grad_(False)
+    try:
+        with _quiet(), torch.no_grad():
+            traced = torch.export.export(
+                module, program.batch(EXAMPLES), dynamic_shapes=dynamic, strict=False
+            )
+            torch.export.save(traced, folder / f"{program.name}.pt2")
+            written = torch.onnx.export(
+                traced,
+                dynamo=True,
+                input_names=list(program.inputs),
+                output_names=list(program.outputs),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # torch's exporter raises whatever its parts raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LatensError(f"the {program.name} cannot be exported: {reason}") from error
+    assert written is not None, "a program is returned where no file is named"
+    proto = written.model_proto
+    for key, value in _metadata(program).items():
+        proto.metadata_props.add(key=key, value=value)
+    path = folder / f"{program.name}.onnx"
+    files.write_bytes(path, proto.SerializeToString())
+    return _difference(program, path)
+
+
+def _difference(program: Program, path: Path) -> float:
+    """The largest difference between a program and the model, on another batch size.
+
+    Raises:
+        LatensError: it is above `TOLERANCE`.
+    """
+    batch = program.batch(CHECKED)
+    found = session(path)(*batch)
+    with torch.no_grad():
+        expected = program.module(*batch)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    worst = max(float(np.abs(a - b.numpy()).max()) for a, b in zip(found, expected, strict=True))
+    if not worst <= TOLERANCE:
+        raise LatensError(
+            f"{path.name} differs from the model by {worst:.2g}, more than {TOLERANCE:g}"
+        )
+    return worst
+
+
+def session(path: Path) -> Callable[..., list[np.ndarray]]:
+    """A function of tensors, in the order of a program's inputs, that onnxruntime computes."""
+    onnxruntime = _required("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    running = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in running.get_inputs()]
+    return lambda *batch: running.run(
+        None, {name: part.numpy() for name, part in zip(names, batch, strict=True)}
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says of its own parts."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+# ---- eight bits ------------------------------------------------------------------------------
+
+
+def _has_elbo(model: LatentModel) -> bool:
+    """Whether −ELBO follows from what encoder and decoder give."""
+    x = torch.zeros(1, *model.image_shape)
+    y = None if model.label_embedding is None else model.label_embedding.unknown(1)
+    with torch.no_grad():
+        return isinstance(model, VAE) and isinstance(model.encode(x, y), Independent)
+
+
+def _quantised(model: LatentModel, test: Images, folder: Path) -> float:
+    """Write encoder and decoder in eight bits; returns what that costs in nats per image."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("encoder", "decoder"):
+        quantize_dynamic(
+            folder / f"{name}.onnx", folder / f"{name}-int8.onnx", weight_type=QuantType.QUInt8
+        )
+    vae = cast("VAE", model)
+    as_trained, in_bits = (minus_elbo(vae, test, folder, suffix) for suffix in ("", "-int8"))
+    return in_bits - as_trained
+
+
+@torch.no_grad()
+def minus_elbo(vae: VAE, test: Images, folder: Path, suffix: str = "") -> float:
+    """−ELBO of images in nats, q(z|x) and p(x|z) by the programs of a folder, with fixed noise."""
+    encoder, decoder = (session(folder / f"{n}{suffix}.onnx") for n in ("encoder", "decoder"))
+    generator = torch.Generator().manual_seed(0)
+    total = 0.0
+    for block in test.batches(100):
+        x = block.unit()
+        y = () if vae.label_embedding is None else (_labels(vae, block),)
+        mean, stddev = map(torch.from_numpy, encoder(x, *y))
+        z = mean + stddev * torch.randn(mean.shape, generator=generator)
+        latent = Latent(diagonal_normal(mean, stddev, mean.dim() - 1), vae.prior_given(*y), z[None])
+        parameters = torch.from_numpy(decoder(z, *y)[1])
+        draw = Draw((latent,), vae.likelihood(parameters[None]).log_prob(x))
+        total += float((draw.kl - draw.log_px_z.mean(0)).sum())
+    return total / len(test)
+
+
+def _labels(vae: VAE, block: Images) -> Tensor:
+    embedding = cast("Any", vae.label_embedding)
+    return embedding.unknown(len(block)) if block.labels is None else block.labels
+
+
+# ---- words -----------------------------------------------------------------------------------
+
+
+def _metadata(program: Program) -> dict[str, str]:
+    ins = {f"input {name}": text for name, (_, text) in program.inputs.items()}
+    return {"about": program.about} | ins | {f"output {n}": t for n, t in program.outputs.items()}
+
+
+def _describe(
+    run: Run,
+    programs: list[Program],
+    differences: dict[str, float],
+    cost: float | None,
+    folder: Path,
+) -> None:
+    data = run.record["data"]
+    about = {
+        "programs": {program.name: _metadata(program) for program in programs},
+        "largest difference to the model": differences,
+        "int8 costs, nats per image": cost,
+        "preprocessing": "divide 8-bit pixels by 255; channels first, RGB",
+        "image (channels, height, width)": data["shape"],
+        "classes": data["classes"],
+        "attributes": data.get("attributes", []),
+        "figures": run.figures,
+    }
+    files.write_bytes(folder / METADATA, f"{json.dumps(about, indent=2)}\n".encode())
+    template = resources.files("latens").joinpath("templates/onnx.md.j2").read_text("utf-8")
+    text = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(
+        title=run.title,
+        programs=programs,
+        labels="label" in programs[0].inputs,
+        shape=data["shape"],
+        latent_shape=list(run.latent_shape),
+        attributes=len(data.get("attributes", [])),
+        differences=differences,
+        cost=cost,
+    )
+    files.write_bytes(folder / README, text.encode())
