@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
@@ -35,12 +34,7 @@ PARTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _symbolic_sizes():
-    """Sizes are symbols while a program is traced, where annotations say int."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("symbolic_sizes")
 
 
 def model_of(name, **options):

@@ -138,7 +138,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     "page", [NEEDS_DATA if "gallery" in page else page for page in PAGES if commands(page)]
 )
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "symbolic_sizes")
 def test_commands(page, folder, monkeypatch, capsys):
     """Each page's commands, one after another in one folder, each made cheaper."""
     monkeypatch.chdir(folder)
@@ -160,6 +160,7 @@ def test_commands(page, folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.usefixtures("symbolic_sizes")
 def test_snippets(page, tmp_path, monkeypatch):
     """Each page's snippets as one program, in this process, with trainings of one epoch.
 
