@@ -28,6 +28,7 @@ DOCS = [
     "performance",
     "pictures",
     "recipes",
+    "tracking",
 ]
 DOCS += ["results", "scaling"]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]

@@ -64,6 +64,7 @@ from .model.vae import VAE as VAE
 from .report.comparison import compare as compare
 from .run.directory import Run as Run
 from .sweeps import sweep as sweep
+from .training.callbacks import Callback as Callback
 from .training.objectives import ELBO as ELBO
 from .training.objectives import IWAE as IWAE
 from .training.objectives import BetaTC as BetaTC

@@ -1,6 +1,7 @@
 """What `import latens` offers, and what the commands do: train, resume, load, evaluate, show."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -31,6 +32,7 @@ from latens.run.directory import (
     next_path,
     refuse_existing,
 )
+from latens.training.callbacks import Callback
 from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
 from latens.training.processes import Processes
@@ -46,6 +48,7 @@ def train(
     model: LatentModel | None = None,
     objective: Objective | str | None = None,
     out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> Run:
     """Train a VAE and leave a run directory.
@@ -57,6 +60,8 @@ def train(
         model: a model of one's own parts, which is trained in place of a recipe's.
         objective: what is minimised, such as `latens.IWAE(samples=8)`, or its name.
         out: the run directory, which must not exist; None takes `runs/DATA-RECIPE-NUMBER`.
+        callbacks: told of each epoch and of the end, see `latens.Callback`; trackers by name are
+            `latens.trackers.trackers_of(["tensorboard"])`.
         **options: those of `latens train`, such as `recipe="conv"` or `epochs=5`.
 
     Raises:
@@ -81,18 +86,20 @@ def train(
             Run.create(path, setup.record())
         processes.wait()
         try:
-            return _fit(Run.open(path), setup, processes)
+            return _fit(Run.open(path), setup, processes, callbacks=callbacks)
         except Collapsed as collapsed:
             setup = begin_again(setup, collapsed.seconds)
             shutil.rmtree(path)
-            return _fit(Run.create(path, setup.record()), setup, processes)
+            run = Run.create(path, setup.record())
+            return _fit(run, setup, processes, callbacks=callbacks)
 
 
-def resume(path: str | Path, data: Any = None) -> Run:
+def resume(path: str | Path, data: Any = None, callbacks: Sequence[Callback] = ()) -> Run:
     """Go on with a run from its last full state, as if it had never stopped.
 
     Args:
         data: the same data again, of a run whose data came from Python.
+        callbacks: as in `train`.
 
     Raises:
         LatensError: no run directory, none that can be gone on with, or changed data.
@@ -103,7 +110,7 @@ def resume(path: str | Path, data: Any = None) -> Run:
     with torch.random.fork_rng():
         setup = reopen(run, images)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
-        return _fit(run, setup, processes, checkpoint)
+        return _fit(run, setup, processes, checkpoint, callbacks)
 
 
 def load(path: str | Path) -> LatentModel:
@@ -378,16 +385,29 @@ def fit_prior(
 
 
 def _fit(
-    run: Run, setup: TrainingSetup, processes: Processes, checkpoint: Checkpoint | None = None
+    run: Run,
+    setup: TrainingSetup,
+    processes: Processes,
+    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train, measure once on the test images, and write the report."""
-    from latens.training.trainer import Trainer
+    from latens.training.trainer import Collapsed, Trainer
 
     setup.model.about = {"training": _public(run.record)}
     stderr.print(describe(run), markup=False)
-    evaluation = Trainer(run, setup, processes, checkpoint).fit()
-    if processes.is_main:
-        _finish(run, setup, evaluation)
+    begins_again = False
+    try:
+        evaluation = Trainer(run, setup, processes, checkpoint, callbacks).fit()
+        if processes.is_main:
+            _finish(run, setup, evaluation)
+    except Collapsed:
+        begins_again = True
+        raise
+    finally:
+        if processes.is_main and not begins_again:
+            for callback in callbacks:
+                callback.on_end(run)
     processes.wait()
     return run
 

@@ -54,6 +54,15 @@ Temperature = Annotated[
         "levels, or one for each, such as 1,0.9,0.8."
     ),
 ]
+Log = Annotated[
+    tuple[Literal["csv", "tensorboard", "mlflow", "wandb"], ...],
+    Parameter(
+        help="Keep the training in these tools too: csv is metrics.csv in the run directory; the "
+        "others are extras, such as latens[mlflow].",
+        consume_multiple=True,
+        negative=(),
+    ),
+]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 Scores = Annotated[
     tuple[Literal["-elbo", "nll", "reconstruction", "regret", "typicality"], ...],
@@ -132,6 +141,7 @@ def train(
     resume: Path | None = None,
     config: Path | None = None,
     seeds: int = 1,
+    log: Log = (),
     options: Options = TrainOptions(),  # noqa: B008
 ) -> None:
     """Train a VAE, measure it on the test images and write a report.
@@ -153,11 +163,14 @@ def train(
         same command again goes on.
     """
     if seeds != 1:
+        if log:
+            raise LatensError("--log is for one training: leave out --seeds")
         if resume:
             raise LatensError("--seeds goes on by the same command again, not by --resume")
         _sweep((data,), out, None, seeds, given(options))
         return
     from latens import api
+    from latens.trackers import trackers_of
     from latens.training.trainer import Interrupted
 
     try:
@@ -166,9 +179,9 @@ def train(
                 raise LatensError(
                     f"--resume takes data and options from {resume}/config.yaml: give no others"
                 )
-            run = api.resume(resume)
+            run = api.resume(resume, callbacks=trackers_of(log))
         else:
-            run = api.train(data, out=out, **given(options))
+            run = api.train(data, out=out, callbacks=trackers_of(log), **given(options))
     except Interrupted as stop:
         if IS_MAIN:
             print(

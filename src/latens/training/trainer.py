@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from latens.errors import LatensError
 from latens.evaluation.metrics import Evaluation, ObjectiveTerms, evaluate
 from latens.model.latents import Draw
 from latens.run.directory import CHECKPOINTS, Checkpoint, Run
+from latens.training.callbacks import Callback
 from latens.training.learner import AVERAGE_EVERY, Learner, StepOptions, TrainingLoss, step_seeds
 from latens.training.objectives import Objective
 from latens.training.processes import Processes
@@ -62,6 +63,7 @@ class Trainer:
         run: where everything is left.
         setup: data, configuration, model and objective, resolved. The model is trained in place.
         checkpoint: the state to go on from; None starts afresh.
+        callbacks: told of each epoch, in the first process.
         processes: that train together. Each has a Trainer, learns from its share of every batch,
             and measures its share of the validation images; the first one alone writes.
     """
@@ -72,7 +74,9 @@ class Trainer:
         setup: TrainingSetup,
         processes: Processes,
         checkpoint: Checkpoint | None = None,
+        callbacks: Sequence[Callback] = (),
     ):
+        self.callbacks = callbacks
         self.run, self.setup, self.processes = run, setup, processes
         self.config, self.data = setup.config, setup.data
         self.labelled = labelled_share(setup.data.train)
@@ -219,6 +223,8 @@ class Trainer:
             self._save_model()
         if self.processes.is_main:
             self.run.add_metrics(row)
+            for callback in self.callbacks:
+                callback.on_epoch(self.run, row)
         state.begin_epoch()
         self.bar.epoch(row, last=self._finished())
 

@@ -1,0 +1,137 @@
+"""Callbacks, and trackers by the libraries themselves, offline."""
+
+import csv
+import json
+
+import pytest
+
+import latens
+from latens import trackers
+from latens.errors import LatensError
+
+SMALL = {"recipe": "mlp", "latent_dim": 2, "hidden": "16", "epochs": 2, "film": False}
+
+
+class Told(latens.Callback):
+    def __init__(self, stop_at=None):
+        self.epochs, self.ended, self.stop_at = [], 0, stop_at
+
+    def on_epoch(self, run, row):
+        assert run.metrics[-1] == row
+        self.epochs.append(row["epoch"])
+        if row["epoch"] == self.stop_at:
+            raise KeyboardInterrupt
+
+    def on_end(self, run):
+        self.ended += 1
+        self.has_report = (run.path / "report.html").is_file()
+
+
+def test_a_callback_is_told_of_each_epoch_and_of_the_end_after_the_report(tmp_path):
+    told = Told()
+    latens.train("digits", out=tmp_path / "run", callbacks=[told], **SMALL)
+    assert (told.epochs, told.ended, told.has_report) == ([1, 2], 1, True)
+
+
+def test_a_training_that_was_stopped_goes_on_with_its_callbacks(tmp_path):
+    told = Told(stop_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        latens.train("digits", out=tmp_path / "run", callbacks=[told], report=False, **SMALL)
+    assert (told.epochs, told.ended) == ([1], 1)
+    again = Told()
+    latens.resume(tmp_path / "run", callbacks=[again])
+    assert again.epochs[-1] == 2
+    assert again.ended == 1
+
+
+@pytest.fixture
+def logged(run_latens, tmp_path, monkeypatch):
+    """A training with a tracker; returns its rows and its run directory."""
+
+    def train(name, report=True):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        words = "train digits --recipe mlp --latent-dim 2 --hidden 16 --epochs 2 --out run"
+        quiet = [] if report else ["--no-report"]
+        result = run_latens(*words.split(), "--log", name, *quiet)
+        assert result.returncode == 0, result.stderr
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines], tmp_path / "run"
+
+    return train
+
+
+def test_csv(logged):
+    rows, run = logged("csv", report=False)
+    with (run / "metrics.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [float(row["validation/elbo"]) for row in found] == [
+        row["validation"]["elbo"] for row in rows
+    ]
+    assert [int(row["epoch"]) for row in found] == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard(logged):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows, run = logged("tensorboard")
+    events = EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "images": 0}).Reload()
+    found = events.Scalars("validation/elbo")
+    assert [event.step for event in found] == [1, 2]
+    expected = [row["validation"]["elbo"] for row in rows]
+    assert [event.value for event in found] == pytest.approx(expected, rel=1e-6)
+    figures = json.loads((run / "figures.json").read_text())
+    assert events.Scalars("test/elbo")[0].value == pytest.approx(figures["elbo"], rel=1e-6)
+    tags = events.Tags()["images"]
+    assert {"samples", "curves", "film-samples"} <= set(tags)  # a film is a GIF
+    assert events.Images("film-samples")[0].encoded_image_string.startswith(b"GIF8")
+    assert events.Images("samples")[0].width > 100
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow(logged, tmp_path):
+    from mlflow import MlflowClient
+
+    rows, _ = logged("mlflow")
+    client = MlflowClient((tmp_path / "mlruns").as_uri())
+    experiment = client.get_experiment_by_name("latens")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["latent_dim"] == "2"
+    history = client.get_metric_history(found.info.run_id, "validation/elbo")
+    expected = [row["validation"]["elbo"] for row in rows]
+    assert [metric.value for metric in history] == pytest.approx(expected)
+    artifacts = {artifact.path for artifact in client.list_artifacts(found.info.run_id)}
+    assert artifacts == {"pictures", "report.html"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb(logged):
+    """Offline it writes its own log, of plain JSON values, which `wandb sync` sends later."""
+    rows, run = logged("wandb", report=False)
+    (path,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
+    content = path.read_bytes()
+    for row in rows:
+        assert json.dumps(row["validation"]["elbo"]).encode() in content
+    assert b"validation/elbo" in content
+
+
+def test_a_missing_package_is_named(run_latens, tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers.importlib, "import_module", _missing)
+    result = run_latens("train", "digits", "--log", "tensorboard", "--out", "run")
+    assert result.returncode == 2
+    assert "pip install 'latens[tensorboard]'" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def _missing(name):
+    raise ImportError(name)
+
+
+def test_an_unknown_tracker(run_latens):
+    with pytest.raises(LatensError, match="did you mean 'tensorboard'"):
+        trackers.trackers_of(["tensorbord"])
+    assert run_latens("train", "digits", "--log", "tensorbord").returncode == 2
+    seeds = run_latens("train", "digits", "--log", "csv", "--seeds", "2")
+    assert "leave out --seeds" in seeds.stderr
