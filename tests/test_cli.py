@@ -16,6 +16,7 @@ from PIL import Image
 
 import latens
 from latens import catalogue
+from latens.cli import app
 from latens.config import option_names
 from latens.model.serialization import write_model
 
@@ -180,11 +181,35 @@ def test_recipes_and_data_are_listed(run_latens):
 
 
 def test_help_names_every_option_with_unit_and_default(run_latens):
-    text = " ".join(run_latens("train", "--help").stdout.replace("│", " ").split())
+    text = " ".join(run_latens("train", "--help-all").stdout.replace("│", " ").split())
     for name in option_names():
         assert f"--{name.replace('_', '-')}" in text
     assert "in nats per latent dimension [objective elbo: 0.0]." in text
     assert "Time budget in minutes" in text
+
+
+@pytest.mark.parametrize("command", [*(name for name in app if not name.startswith("-")), ""])
+def test_help_fits_a_screen(run_latens, monkeypatch, command):
+    """Of 80 columns and 42 lines; the commands themselves are a list as long as they are many."""
+    monkeypatch.setenv("COLUMNS", "80")
+    words = [command] if command else []
+    lines = run_latens(*words, "--help").stdout.splitlines()
+    assert len(lines) <= (42 if command else 60)
+    assert lines[-1].endswith("--help-all")
+    assert len(run_latens(*words, "--help-all").stdout.splitlines()) >= len(lines)
+
+
+def test_options_are_completed_by_the_shell(tmp_path):
+    home = {"HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    words = [sys.executable, "-m", "latens", "--install-completion"]
+    done = subprocess.run(words, env=os.environ | home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (script,) = (path for path in tmp_path.rglob("*latens*") if path.is_file())
+    asked = (
+        f"source {script}; COMP_WORDS=(latens tra); COMP_CWORD=1; _latens; echo ${{COMPREPLY[@]}}"
+    )
+    found = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["train"], script.read_text()[:2000]
 
 
 def test_help_and_import_load_nothing_heavy():

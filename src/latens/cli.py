@@ -19,6 +19,7 @@ from latens import __version__, catalogue
 from latens.config import RENAMED, SECTIONS, Device, Precision, TrainConfig, check_names
 from latens.console import IS_MAIN
 from latens.errors import LatensError
+from latens.help import EVERY, Help
 from latens.options import TrainOptions, given
 
 Split = Literal["train", "validation", "test", "all"]
@@ -121,15 +122,21 @@ def _options_in(path: Path) -> dict[str, Any]:
     }
 
 
+help_ = Help()
 app = App(
     name="latens",
     help="Variational autoencoders on images: train, measure, look inside.",
+    help_epilogue=f"All options, and all of each: latens COMMAND {EVERY}",
+    help_formatter=help_,
     version=__version__,
     config=_before_parsing,
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # it would end without a word
 )
+
+
+app.register_install_completion_command(help="Complete commands and options in this shell.")
 
 
 @app.command
@@ -933,5 +940,8 @@ def main(argv: list[str] | None = None) -> None:
 
     A user's mistake ends in one line on stderr and exit status 2.
     """
+    words = sys.argv[1:] if argv is None else argv
+    help_.every = EVERY in words
+    argv = ["--help" if word == EVERY else word for word in words]
     with _errors_in_one_line():
         app(argv, exit_on_error=False, print_error=False, result_action="return_value")

@@ -108,7 +108,7 @@ def _old_names(name: str) -> list[str]:
 
 def _in_words(value: Any) -> str:
     if value is None:
-        return "learned"
+        return "none"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
