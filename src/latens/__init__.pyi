@@ -5,6 +5,7 @@ from .api import evaluate as evaluate
 from .api import evaluate_all as evaluate_all
 from .api import fit_prior as fit_prior
 from .api import load as load
+from .api import push as push
 from .api import resume as resume
 from .api import train as train
 from .config import TrainConfig as TrainConfig

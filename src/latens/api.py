@@ -1,6 +1,8 @@
 """What `import latens` offers, and what the commands do: train, resume, load, evaluate, show."""
 
+import shlex
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from latens.model.vae import VAE
 from latens.run.data import data_of
 from latens.run.directory import (
     CHECKPOINTS,
+    PICTURES,
     Checkpoint,
     Run,
     check_out,
@@ -32,6 +35,7 @@ from latens.run.directory import (
     next_path,
     refuse_existing,
 )
+from latens.run.hub import upload
 from latens.training.callbacks import Callback
 from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
@@ -40,6 +44,8 @@ from latens.training.progress import comment
 from latens.training.setup import TrainingSetup, begin_again, options_of_own, prepare, reopen
 
 RUNS = Path("runs")
+CARD_PICTURES = ("samples.png", "reconstructions-validation.png", "latent-space.png")
+CARD_PICTURES += ("manifold.png", "curves.png")
 
 
 def train(
@@ -297,7 +303,7 @@ def report(
     from latens.report.run_report import write_report
 
     run = Run.open(path)
-    folder = Path(out or (run.path.name if run.is_pretrained else run.path))
+    folder = Path(out or run.home)
     if folder.resolve() != run.path.resolve():
         check_out(folder)
     return write_report(run, data_of(run, data), folder, projection, attribute, plane)
@@ -321,9 +327,14 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
         raise LatensError(f"bits is {bits}: 8, 16 or 32")
     refuse_existing(out)
     data = data_of(run, data)
-    record = run.record | {"data": run.record["data"] | {"source": data.name}}
+    # Where the data lie on this machine is nobody's business
+    source, command = run.record["data"]["source"], run.record["command"]
+    command = command.replace(shlex.quote(source), data.name).replace(source, data.name)
+    record = run.record | {"data": run.record["data"] | {"source": data.name}, "command": command}
     exported = Run.create(out, record, run.metrics)
     vae = load_model(run.path)
+    if "training" in vae.about:
+        vae.about["training"]["command"] = command
     exported.save_model(vae, bits)
     vae = load_model(out)  # with the rounded weights
     figures = measure(vae, data.test).as_dict() | {"split": "test"}
@@ -333,6 +344,39 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
     vae.generate_model_card().save(out / "README.md")
     (out / CHECKPOINTS).rmdir()  # there is none to go on from
     return exported
+
+
+def push(
+    path: str | Path, name: str, private: bool = False, data: Any = None, bits: WeightBits = 16
+) -> str:
+    """Put a run's model on the Hugging Face Hub, with its card, figures and pictures.
+
+    `latens.load("hf://USER/NAME")` is the same model again, and every command takes that name.
+
+    Args:
+        name: USER/NAME.
+        private: who may see it, where it does not exist yet.
+        data, bits: as in `export`.
+
+    Returns:
+        The address of its page.
+
+    Raises:
+        LatensError: a run that cannot be used, no connection, or no right to write.
+    """
+    run = Run.open(path)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        export(path, folder, data, bits)
+        shown = [file for file in CARD_PICTURES if (run.path / PICTURES / file).is_file()]
+        for file in shown:
+            (folder / PICTURES).mkdir(exist_ok=True)
+            shutil.copy(run.path / PICTURES / file, folder / PICTURES / file)
+        card = folder / "README.md"
+        text = card.read_text("utf-8").replace("USER/MODEL", name)
+        pictures = "\n".join(f"![{Path(file).stem}]({PICTURES}/{file})" for file in shown)
+        card.write_text(f"{text}\n\n{pictures}\n" if shown else text, "utf-8")
+        return upload(folder, name, private)
 
 
 def fit_prior(

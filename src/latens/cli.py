@@ -25,7 +25,10 @@ from latens.options import TrainOptions, given
 Split = Literal["train", "validation", "test", "all"]
 RunPath = Annotated[
     Path,
-    Parameter(help="A run directory, as `latens train` prints it, or a pretrained model by name."),
+    Parameter(
+        help="A run directory, as `latens train` prints it, a pretrained model by name, or "
+        "hf://USER/NAME."
+    ),
 ]
 Number = Parameter(name=["--number", "-n"])
 Seed = Annotated[int, Parameter(help="Decides the noise.")]
@@ -660,6 +663,33 @@ def export(
     if written.cost is not None:
         print(f"int8: costs {written.cost:.2f} nats of −elbo per test image")
     print(written.path)
+
+
+@app.command
+def push(
+    run: RunPath,
+    name: str,
+    /,
+    *,
+    private: bool = False,
+    bits: Literal[8, 16, 32] = 16,
+) -> None:
+    """Put a run's model on the Hugging Face Hub, with its card, figures and pictures.
+
+    hf://USER/NAME can then be used wherever a run directory can.
+
+    Parameters
+    ----------
+    name
+        USER/NAME.
+    private
+        Only for you to see, where it does not exist yet.
+    bits
+        Of a weight.
+    """
+    from latens import api
+
+    print(api.push(run, name, private, bits=bits))
 
 
 @app.command

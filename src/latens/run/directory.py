@@ -21,6 +21,7 @@ from latens.config import OWN, TrainConfig
 from latens.errors import LatensError
 from latens.model import serialization
 from latens.model.latent_model import LatentModel, load_model
+from latens.run.hub import fetch, is_address, is_of_hub, name_in_cache
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -120,8 +121,15 @@ class Run:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether it is a model that comes with latens, in whose folder nothing is written."""
-        return self.path.parent == PRETRAINED
+        """Whether it comes with latens or from the Hub, so nothing is written in its folder."""
+        return self.path.parent == PRETRAINED or is_of_hub(self.path)
+
+    @property
+    def home(self) -> Path:
+        """Where a report is written: the run's folder, or one of a pretrained model's name here."""
+        if is_of_hub(self.path):
+            return Path(name_in_cache(self.path))
+        return Path(self.path.name) if self.is_pretrained else self.path
 
     @property
     def name(self) -> str:
@@ -294,11 +302,13 @@ def pretrained() -> list[str]:
 
 
 def locate(path: str | Path) -> Path:
-    """The folder of a run, or that of the pretrained model of this name.
+    """The folder of a run, of the pretrained model of this name, or of `hf://user/name`.
 
     Raises:
-        LatensError: there is neither.
+        LatensError: there is none.
     """
+    if is_address(path):
+        return fetch(path)
     known = str(path) in pretrained()
     if Path(path).is_dir() and not (known and not (Path(path) / CONFIG).exists()):
         return Path(path)  # and no report that a pretrained model has left under its own name

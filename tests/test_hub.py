@@ -1,0 +1,178 @@
+"""A model is pushed to a server that speaks the Hub's protocol, and comes back from it."""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+import latens
+
+SMALL = {"recipe": "mlp", "latent_dim": 2, "hidden": "16", "epochs": 1, "film": False}
+REVISION = "a" * 40
+TOKEN = "hf_test"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What `create_repo`, `upload_folder` and `snapshot_download` ask for; files in memory."""
+
+    protocol_version = "HTTP/1.1"
+    models: dict[str, dict[str, bytes]]
+
+    def log_message(self, *arguments):
+        pass
+
+    def answer(self, content=b"", status=200, **headers):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in ({"Content_Length": str(len(body))} | headers).items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.answer({"error": "who are you?"}, 401)
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.models.setdefault(name, {})
+            return self.answer({"url": f"http://{self.headers['Host']}/{name}"})
+        if self.path == "/api/validate-yaml":  # of the card
+            return self.answer({"errors": [], "warnings": []})
+        name, action = "/".join(self.path.split("/")[3:5]), self.path.split("/")[5]
+        if action == "preupload":
+            files = json.loads(body)["files"]
+            modes = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            return self.answer({"files": [{"path": file["path"]} | modes for file in files]})
+        if action == "commit":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.models[name][line["value"]["path"]] = content
+            url = f"http://{self.headers['Host']}/{name}/commit/{REVISION}"
+            return self.answer({"success": True, "commitOid": REVISION, "commitUrl": url})
+        return self.answer({"error": f"what is {self.path}?"}, 400)
+
+    def do_GET(self):
+        path = self.path.partition("?")[0].strip("/").split("/")
+        if path[:2] == ["api", "models"]:
+            files = self.models.get("/".join(path[2:4]))
+            if files is None:
+                missing = {"X_Error_Code": "RepoNotFound", "X_Error_Message": "Not here"}
+                return self.answer({"error": "Repository not found"}, 404, **missing)
+            if path[4:5] == ["tree"]:
+                entries = [
+                    {"type": "file", "path": name, "size": len(content), "oid": REVISION}
+                    for name, content in files.items()
+                ]
+                return self.answer(json.dumps(entries).encode())
+            about = {"id": "/".join(path[2:4]), "sha": REVISION, "private": False, "tags": []}
+            return self.answer(about | {"siblings": [{"rfilename": name} for name in files]})
+        content = self.models.get("/".join(path[:2]), {}).get("/".join(path[4:]))
+        if content is None:
+            return self.answer({"error": "no file"}, 404, X_Error_Code="EntryNotFound")
+        tag = hashlib.sha256(content).hexdigest()
+        return self.answer(content, X_Repo_Commit=REVISION, ETag=f'"{tag}"')
+
+    do_HEAD = do_GET  # noqa: N815
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server, and the environment in which a command finds it; returns models and environment."""
+    Hub.models = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    yield (
+        Hub.models,
+        {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+        },
+    )
+    server.shutdown()
+    server.server_close()
+
+
+def test_there_and_back(hub, shell_latens, tmp_path):
+    models, env = hub
+    out = tmp_path / "run"
+    latens.train("digits", out=out, **SMALL)
+    done = shell_latens("push", out, "me/digits", "--bits", "32", env=env | {"HF_TOKEN": TOKEN})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("/me/digits")
+    files = models["me/digits"]
+    assert {"config.json", "model.safetensors", "config.yaml", "README.md"} <= set(files)
+    card = files["README.md"].decode()
+    assert 'from_pretrained("me/digits")' in card
+    assert "![samples](pictures/samples.png)" in card
+    assert files["pictures/samples.png"].startswith(b"\x89PNG")
+
+    program = """
+import sys, latens, torch
+x = torch.rand(3, 1, 8, 8)
+there, here = latens.load("hf://me/digits"), latens.load(sys.argv[1])
+assert (there.embed(x) == here.embed(x)).all()
+assert not latens.Run.open("hf://me/digits").home.is_absolute()
+"""
+    words = [sys.executable, "-c", program, str(out)]
+    again = subprocess.run(words, env=os.environ | env, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    sample = shell_latens("sample", "hf://me/digits", "--out", "sample.png", env=env)
+    assert sample.returncode == 0, sample.stderr
+    evaluated = shell_latens("evaluate", "hf://me/digits", "--json", env=env)
+    figures = json.loads((out / "figures.json").read_text())
+    assert json.loads(evaluated.stdout)["elbo"] == pytest.approx(figures["elbo"])
+
+
+def test_nothing_tells_where_the_data_lie(hub, shell_latens, tmp_path):
+    models, env = hub
+    place = tmp_path / "private place"
+    place.mkdir()
+    np.save(place / "mine.npy", latens.load_data("digits").train.pixels[:100].numpy())
+    out = tmp_path / "run"
+    words = f"--recipe mlp --epochs 1 --no-report --out {out}".split()
+    assert shell_latens("train", place / "mine.npy", *words).returncode == 0
+    done = shell_latens("push", out, "me/mine", env=env | {"HF_TOKEN": TOKEN})
+    assert done.returncode == 0, done.stderr
+    for name, content in models["me/mine"].items():
+        assert b"private place" not in content, name
+        assert str(tmp_path).encode() not in content, name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sample", "hf://me/nothing"), "the Hub has no hf:/me/nothing"),
+        (("sample", "hf://nothing"), "is no address"),
+        (("push", "mnist-2d", "me"), "is no name on the Hub"),
+        (("push", "mnist-2d", "me/two"), "log in by `hf auth login`"),
+    ],
+)
+@pytest.mark.mnist
+def test_what_cannot_be_is_one_line(hub, shell_latens, words, message):
+    done = shell_latens(*words, env=hub[1])
+    assert done.returncode == 2
+    assert message in done.stderr, done.stderr
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+
+
+def test_no_connection(shell_latens, tmp_path):
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+    done = shell_latens("sample", "hf://me/digits", env=env)
+    assert done.returncode == 2
+    assert "no connection to the Hub" in done.stderr
+    assert done.stderr.strip().count("\n") == 0, done.stderr
