@@ -26,6 +26,7 @@ from latens.analysis.generation import (
 from latens.config import check_seed
 from latens.console import note, progress
 from latens.data import Images, Target, decode, find_images
+from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
 from latens.evaluation.judges import Judge, Verdict, judge_of
 from latens.evaluation.labels import LabelStatistics
@@ -294,6 +295,7 @@ def generate(
     _check_number(number)
     temperatures = _temperatures(temperature)
     run = Run.open(path)
+    check_files(run.vae.image_shape[0])
     if out.exists():
         raise LatensError(f"{out} exists already: choose another --out")
     blocks = _in_blocks(run, number, label, temperatures, density, confidence)
@@ -405,6 +407,7 @@ def read_images(run: Run, images: list[Path]) -> Images:
         LatensError: a file that does not exist or cannot be read.
     """
     channels, height, width = run.vae.image_shape
+    check_files(channels)
     crop = run.record["data"].get("crop")  # as its training images were
     pixels, _ = decode(find_images(*images), Target((height, width), channels, crop, strict=True))
     return Images(torch.from_numpy(pixels))
@@ -425,6 +428,19 @@ def _temperatures(temperature: float | str | Sequence[float]) -> list[float]:
     if not values or not all(0 < value < math.inf for value in values):
         raise LatensError(f"temperature is {temperature}: it must be a number above 0")
     return values
+
+
+def check_files(channels: int) -> None:
+    """Refuse image files where the model's images have other channels than they can hold.
+
+    Raises:
+        LatensError: neither grey nor RGB.
+    """
+    if channels not in GREY_OR_RGB:
+        raise LatensError(
+            f"the model's images have {channels} channels, and image files are grey or RGB: use a "
+            ".npy, or latens.load(run) from Python"
+        )
 
 
 def check_png(out: Path) -> None:

@@ -357,7 +357,7 @@ def test_minus_one_is_an_unknown_label(tmp_path):
     [
         (noise(20, 64), "must be \\[N, H, W\\]"),
         (noise(20, 2, 8, 8, 3), "must be \\[N, H, W\\]"),
-        (noise(20, 8, 8, 4), "1 channel"),
+        (noise(20, 8, 9, 8), "which axis holds the channels cannot be told"),
         (np.full((20, 8, 8), 1.5), "floats from 1.5 to 1.5"),
         (np.full((20, 8, 8), -0.1), "scale them"),
         (np.full((20, 8, 8), np.nan), "NaN"),

@@ -71,7 +71,7 @@ def load_data(
 
     Args:
         data: a name of `SOURCES`; a path; or images in memory: a numpy array or a tensor (uint8,
-            or floats in [0, 1]; `[N, H, W]`, `[N, C, H, W]` or `[N, H, W, C]` with C = 1 or 3), a
+            or floats in [0, 1]; `[N, H, W]`, `[N, C, H, W]` or `[N, H, W, C]`, see `as_pixels`), a
             pair of one and its labels, a data set as of torchvision or Hugging Face whose items
             are images, pairs (image, label) or mappings, or a mapping from train, validation and
             test to any of these. A `DataSet` is returned as it is unless an option changes it.

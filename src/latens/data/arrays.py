@@ -12,6 +12,7 @@ from torch import Tensor
 from latens.console import note
 from latens.errors import LatensError
 
+GREY_OR_RGB, MOST_CHANNELS = (1, 3), 64
 IMAGES_IN_BLOCK = 1_024  # floats are rounded so many images at a time, which bounds the memory
 
 
@@ -19,9 +20,9 @@ def as_pixels(array: np.ndarray, name: str | Path) -> UInt8[Tensor, "N C H W"]:
     """An array of images as uint8 `[N, C, H, W]`; a uint8 array shares its memory.
 
     Args:
-        array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with C = 1 or 3; uint8, bool,
-            integers from 0 to 255, or floats in [0, 1], which are rounded to 256 levels. A note
-            says so where that loses precision.
+        array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`; uint8, bool, integers from 0 to 255,
+            or floats in [0, 1], which are rounded to 256 levels. A note says so where that loses
+            precision. C is 1 or 3 where one of the two axes has that size, else the smaller one.
         name: what messages call the array.
 
     Raises:
@@ -53,16 +54,24 @@ def pixels_and_loss(array: np.ndarray, name: str | Path) -> tuple[UInt8[Tensor, 
         raise LatensError(f"{name} has shape {array.shape}: it contains no images")
     if array.ndim == 3:
         array = array[:, None]
-    elif array.shape[3] in (1, 3):
+    elif _has_channels_last(array.shape, name):
         array = array.transpose(0, 3, 1, 2)
-    if array.shape[1] not in (1, 3):
-        raise LatensError(
-            f"{name} has shape {array.shape}: images must have 1 channel (grey) or 3 (RGB)"
-        )
     array, lossy = _as_uint8(array, name)
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()  # torch takes neither
     return torch.from_numpy(array), lossy
+
+
+def _has_channels_last(shape: tuple[int, ...], name: str | Path) -> bool:
+    _, first, height, last = shape
+    if last in GREY_OR_RGB or first in GREY_OR_RGB:
+        return last in GREY_OR_RGB
+    if first == last or min(first, last) > min(MOST_CHANNELS, height):
+        raise LatensError(
+            f"{name} has shape {shape}: which axis holds the channels cannot be told; there may be "
+            f"{MOST_CHANNELS}, and fewer than pixels in a row"
+        )
+    return last < first
 
 
 def _as_uint8(array: np.ndarray, name: str | Path) -> tuple[np.ndarray, bool]:

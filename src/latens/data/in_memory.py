@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latens.data.arrays import as_pixels, class_indices, note_rounding, pixels_and_loss
+from latens.data.arrays import GREY_OR_RGB, as_pixels, class_indices, note_rounding, pixels_and_loss
 from latens.data.decoding import Header, Target, decode_each, header_of, naming, to_array
 from latens.data.files import SPLIT_FOLDERS, split_by
 from latens.data.images import DataSet, Images
@@ -293,6 +293,11 @@ class _Items:
                 return image
             pixels, lossy = pixels_and_loss(_to_numpy(image)[None], self._name(i))
         self.lossy = self.lossy or lossy
+        if len(pixels[0]) not in GREY_OR_RGB:
+            raise LatensError(
+                f"{self._name(i)} has {len(pixels[0])} channels, and items are grey or RGB (1 "
+                "channel or 3): give all images as one array [N, C, H, W]"
+            )
         channels_last = pixels[0].permute(1, 2, 0).numpy()
         return Image.fromarray(channels_last.squeeze(2) if len(pixels[0]) == 1 else channels_last)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from latens.data import IN_MEMORY, NAMES, DataSet, read_splits, renamed
-from latens.data.arrays import note_rounding, pixels_and_loss
+from latens.data.arrays import GREY_OR_RGB, note_rounding, pixels_and_loss
 from latens.data.celeba import is_celeba
 from latens.data.decoding import NAMED, decode_some, warn_of_left_out
 from latens.data.files import SPLIT_FOLDERS, find_images, iterate_images, open_npy
@@ -78,6 +78,11 @@ def stream_images(
     """
     path = Path(data).expanduser() if is_path(data) and str(data) not in NAMES else None
     if path is not None and path.is_dir() and not (is_idx(path) or is_celeba(path)):
+        if shape[0] not in GREY_OR_RGB:
+            raise LatensError(
+                f"the model's images have {shape[0]} channels, and image files are grey or RGB: "
+                "use a .npy"
+            )
         count = sum(1 for _ in iterate_images(path)) or len(find_images(path))
         return Stream(count, lambda: _bits(_files(path, shape, crop, names), binarisation))
     if path is not None and path.is_file() and path.suffix.lower() == ".npy":

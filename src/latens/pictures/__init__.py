@@ -10,7 +10,17 @@ from latens.pictures.curves import (
 )
 from latens.pictures.detection import roc_curves, score_histograms
 from latens.pictures.films import read_frames, save_film
-from latens.pictures.grids import Sheet, error_map, framed, grid, in_colours, pairs, table, tile
+from latens.pictures.grids import (
+    Sheet,
+    error_map,
+    framed,
+    grid,
+    in_colours,
+    in_rgb,
+    pairs,
+    table,
+    tile,
+)
 from latens.pictures.planes import histograms, latent_plane, plane_limits, turning
 from latens.pictures.style import DPI, places_of_axes, save, svg
 
@@ -24,6 +34,7 @@ __all__ = [
     "grid",
     "histograms",
     "in_colours",
+    "in_rgb",
     "kl_over_training",
     "kl_per_dim",
     "kl_per_level",

@@ -45,6 +45,19 @@ class Sheet:
     gap: int = GAP
 
 
+def in_rgb(images: Float[Tensor, "*N channels H W"]) -> Float[Tensor, "*N 3 H W"]:
+    """Images of any channels as they are shown: grey in three, of more than three the first three.
+
+    Two are red and green.
+    """
+    channels = images.shape[-3]
+    if channels == 1:
+        return images.expand(*images.shape[:-3], 3, *images.shape[-2:])
+    if channels == 2:
+        return torch.cat((images, torch.zeros_like(images[..., :1, :, :])), -3)
+    return images[..., :3, :, :]
+
+
 def tile(
     images: Float[Tensor, "R C channels H W"],
     below: int = 0,
@@ -53,7 +66,7 @@ def tile(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """R rows of C images in [0, 1] as one RGB array on white, scaled up by a whole number.
 
-    Grey images become RGB. The image in row r and column c starts at pixel
+    Images become RGB, see `in_rgb`. The image in row r and column c starts at pixel
     (r (s H + below + gap), c (s W + gap)), where s is the scale.
 
     Args:
@@ -61,9 +74,8 @@ def tile(
         least_side: images whose longer side has fewer pixels are scaled up to that many or more.
         gap: white pixels between images.
     """
-    rows, columns, channels, height, width = images.shape
-    pixels = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
-    pixels = np.broadcast_to(pixels, (rows, columns, 3, height, width)) if channels == 1 else pixels
+    rows, columns, _, height, width = images.shape
+    pixels = (in_rgb(images).clamp(0, 1) * 255).round().byte().cpu().numpy()
     scale = max(1, math.ceil(least_side / max(height, width)))
     pixels = pixels.repeat(scale, axis=3).repeat(scale, axis=4)
     height, width = height * scale, width * scale

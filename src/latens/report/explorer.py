@@ -14,6 +14,7 @@ from torch import Tensor
 from latens import pictures
 from latens.analysis.projections import LEAST_PROJECTED, SPREAD, Plane, projected
 from latens.data import Images
+from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
 from latens.pictures.planes import colour_of
 from latens.report.context import ReportContext, floats
@@ -106,6 +107,8 @@ def _networks(context: ReportContext, images: Images) -> tuple[dict[str, Program
         given = [(row[None], *of) for row, of in zip(z, labels * 2, strict=True)]
         programs["decode"] = portable(decode, given, LEVEL, ROOM)
         size = len(programs["decode"].as_json()["weights"])
+        if x.shape[1] not in GREY_OR_RGB:
+            return programs, f"its {x.shape[1]} channels are more than a picture has"
         given = [(row[None], *of) for row, of in zip(x, labels, strict=True)]
         programs["encode"] = portable(encode, given, LATENT_STEP, ROOM - size)
     except LatensError as error:

@@ -155,7 +155,7 @@ def sheet_of(picture: Picture, path: Path = Path()) -> Shown:
 
 def _pixels(sheet: Sheet) -> UInt8[np.ndarray, "N H W 3"]:
     """The images of a sheet, row by row, as bytes."""
-    images = sheet.images.flatten(0, 1).expand(-1, 3, -1, -1)
+    images = pictures.in_rgb(sheet.images.flatten(0, 1))
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

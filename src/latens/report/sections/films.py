@@ -142,7 +142,7 @@ def _sheets(
     """Of each epoch the image, and each channel in colours, as large as the larger of the two."""
     largest = np.maximum(np.abs(maps).max(axis=(0, 2, 3))[:, None, None], LEAST_OUTPUT)
     size = [max(a, b) for a, b in zip(x.shape[-2:], maps.shape[-2:], strict=True)]
-    image = torch.nn.functional.interpolate(x.expand(-1, 3, -1, -1), size)
+    image = torch.nn.functional.interpolate(pictures.in_rgb(x), size)
     for frame in maps:
         coloured = pictures.in_colours(torch.from_numpy(frame / largest), diverging=True)
         yield torch.cat((image, torch.nn.functional.interpolate(coloured, size)))
