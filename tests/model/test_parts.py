@@ -36,7 +36,7 @@ def test_ones_own_part_is_rebuilt_with_its_parts():
 
 def test_the_arguments_are_those_of_the_constructor():
     config = to_config(MLPEncoder((1, 4, 4), (7,)))
-    rest = {"image_shape": (1, 4, 4), "hidden": (7,), "dropout": 0.0}
+    rest = {"image_shape": (1, 4, 4), "hidden": (7,), "dropout": 0.0, "gated": False}
     assert config == {"part": "MLPEncoder"} | rest
 
 
