@@ -6,6 +6,7 @@ exact q(z₂|x) q(z₁|x, z₂) the ELBO is log p(x) itself; elsewhere it lies b
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 import latens
 from latens import Draw, Gaussian, Latent, LatentModel
+from latens.config import TrainConfig
+from latens.evaluation.findings import findings_of_training
 from latens.evaluation.metrics import evaluate
 
 SHAPE, UPPER, LOWER = (1, 3, 4), 2, 3
@@ -261,3 +264,17 @@ def test_it_is_trained_as_any_model_is(tmp_path):
     assert sum(run.figures["kl_per_level"]) == pytest.approx(run.figures["kl"], rel=1e-5)
     assert torch.equal(latens.load(run.path).upper.weight, run.vae.upper.weight)
     assert latens.evaluate(run, images).kl == pytest.approx(run.figures["kl"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("lower", "collapsed"), [(5.0, False), (0.01, True)])
+def test_a_hierarchy_collapses_with_its_last_level_and_not_with_its_topmost(lower, collapsed):
+    """A topmost level without use is no collapse where another one tells of the image."""
+    measured = evaluate(Chain(), torch.rand(8, *SHAPE))
+    measured = replace(measured, active_units=0, kl_per_level=[0.0, lower])
+    validation = {"loss": 1.0, "final_loss": 1.0}
+    row = {"epoch": 1, "clipped": 0.0, "train": {"loss": 1.0}, "validation": validation}
+    rows = [row | {"learning_rate": 1e-3}]
+    found = findings_of_training(rows, measured, TrainConfig(), UPPER)
+    assert measured.has_collapsed(UPPER) == collapsed
+    assert [finding.name for finding in found] == ["posterior collapse"] * collapsed
+    assert all("none of 2 levels of latents is in use" in finding.figure for finding in found)

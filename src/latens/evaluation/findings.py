@@ -66,7 +66,10 @@ def findings_of_training(
 
 
 def _dimensions(evaluation: Evaluation, config: TrainConfig, dims: int) -> Iterator[Finding]:
-    active = evaluation.active_units
+    active, levels = evaluation.active_units, evaluation.kl_per_level
+    in_use = f"{active} of {dims} latent dimensions are"
+    if levels is not None:
+        in_use = f"none of {len(levels)} levels of latents is"
     if evaluation.has_collapsed(dims):
         remedy = "a longer training, or --beta-warmup 0.5"
         if config.model.has_fixed_scale:
@@ -75,12 +78,12 @@ def _dimensions(evaluation: Evaluation, config: TrainConfig, dims: int) -> Itera
             remedy = "a smaller --beta"
         yield Finding(
             "posterior collapse",
-            f"{active} of {dims} latent dimensions are in use, and images hardly differ",
+            f"{in_use} in use, and images hardly differ",
             "The decoder does without z, so that samples and reconstructions are all alike.",
             f"Try {remedy}",
             serious=True,
         )
-    elif active < dims:
+    elif levels is None and active < dims:  # what one level lacks, the next may hold
         yield Finding(
             "unused dimensions",
             f"{dims - active} of {dims} latent dimensions tell nothing of an image",

@@ -35,6 +35,7 @@ VALUES_IN_BLOCK = 2**21
 IMAGES_IN_BLOCK = 500
 OBJECTIVE = "objective."  # before the name of a term of a training's objective
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2
+ACTIVE_LEVEL = 0.1  # nats per image: a level of a hierarchy with less tells nothing of an image
 SPREAD_SAMPLES = 4  # of z for the images of the first block: what sampling z adds to a variance
 SPREAD = "spread."  # before the name of that variance
 
@@ -125,7 +126,12 @@ class Evaluation:
     objective: dict[str, float] = field(default_factory=dict)
 
     def has_collapsed(self, dims: int) -> bool:
-        """Whether hardly any of so many latent dimensions is in use."""
+        """Whether hardly any of so many latent dimensions is in use; of a hierarchy, any level.
+
+        `active_units` are those of the topmost level, which a hierarchy may do without.
+        """
+        if self.kl_per_level is not None:
+            return max(self.kl_per_level) < ACTIVE_LEVEL
         return self.active_units <= dims // 10
 
     def as_dict(self) -> dict[str, Any]:
