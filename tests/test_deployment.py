@@ -15,9 +15,10 @@ from scipy import stats
 
 import latens
 from latens import deployment
-from latens.deployment import SeededNoise, export_onnx, session, words
+from latens.deployment import export_onnx, session
 from latens.errors import LatensError
 from latens.model.distributions import DiagonalMixture
+from latens.model.noise import SeededNoise, words
 from latens.model.recipes import RECIPES, build
 
 SHAPE = (1, 8, 8)

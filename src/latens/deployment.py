@@ -7,7 +7,6 @@ says in its metadata what goes in and what comes out.
 import importlib
 import json
 import logging
-import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,10 +19,8 @@ from typing import Any, Literal, cast
 import jinja2
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.distributions import Independent
-from torch.overrides import TorchFunctionMode
 
 from latens import files
 from latens.data import Images
@@ -32,6 +29,7 @@ from latens.model.distributions import FlowDistribution, diagonal_normal
 from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.latents import Draw, Latent
+from latens.model.noise import SeededNoise
 from latens.model.vae import VAE
 from latens.run.data import data_of
 from latens.run.directory import Run, refuse_existing
@@ -240,89 +238,6 @@ class _Sampler(nn.Module):
             if isinstance(model, Ladder):
                 return model.images_at([z[None]], [1.0] * len(model.level_shapes))
             return model.decode(z, label).mean.clamp(0, 1)
-
-
-# ---- noise from a seed -----------------------------------------------------------------------
-
-WORD = 2**31  # so that the product of two words is an int64
-MULTIPLIERS, WEYL, ROUNDS = (0x7FEB352D, 0x2C1B3C6D), 0x1E3779B9, 6
-
-
-def words(
-    counter: Int64[Tensor, " n"], seed: Int64[Tensor, " N"]
-) -> tuple[Int64[Tensor, "N n"], Int64[Tensor, "N n"]]:
-    """Two random numbers below 2³¹ for each seed and each counter, by what ONNX can do.
-
-    A Feistel network of the counter whose key is the seed, with a hash as its round function: four
-    rounds of a random function are a random permutation (Luby & Rackoff 1988, "How to Construct
-    Pseudorandom Permutations from Pseudorandom Functions").
-    """
-    seed = seed.remainder(WORD**2)[:, None]
-    key, right = _mixed(seed % WORD), (seed // WORD).expand(-1, counter.shape[0])
-    left = counter.expand_as(right)
-    for _ in range(ROUNDS):
-        left, right = right, (left + _mixed((right + key) % WORD)) % WORD
-        key = (key + WEYL) % WORD
-    return left, right
-
-
-def _mixed(word: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-    """A hash of 31 bits: products carry upwards, and shifts downwards, what tells words apart."""
-    for multiplier in MULTIPLIERS:
-        word = (word ^ word // 2**15) * multiplier % WORD
-    return word ^ word // 2**16
-
-
-class SeededNoise(TorchFunctionMode):
-    """Inside, all that is drawn at random for an image comes from its seed, in any batch.
-
-    Args:
-        seed: of each image.
-    """
-
-    def __init__(self, seed: Int64[Tensor, " N"]):
-        super().__init__()
-        self.seed, self.drawn = seed, 0
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is torch.normal:
-            mean, scale = torch.broadcast_tensors(*args[:2])
-            return mean + scale * self.normal(mean.shape)
-        if function is torch.Tensor.normal_:
-            return self.normal(args[0].shape)
-        if function is torch.randn:
-            shape = args if isinstance(args[0], int | torch.SymInt) else args[0]
-            return self.normal(shape)
-        if function is torch.rand:
-            shape = args if isinstance(args[0], int | torch.SymInt) else args[0]
-            return self.uniform(shape)
-        return function(*args, **(kwargs or {}))
-
-    def normal(self, shape: Any) -> Tensor:
-        """N(0, 1) of any shape, by Box & Muller 1958."""
-        a, b = self._pairs(shape)
-        return (-2 * a.log()).sqrt() * torch.cos(2 * math.pi * b)
-
-    def uniform(self, shape: Any) -> Tensor:
-        """Numbers in (0, 1] of any shape."""
-        return self._pairs(shape)[0]
-
-    def _pairs(self, shape: Any) -> tuple[Tensor, Tensor]:
-        """Two numbers in (0, 1] for each place; the images are the first axis of their number."""
-        n = self.seed.shape[0]
-        lead = next(
-            i
-            for i, size in enumerate(shape)
-            if not isinstance(size, int) or (isinstance(n, int) and size == n)
-        )
-        rest = [int(size) for size in shape[lead + 1 :]]
-        counter = torch.arange(self.drawn, self.drawn + math.prod(rest))
-        self.drawn += math.prod(rest)
-        place = (*[1] * lead, -1, *rest)
-        a, b = (word.reshape(place).float() for word in words(counter, self.seed))
-        return (a + 0.5) / WORD, (b + 0.5) / WORD
 
 
 # ---- files -----------------------------------------------------------------------------------

@@ -135,7 +135,6 @@ class Scorer:
                 self._leave_out("typicality", scores, error)
         if "regret" in self.names and not can_be_refined(vae):
             self._leave_out("regret", scores, "only a diagonal Gaussian q(z|x) can be refined")
-        self._scored = 0
 
     def _leave_out(self, name: str, asked: Sequence[str] | None, why: object) -> None:
         if asked:
@@ -154,9 +153,8 @@ class Scorer:
             self.typical,
             self.importance_samples,
             self.steps,
-            self.seed + self._scored,  # other noise for each block
+            self.seed,
         )
-        self._scored += len(images)
         return {name: values.numpy() for name, values in found.items()}
 
 

@@ -1,7 +1,6 @@
 """Scores of single images: how unusual each is to a model, in nats, larger for the more unusual."""
 
 from collections.abc import Sequence
-from itertools import repeat
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +14,7 @@ from latens.evaluation.importance import importance_weights
 from latens.evaluation.metrics import evaluate
 from latens.evaluation.proposals import refined, rows_of
 from latens.model.latent_model import LatentModel
+from latens.model.noise import OwnNoise, seeds_of
 
 Score = Literal["-elbo", "nll", "reconstruction", "regret", "typicality"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -49,7 +49,8 @@ def image_scores(
         typical: the mean −elbo of training images; needed for typicality.
         importance_samples: K, of nll.
         steps: of Adam for each image's q, of regret.
-        seed: of z; the user's random numbers are left alone.
+        seed: of z. The noise of an image comes from it and the image's pixels, so that its scores
+            are the same whatever is scored beside it.
 
     Raises:
         LatensError: a score of another name, or typicality without `typical`.
@@ -60,12 +61,10 @@ def image_scores(
     if "typicality" in scores and typical is None:
         raise LatensError("typicality needs the mean −elbo of training images: give typical")
     parts = []
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for first in range(0, len(images), IMAGES_AT_ONCE):
-            rows = slice(first, min(first + IMAGES_AT_ONCE, len(images)))
-            x, y = rows_of(images, None, rows, vae.device)
-            parts.append(_scores(vae, x, y, scores, importance_samples, steps))
+    for first in range(0, len(images), IMAGES_AT_ONCE):
+        rows = slice(first, min(first + IMAGES_AT_ONCE, len(images)))
+        x, y = rows_of(images, None, rows, vae.device)
+        parts.append(_scores(vae, x, y, scores, importance_samples, steps, seeds_of(x, seed)))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if typical is not None:
         found["typicality"] = (found["-elbo"] - typical).abs()
@@ -74,20 +73,27 @@ def image_scores(
 
 @torch.no_grad()
 def _scores(
-    vae: LatentModel, x: Tensor, y: Tensor | None, scores: Sequence[str], k: int, steps: int
+    vae: LatentModel,
+    x: Tensor,
+    y: Tensor | None,
+    scores: Sequence[str],
+    k: int,
+    steps: int,
+    seeds: Sequence[int],
 ) -> dict[str, Tensor]:
-    draw = vae.draw(x, y)
-    reconstruction = -draw.log_px_z.mean(0)
-    found = {"-elbo": reconstruction + draw.kl, "reconstruction": reconstruction}
+    with OwnNoise(seeds):
+        draw = vae.draw(x, y)
+        reconstruction = -draw.log_px_z.mean(0)
+        found = {"-elbo": reconstruction + draw.kl, "reconstruction": reconstruction}
     if "nll" in scores:
-        found["nll"] = -importance_weights(vae, x, y, k).log_mean
+        with OwnNoise(seeds):
+            found["nll"] = -importance_weights(vae, x, y, k).log_mean
     if "regret" in scores:
-        parts = zip(
-            x.split(REFINED_AT_ONCE),
-            repeat(None) if y is None else y.split(REFINED_AT_ONCE),
-            strict=False,
-        )
-        found["regret"] = torch.cat([_regret(vae, part, of, steps) for part, of in parts])
+        found["regret"] = torch.empty(len(x))
+        for first in range(0, len(x), REFINED_AT_ONCE):
+            rows = slice(first, first + REFINED_AT_ONCE)
+            with OwnNoise(seeds[rows]):
+                found["regret"][rows] = _regret(vae, x[rows], None if y is None else y[rows], steps)
     return {name: values.double().cpu() for name, values in found.items()}
 
 
