@@ -693,6 +693,46 @@ def push(
 
 
 @app.command
+def serve(
+    run: RunPath,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    images: int = 64,
+    megabytes: float = 16.0,
+    rate: int = 100,
+    batch_size: int = 256,
+    device: DeviceOption = "auto",
+) -> None:
+    """Answer HTTP requests for samples, reconstructions, latents, scores and interpolations.
+
+    Prints the address; /docs there says what can be asked. Ends with Ctrl-C or SIGTERM, when
+    requests that have begun are answered.
+
+    Parameters
+    ----------
+    host
+        Where to listen; 0.0.0.0: at every address of this machine.
+    port
+        Of the address; 0: any that is free.
+    images
+        That one request may send or ask for.
+    megabytes
+        That one request may have.
+    rate
+        Requests in a second from one address; 0: any number.
+    batch_size
+        Images of several requests that are computed at once.
+    """
+    from latens.serving.limits import Limits
+    from latens.serving.server import serve
+
+    limits = Limits(images, megabytes, rate)
+    serve(run, host, port, batch_size=batch_size, limits=limits, device=device)
+
+
+@app.command
 def fit_prior(
     run: RunPath,
     /,

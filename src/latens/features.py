@@ -19,6 +19,7 @@ from latens.errors import LatensError, unknown
 from latens.evaluation.proposals import can_be_refined
 from latens.evaluation.scores import QUICK, REGRET_STEPS, SCORES, image_scores, typical_elbo
 from latens.model.latent_model import LatentModel, load_model
+from latens.model.noise import OwnNoise, seeds_of
 from latens.run.data import data_of
 from latens.run.directory import Run
 from latens.table_files import check_table, table
@@ -55,11 +56,10 @@ def embed(
         raise LatensError("levels are of a hierarchy, and this model has one: leave out --levels")
 
     def features(block: Block) -> dict[str, np.ndarray]:
-        x, y = _given(vae, block.images)
+        x, y = given(vae, block.images)
         if levels is not None:
             return {"mu": _rows(vae.embed(x, y, levels))}  # pyright: ignore[reportCallIssue]
-        q = vae.encode(x, y)
-        return {"mu": _rows(q.mean), "sigma": _rows(q.stddev)}
+        return {name: _rows(of) for name, of in mean_and_deviation(vae, x, y).items()}
 
     return _written(out, stream_for(run, vae, data), features, "embedding")
 
@@ -144,7 +144,7 @@ class Scorer:
 
     def __call__(self, block: Block) -> dict[str, np.ndarray]:
         """`[n]` of each score, larger for the more unusual."""
-        y = _given(self.vae, block.images)[1]
+        y = given(self.vae, block.images)[1]
         images = replace(block.images, labels=y if y is None else y.cpu())
         found = image_scores(
             self.vae,
@@ -191,11 +191,11 @@ def search(
         raise LatensError(f"cannot find {number} images: ask for 1 or more")
     run, vae = opened(path, device)
     query = read_images(run, [Path(image)])
-    at = vae.embed(*_given(vae, query)).flatten(1)
+    at = vae.embed(*given(vae, query)).flatten(1)
     best: list[tuple[float, dict[str, Any], Tensor]] = []
     stream = stream_for(run, vae, data)
     for block in with_bar(stream, "searching"):
-        z = vae.embed(*_given(vae, block.images)).flatten(1)
+        z = vae.embed(*given(vae, block.images)).flatten(1)
         distances = torch.cdist(z, at)[:, 0].tolist()
         rows = zip(block.paths, block.splits, block.labels, strict=True)
         found = [
@@ -245,13 +245,20 @@ def stream_for(
     return stream_images(data, vae.image_shape, names, binarisation, crop)
 
 
-def _given(vae: LatentModel, images: Images) -> tuple[Tensor, Tensor | None]:
+def given(vae: LatentModel, images: Images) -> tuple[Tensor, Tensor | None]:
     """Images as the model takes them, and their labels where it depends on them."""
     x = images.unit().to(vae.device)
     if vae.label_embedding is None:
         return x, None
     y = images.labels
     return x, likeliest_condition(vae, x) if y is None else y.to(vae.device)
+
+
+def mean_and_deviation(vae: LatentModel, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    """μ and σ of q(z|x), `[N, *Z]`: mu and sigma."""
+    with OwnNoise(seeds_of(x, 0), x.device):  # by which σ of a flow is estimated
+        q = vae.encode(x, y)
+        return {"mu": q.mean, "sigma": q.stddev}
 
 
 def _rows(values: Tensor) -> np.ndarray:

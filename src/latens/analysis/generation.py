@@ -13,6 +13,7 @@ from torch.distributions import Categorical
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
 from latens.model.latent_model import LatentModel
+from latens.model.noise import OwnNoise, seeds_of
 
 Density = Literal["mixture", "gaussian"]
 
@@ -117,7 +118,7 @@ def _conditional(
         )
     statistics = LabelStatistics.of(vae)
     index = None if label is None else _index(statistics, label)
-    y = _labels_like_training(statistics, number, index).to(vae.device)
+    y = labels_like_training(statistics, number, index).to(vae.device)
     return Samples(vae.sample(number, y, temperature), y if statistics.exclusive else None)
 
 
@@ -190,7 +191,7 @@ def _sure(p: Float[Tensor, "N A"], index: int | None, confidence: float) -> int:
     return int(((p.amax(1) if index is None else p[:, index]) >= confidence).sum())
 
 
-def _labels_like_training(
+def labels_like_training(
     statistics: LabelStatistics, number: int, index: int | None
 ) -> Int64[Tensor, "N *A"]:
     """Labels for a conditional model: of one class, or of all in turn; or rows of attributes."""
@@ -317,9 +318,9 @@ def likeliest_condition(
     if not embedding.exclusive:
         return embedding.unknown(len(x))
     x, unknown, elbos = x.to(vae.device), embedding.unknown(len(x)), []
-    with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
-        for label in range(embedding.count):
-            torch.manual_seed(GUESS_SEED)  # the same noise for each class
+    seeds = seeds_of(x, GUESS_SEED)
+    for label in range(embedding.count):
+        with OwnNoise(seeds, x.device):  # the same for each class
             draw = vae.draw(x, torch.full_like(unknown, label))
-            elbos.append(draw.log_px_z[0] - draw.kl)
+        elbos.append(draw.log_px_z[0] - draw.kl)
     return torch.stack(elbos).argmax(0)

@@ -1,5 +1,6 @@
 """Images of any size and mode as one uint8 array: files of a folder or a zip file, or in memory."""
 
+import io
 import math
 import warnings
 import zipfile
@@ -19,7 +20,29 @@ from rich.progress import Progress
 from latens.console import note, progress, warn
 from latens.errors import LatensError
 
+
+@dataclass(frozen=True)
+class InMemoryFile:
+    """The bytes of an image file that came by another way than a file system.
+
+    Attributes:
+        name: what messages call it.
+        content: its bytes.
+    """
+
+    name: str
+    content: bytes
+
+    def open(self, mode: str) -> io.BytesIO:
+        """As a file."""
+        return io.BytesIO(self.content)
+
+    def __str__(self) -> str:
+        return self.name
+
+
 ImageFile = Path | zipfile.Path
+AnyImageFile = ImageFile | InMemoryFile
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 DEFAULT_SIDE = 64  # pixels: the side to which mixed or large images are resized
 LARGEST_KEPT = 128  # pixels: images of one size up to this are not resized
@@ -72,7 +95,7 @@ class Header:
     mode: str
 
 
-def header_of(image: Image.Image, name: str | ImageFile) -> Header:
+def header_of(image: Image.Image, name: str | AnyImageFile) -> Header:
     """Size and mode of an opened image; `name` is what messages call it.
 
     Raises:
@@ -87,7 +110,7 @@ def header_of(image: Image.Image, name: str | ImageFile) -> Header:
     return Header((image.height, image.width), image.mode)
 
 
-def read_header(path: ImageFile) -> Header:
+def read_header(path: AnyImageFile) -> Header:
     """Size and mode of an image file.
 
     Raises:
@@ -110,7 +133,7 @@ def read_header(path: ImageFile) -> Header:
 
 
 def read_image(
-    path: ImageFile, channels: int, size: tuple[int, int], crop: float | None = None
+    path: AnyImageFile, channels: int, size: tuple[int, int], crop: float | None = None
 ) -> np.ndarray:
     """One image file as uint8 `[C, H, W]`, see `to_array`.
 
@@ -122,7 +145,7 @@ def read_image(
 
 
 @contextmanager
-def naming(name: str | ImageFile) -> Iterator[None]:
+def naming(name: str | AnyImageFile) -> Iterator[None]:
     """What Pillow raises for a damaged image becomes one line that names it.
 
     Raises:
@@ -236,11 +259,14 @@ def decode(
 
 
 def decode_some(
-    files: Sequence[ImageFile], channels: int, size: tuple[int, int], crop: float | None = None
+    files: Sequence[AnyImageFile],
+    channels: int,
+    size: tuple[int, int],
+    crop: float | None = None,
 ) -> list[np.ndarray | LatensError]:
     """Each image file as uint8 `[C, H, W]`, or why it cannot be read."""
 
-    def attempt(path: ImageFile) -> np.ndarray | LatensError:
+    def attempt(path: AnyImageFile) -> np.ndarray | LatensError:
         try:
             read_header(path)
             return read_image(path, channels, size, crop)

@@ -81,18 +81,18 @@ def _scores(
     steps: int,
     seeds: Sequence[int],
 ) -> dict[str, Tensor]:
-    with OwnNoise(seeds):
+    with OwnNoise(seeds, x.device):
         draw = vae.draw(x, y)
         reconstruction = -draw.log_px_z.mean(0)
         found = {"-elbo": reconstruction + draw.kl, "reconstruction": reconstruction}
     if "nll" in scores:
-        with OwnNoise(seeds):
+        with OwnNoise(seeds, x.device):
             found["nll"] = -importance_weights(vae, x, y, k).log_mean
     if "regret" in scores:
         found["regret"] = torch.empty(len(x))
         for first in range(0, len(x), REFINED_AT_ONCE):
             rows = slice(first, first + REFINED_AT_ONCE)
-            with OwnNoise(seeds[rows]):
+            with OwnNoise(seeds[rows], x.device):
                 found["regret"][rows] = _regret(vae, x[rows], None if y is None else y[rows], steps)
     return {name: values.double().cpu() for name, values in found.items()}
 

@@ -108,10 +108,12 @@ class OwnNoise(NoiseOfImages):
 
     Args:
         seeds: of each image.
+        device: where the noise is wanted; it is drawn by the processor, the same for all devices.
     """
 
-    def __init__(self, seeds: Sequence[int]):
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
         super().__init__()
+        self.device = device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def normal(self, shape: Any) -> Tensor:
@@ -126,7 +128,7 @@ class OwnNoise(NoiseOfImages):
         samples, images, *rest = shape
         assert images == len(self.generators), f"{tuple(shape)} is not [K, N, ...]"
         parts = [draw(samples, *rest, generator=generator) for generator in self.generators]
-        return torch.stack(parts, dim=1)
+        return torch.stack(parts, dim=1).to(self.device)
 
 
 def seeds_of(x: Float[Tensor, "N C H W"], seed: int) -> list[int]:
