@@ -17,6 +17,7 @@ import gains
 import growth
 import quality
 import same_work
+import serve
 import share
 import torch
 
@@ -29,6 +30,7 @@ PARTS = {
     "gains": gains.measure,
     "growth": growth.measure,
     "film": film.measure,
+    "serve": serve.measure,
 }
 RESULT = Path(__file__).with_name("results.json")
 

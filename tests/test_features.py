@@ -134,6 +134,7 @@ def test_scores_are_those_of_each_image(run, digits, tmp_path):
         "-elbo",
         "nll",
         "reconstruction",
+        "displacement",
         "typicality",
     ]
     typical = typical_elbo(run.vae, data_of(run).train)

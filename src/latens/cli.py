@@ -69,12 +69,13 @@ Log = Annotated[
 ]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 Scores = Annotated[
-    tuple[Literal["-elbo", "nll", "reconstruction", "regret", "typicality"], ...],
+    tuple[Literal["-elbo", "nll", "reconstruction", "displacement", "regret", "typicality"], ...],
     Parameter(
         help="Which: -elbo; nll, −log p(x) by importance sampling; reconstruction, "
-        "−E log p(x|z); regret, what a q(z|x) of the image's own gains over the encoder's; "
-        "typicality, how far -elbo is from its mean over training images; none: all but regret, "
-        "which takes long.",
+        "−E log p(x|z); displacement, by how many pixels the image would have to be distorted to "
+        "become its reconstruction; regret, what a q(z|x) of the image's own gains over the "
+        "encoder's; typicality, how far -elbo is from its mean over training images; none: all but "
+        "regret, which takes long.",
         consume_multiple=True,
         negative=(),
         allow_leading_hyphen=True,
@@ -527,7 +528,7 @@ def score(
     seed: Seed = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Write to a file how unusual each image is to a model: scores in nats, larger if more so.
+    """Write to a file how unusual each image is to a model: scores, larger if more so.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from latens.config import check_seed
 from latens.data.images import Images
 from latens.data.streaming import Block
 from latens.errors import LatensError
-from latens.evaluation.scores import REGRET_STEPS
+from latens.evaluation.scores import REGRET_STEPS, UNITS
 from latens.evaluation.separation import Separation, separation
 from latens.features import Scorer, opened, stream_for, with_bar
 from latens.model.latent_model import LatentModel
@@ -189,11 +189,15 @@ def rows_of(separations: dict[str, Separation]) -> list[dict[str, str]]:
             "average precision": with_interval(
                 each.average_precision, each.average_precision_interval
             ),
-            "threshold": f"{each.threshold:.2f}" if np.isfinite(each.threshold) else "none",
+            "threshold": _threshold(each.threshold, UNITS[name]),
             "found": f"{each.found:.1%}",
         }
         for name, each in separations.items()
     ]
+
+
+def _threshold(value: float, unit: str) -> str:
+    return f"{value:.4g} {unit}" if np.isfinite(value) else "none"
 
 
 def _separation(scored: Scored) -> Iterator[Picture]:
@@ -202,9 +206,9 @@ def _separation(scored: Scored) -> Iterator[Picture]:
     title = f"scores of good and bad images · {scored.run.title}"
     yield Picture(
         "scores",
-        [pictures.score_histograms(values, thresholds, title)],
+        [pictures.score_histograms(values, thresholds, UNITS, title)],
         "A histogram of each score, of good and of bad images, with its threshold",
-        "Each score in nats, larger for the more unusual; the dashed line is its threshold.",
+        "Each score, larger for the more unusual; the dashed line is its threshold.",
     )
     yield Picture(
         "roc",
@@ -221,7 +225,7 @@ def _worst(scored: Scored) -> Iterator[Picture]:
     x = shown.unit().to(scored.vae.device)
     embedding = scored.vae.label_embedding
     y = None if embedding is None else embedding.unknown(len(x))
-    words = [f"{of}  {value:,.0f}".replace("-", "−") for value, of, *_ in rows]
+    words = [f"{of}  {value:,.4g}".replace("-", "−") for value, of, *_ in rows]
     title = f"the most unusual images by {name} · {scored.run.title}"
     again = scored.vae.reconstruct(x, y)
     yield Picture(

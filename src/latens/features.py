@@ -75,7 +75,7 @@ def score(
     seed: int = 0,
     device: str = "auto",
 ) -> Path:
-    """Write how unusual each image is to the model, by several scores, in nats.
+    """Write how unusual each image is to the model, by several scores.
 
     Args:
         path, data: as in `embed`.

@@ -8,7 +8,7 @@ import torch
 from tests.evaluation.ppca import SIGMA, exact_log_prob, model
 
 from latens import LatensError
-from latens.evaluation.scores import SCORES, image_scores
+from latens.evaluation.scores import SCORES, displacement, image_scores
 
 
 def test_each_score_is_what_its_formula_says():
@@ -51,3 +51,18 @@ def test_random_numbers_are_left_alone():
     one = image_scores(vae, x, ("-elbo",), seed=2)
     assert torch.equal(torch.rand(2), expected)
     assert torch.equal(one["-elbo"], image_scores(vae, x, ("-elbo",), seed=2)["-elbo"])
+
+
+def test_displacement_is_how_far_a_blob_has_moved():
+    """Of a round blob, whose gradient has no direction of its own, moved by a known distance."""
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
+
+    def blob(row, column, colour=1.0):
+        squares = (rows - row) ** 2 + (columns - column) ** 2
+        return (colour * torch.exp(-squares / 50))[None].expand(3, -1, -1)
+
+    x = torch.stack([blob(20, 20), blob(20, 20), blob(20, 20, 0.3), torch.zeros(3, 40, 40)])
+    again = torch.stack([blob(20.3, 20.4), blob(20, 20), blob(20, 20.2, 0.3), blob(20, 20)])
+    found = displacement(x, again)
+    np.testing.assert_allclose(found[:3], [0.5, 0, 0.2], atol=0.01)
+    assert found[3] > 1_000  # of no image without edges

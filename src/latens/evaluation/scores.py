@@ -1,4 +1,4 @@
-"""Scores of single images: how unusual each is to a model, in nats, larger for the more unusual."""
+"""Scores of single images: how unusual each is to a model, larger for the more unusual."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -16,10 +16,12 @@ from latens.evaluation.proposals import refined, rows_of
 from latens.model.latent_model import LatentModel
 from latens.model.noise import OwnNoise, seeds_of
 
-Score = Literal["-elbo", "nll", "reconstruction", "regret", "typicality"]
+Score = Literal["-elbo", "nll", "reconstruction", "displacement", "regret", "typicality"]
 SCORES: tuple[str, ...] = get_args(Score)
 QUICK = tuple(score for score in SCORES if score != "regret")  # 50 steps for each image take long
+UNITS = dict.fromkeys(SCORES, "nats") | {"displacement": "pixels"}
 IMAGES_AT_ONCE = 500
+GREY_LEVEL = 1 / 255  # the least gradient that an image is taken to have
 REGRET_STEPS, REGRET_SAMPLES = 50, 16
 REFINED_AT_ONCE = 25  # images: twice as fast as 500, whose memory the system maps anew each time
 
@@ -33,10 +35,12 @@ def image_scores(
     steps: int = REGRET_STEPS,
     seed: int = 0,
 ) -> dict[str, Float64[Tensor, " N"]]:
-    """Scores of each image by name.
+    """Scores of each image by name, in the units of `UNITS`.
 
     - `-elbo`: reconstruction + KL, from one z; `reconstruction`: −E_q log p(x|z) alone.
     - `nll`: −log p(x) by importance sampling.
+    - `displacement`: how far the image would have to be distorted to become its reconstruction, see
+      `displacement`; an image of few edges is not taken for a usual one.
     - `regret`: likelihood regret, how much the image's own q(z|x) gains over the encoder's (Xiao et
       al. 2020, "Likelihood Regret: An Out-of-Distribution Detection Score for Variational
       Auto-Encoder", equation 7): an image unlike any seen is encoded badly, however simple it is.
@@ -88,6 +92,8 @@ def _scores(
     if "nll" in scores:
         with OwnNoise(seeds, x.device):
             found["nll"] = -importance_weights(vae, x, y, k).log_mean
+    if "displacement" in scores:
+        found["displacement"] = displacement(x, vae.reconstruct(x, y))
     if "regret" in scores:
         found["regret"] = torch.empty(len(x))
         for first in range(0, len(x), REFINED_AT_ONCE):
@@ -95,6 +101,22 @@ def _scores(
             with OwnNoise(seeds[rows], x.device):
                 found["regret"][rows] = _regret(vae, x[rows], None if y is None else y[rows], steps)
     return {name: values.double().cpu() for name, values in found.items()}
+
+
+def displacement(
+    x: Float[Tensor, "N C H W"], again: Float[Tensor, "N C H W"]
+) -> Float[Tensor, " N"]:
+    """√(2 ‖x − x̂‖² / Σ ‖∇x‖²), in pixels.
+
+    To first order an image whose pixels move by u changes by u·∇x. So this is the root mean square
+    of the movement, equally likely in all directions, that accounts for the error (the equation of
+    optical flow: Horn & Schunck 1981, "Determining Optical Flow", section 4). ∇ is forward
+    differences.
+    """
+    across, down = x.diff(dim=3), x.diff(dim=2)
+    gradient = sum(part.square().flatten(1).sum(1) for part in (across, down))
+    error = (x - again).square().flatten(1).sum(1)
+    return (2 * error / torch.as_tensor(gradient).clamp(min=GREY_LEVEL**2)).sqrt()
 
 
 def _regret(vae: LatentModel, x: Tensor, y: Tensor | None, steps: int) -> Tensor:

@@ -15,13 +15,17 @@ SHOWN = (0.002, 0.998)  # quantiles of all scores; what lies outside is in the f
 
 
 def score_histograms(
-    scores: Mapping[str, tuple[Scores, Scores]], thresholds: Mapping[str, float], title: str = ""
+    scores: Mapping[str, tuple[Scores, Scores]],
+    thresholds: Mapping[str, float],
+    units: Mapping[str, str],
+    title: str = "",
 ) -> Image.Image:
     """For each score the shares of good and of bad images over its values, with its threshold.
 
     Args:
         scores: of good and of bad images, by name.
         thresholds: by name; an infinite one is left out.
+        units: of the scores, by name.
     """
     with styled():
         figure = Figure(figsize=(3.5 * min(3, len(scores)), 2.5 * -(-len(scores) // 3) + 0.5))
@@ -37,7 +41,7 @@ def score_histograms(
             if np.isfinite(thresholds[name]):
                 ax.axvline(thresholds[name], color=INK, lw=1.2, ls="--", label="threshold")
             ax.set_title(name)
-            ax.set_xlabel("nats per image")
+            ax.set_xlabel(units[name])
             ax.set_ylabel("share of images")
         for ax in axes[len(scores) :]:
             ax.set_axis_off()

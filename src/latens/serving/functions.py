@@ -13,7 +13,7 @@ from latens.features import given, mean_and_deviation
 from latens.model.latent_model import LatentModel
 from latens.model.noise import SeededNoise
 
-SCORES = ("-elbo", "nll", "reconstruction")  # others need training images, or long
+SCORES = ("-elbo", "nll", "reconstruction", "displacement")  # others need training images, or long
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Functions:
         samples: int,
         seed: int,
     ) -> dict[str, Tensor]:
-        """Scores as of `latens score`, in nats."""
+        """Scores as of `latens score`."""
         images = Images(pixels, self._given(pixels, y)[1])
         return image_scores(self.vae, images, names, importance_samples=samples, seed=seed)
 

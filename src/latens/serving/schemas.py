@@ -63,7 +63,7 @@ class Latents(BaseModel):
 
 
 class Scores(BaseModel):
-    """How unusual each image is, in nats, larger if more so."""
+    """How unusual each image is, larger if more so: displacement in pixels, the others in nats."""
 
     scores: dict[str, list[float]]
 

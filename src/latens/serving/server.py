@@ -81,7 +81,11 @@ def _listening(host: str, port: int) -> socket.socket:
         raise LatensError(f"port is {port}: it must be from 0 to {2**16 - 1}")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2_048)
+        listener = socket.create_server((host, port), family=family, backlog=2_048)
+        # Of the connections too: asyncio sets it only where a socket names its protocol, and an
+        # answer in two packets would wait 40 ms for the first to be acknowledged
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         why = error.strerror or error
         raise LatensError(f"cannot listen at {host}, port {port}: {why}") from None
