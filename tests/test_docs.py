@@ -20,6 +20,7 @@ from latens.cli import main
 REPOSITORY = Path(__file__).parent.parent
 DOCS = [
     "architecture",
+    "data",
     "deployment",
     "doctor",
     "evaluation",

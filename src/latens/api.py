@@ -258,7 +258,8 @@ def _images_for(
     binarisation = "none" if run is None else run.config.data.binarisation
     known = vae.about.get("training", {}).get("data", {})
     names = tuple(known.get("classes") or known.get("attributes") or ())
-    return load_split(data, split, vae.image_shape, binarisation, names), split
+    value_range = None if run is None else run.config.data.value_range
+    return load_split(data, split, vae.image_shape, binarisation, names, value_range), split
 
 
 def _in_memory(run: Run) -> bool:

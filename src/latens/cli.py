@@ -162,7 +162,7 @@ def train(
     Parameters
     ----------
     data
-        A data set by name (see `latens data`), a folder of images or IDX files, a .npy or a .npz.
+        A name (see `latens data`), a folder of images, a .npy, a .npz, Parquet or tar files.
     out
         The run directory, which must not exist yet; none: runs/DATA-RECIPE-NUMBER.
     resume
@@ -954,8 +954,10 @@ def data() -> None:
     for name, about in NAMES.items():
         print(f"{name:<16} {about}")
     print(
-        f"{'PATH':<16} a folder of images (sub-folders are classes) or of IDX files, a .npy, a .npz"
+        f"{'PATH':<16} a folder of images (sub-folders are classes), of IDX, Parquet or tar files, "
+        "a .npy, a .npz"
     )
+    print(f"{'URL':<16} tar files on a server, such as https://example.org/set-{{000..099}}.tar")
     print(f"\nDownloads are kept in {data_folder()} (LATENS_DATA chooses another folder).")
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,14 +26,14 @@ from latens.analysis.generation import (
 )
 from latens.config import check_seed
 from latens.console import note, progress
-from latens.data import Images, Target, decode, find_images
+from latens.data import Images, decode, find_images
 from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
 from latens.evaluation.judges import Judge, Verdict, judge_of
 from latens.evaluation.labels import LabelStatistics
 from latens.report.sections.common import unique_names
 from latens.report.sections.reconstructions import STEPS, interpolation
-from latens.run.data import data_of
+from latens.run.data import data_of, target_of
 from latens.run.directory import Run
 
 FORBIDDEN = '/\\:*?"<>|'  # in a folder's name, on one system or another
@@ -406,10 +407,8 @@ def read_images(run: Run, images: list[Path]) -> Images:
     Raises:
         LatensError: a file that does not exist or cannot be read.
     """
-    channels, height, width = run.vae.image_shape
-    check_files(channels)
-    crop = run.record["data"].get("crop")  # as its training images were
-    pixels, _ = decode(find_images(*images), Target((height, width), channels, crop, strict=True))
+    check_files(run.vae.image_shape[0])
+    pixels, _ = decode(find_images(*images), replace(target_of(run), strict=True))
     return Images(torch.from_numpy(pixels))
 
 

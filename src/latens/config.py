@@ -5,6 +5,7 @@ Python and in a YAML file of one's own its names stand side by side. Options tha
 such as the number of components of a prior, are found in the part's class by `latens.catalogue`.
 """
 
+import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -64,6 +65,9 @@ class DataConfig(_Section):
     in a hundred."""
     strict: bool = False
     """Leave out no image: stop at a file that cannot be read, keep those far smaller than most."""
+    range: str | None = None
+    """LOW,HIGH: values of black and of white, of arrays and of images in 16 bits or floats; none: 0
+    and 255 or 65,535 of whole numbers, 0 and 1 of floats."""
     binarisation: Binarisation = "none"
     """Bits from grey levels: dynamic draws training bits afresh at each visit."""
     validation: int | None = None
@@ -81,11 +85,19 @@ class DataConfig(_Section):
         if self.size is not None:
             height, width = _height_width(self.size)
             object.__setattr__(self, "size", f"{height}x{width}")
+        if self.range is not None:
+            low, high = _low_high(self.range)
+            object.__setattr__(self, "range", f"{low:g},{high:g}")
         super().__post_init__()
         self._check_above_zero("validation labels")
         self._check_not_negative("split_seed jitter")
         if self.strict and self.skip_bad:
             raise LatensError("strict leaves out no image, and skip_bad does: choose one of them")
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """`range` as two numbers."""
+        return _low_high(self.range) if self.range else None
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -442,6 +454,18 @@ def _height_width(size: Any) -> tuple[int, int]:
     if min(height, width) < 1:
         raise LatensError(f"size is {size}: it must be a number of pixels, or HEIGHTxWIDTH")
     return height, width
+
+
+def _low_high(given: Any) -> tuple[float, float]:
+    """(0.0, 4000.0) from "0,4000" or (0, 4000)."""
+    parts = given if isinstance(given, list | tuple) else str(given).split(",")
+    try:
+        low, high = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise LatensError(f"range is {given}: it must be LOW,HIGH, two numbers")
+    return low, high
 
 
 def _widths(name: str, value: Any) -> tuple[int, ...]:

@@ -242,7 +242,8 @@ def stream_for(
         found = load_data(data, binarisation=binarisation)
         check_shape(found.train.shape, vae.image_shape, data)
         return stream_of_data_set(found, splits, names)
-    return stream_images(data, vae.image_shape, names, binarisation, crop)
+    value_range = run.config.data.value_range
+    return stream_images(data, vae.image_shape, names, binarisation, crop, value_range)
 
 
 def given(vae: LatentModel, images: Images) -> tuple[Tensor, Tensor | None]:

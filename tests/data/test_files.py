@@ -76,7 +76,7 @@ def test_large_images_are_cut_at_the_centre(tmp_path):
     array = np.zeros((100, 300, 3), np.uint8)
     array[:, 100:200] = [255, 0, 0]
     save(tmp_path / "wide.png", array)
-    image = read_image(tmp_path / "wide.png", 3, (50, 50))
+    image = read_image(tmp_path / "wide.png", Target((50, 50), 3))
     assert image.shape == (3, 50, 50)
     assert (image[0, :, 1:-1] > 250).all()
     assert (image[1, :, 1:-1] < 5).all()
@@ -120,7 +120,7 @@ def test_an_image_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned right by a quarter
     image.save(tmp_path / "turned.jpg", exif=exif, quality=100)
-    upright = read_image(tmp_path / "turned.jpg", 1, (20, 10))
+    upright = read_image(tmp_path / "turned.jpg", Target((20, 10), 1))
     assert upright[0, :9].min() > 240
     assert upright[0, 11:].max() < 15
 
@@ -131,19 +131,23 @@ def test_an_image_is_turned_upright(tmp_path):
 def test_sixteen_bit_is_scaled_to_eight(tmp_path):
     values = np.array([[0, 257, 65535, 128 * 257]], np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png", 1, (1, 4)).tolist() == [[[0, 1, 255, 128]]]
+    assert read_image(tmp_path / "deep.png", Target((1, 4), 1)).tolist() == [[[0, 1, 255, 128]]]
 
 
 def test_a_palette_becomes_its_colours(tmp_path):
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 10, 200, 30])
     image.save(tmp_path / "palette.png")
-    assert read_image(tmp_path / "palette.png", 3, (8, 8))[:, 4, 4].tolist() == [10, 200, 30]
+    assert read_image(tmp_path / "palette.png", Target((8, 8), 3))[:, 4, 4].tolist() == [
+        10,
+        200,
+        30,
+    ]
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=100)
-    red, green, blue = read_image(tmp_path / "print.jpg", 3, (8, 8))[:, 4, 4].astype(int)
+    red, green, blue = read_image(tmp_path / "print.jpg", Target((8, 8), 3))[:, 4, 4].astype(int)
     assert red > 200
     assert max(green, blue) < 60
 
@@ -153,7 +157,7 @@ def test_what_is_transparent_is_laid_on_white(tmp_path, channels):
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 4, 8))
     image.save(tmp_path / "alpha.png")
-    pixels = read_image(tmp_path / "alpha.png", channels, (8, 8))
+    pixels = read_image(tmp_path / "alpha.png", Target((8, 8), channels))
     assert (pixels[:, :, :4] == 0).all()
     assert (pixels[:, :, 4:] == 255).all()
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from latens.config import Binarisation
+from latens.data.arrays import GREY_OR_RGB
 from latens.data.celeba import CROP, SIZE, is_celeba, read_celeba
 from latens.data.decoding import Target, decode
 from latens.data.files import SUFFIXES, find_images, read_array, read_folder
@@ -25,6 +26,7 @@ from latens.data.images import (
     unit_pixels,
 )
 from latens.data.in_memory import THE_DATA, is_path, name_in_memory, read_in_memory
+from latens.data.shards import is_url, name_of_shards, read_shards, shards_of
 from latens.data.sources import SOURCES, Raw, data_folder, is_idx, read_idx_folder, read_source
 from latens.errors import LatensError, unknown
 
@@ -66,12 +68,14 @@ def load_data(
     labels: int | None = None,
     skip_bad: bool = False,
     strict: bool = False,
+    value_range: tuple[float, float] | None = None,
 ) -> DataSet:
-    """A data set by name, from a folder of images or of IDX files, a `.npy`, a `.npz`, or Python.
+    """A data set by name, from a folder, a `.npy`, a `.npz`, shards, or Python.
 
     Args:
-        data: a name of `SOURCES`; a path; or images in memory: a numpy array or a tensor (uint8,
-            or floats in [0, 1]; `[N, H, W]`, `[N, C, H, W]` or `[N, H, W, C]`, see `as_pixels`), a
+        data: a name of `SOURCES`; a path, of a folder of images or of IDX files too; shards as
+            `latens.data.shards` has them; or images in memory: a numpy array or a tensor (uint8, or
+            floats in [0, 1]; `[N, H, W]`, `[N, C, H, W]` or `[N, H, W, C]`, see `as_pixels`), a
             pair of one and its labels, a data set as of torchvision or Hugging Face whose items
             are images, pairs (image, label) or mappings, or a mapping from train, validation and
             test to any of these. A `DataSet` is returned as it is unless an option changes it.
@@ -86,11 +90,13 @@ def load_data(
         skip_bad: leave out images that cannot be read, however many, and say which; otherwise up to
             one in a hundred.
         strict: leave out none, neither those nor images far smaller than most.
+        value_range: the values of black and of white, of arrays and of images in 16 bits or floats.
 
     Raises:
         LatensError: data that do not exist, cannot be read or are too few.
     """
-    raw, default = _read(data, Target(size, 1 if grey else None, skip_bad=skip_bad, strict=strict))
+    target = Target(size, 1 if grey else None, None, skip_bad, strict, value_range)
+    raw, default = _read(data, target)
     if isinstance(data, DataSet) and (binarisation, validation, labels) == ("none", None, None):
         return data
     what = data if is_path(data) else THE_DATA
@@ -149,13 +155,15 @@ def source_of(data: Any) -> str:
         return data.source
     if not is_path(data):
         return IN_MEMORY
-    known = str(data) in NAMES or str(data) == IN_MEMORY
+    known = str(data) in NAMES or str(data) == IN_MEMORY or is_url(data)
     return str(data) if known else str(Path(data).expanduser().absolute())
 
 
 def name_of(data: Any) -> str:
     """A short name of any data that `load_data` takes, such as for a run directory."""
-    return Path(source_of(data)).name if is_path(data) else name_in_memory(data)
+    if not is_path(data):
+        return name_in_memory(data)
+    return name_of_shards(str(data)) if shards_of(data) else Path(source_of(data)).name
 
 
 def load_split(
@@ -164,6 +172,7 @@ def load_split(
     shape: tuple[int, int, int],
     binarisation: Binarisation | str = "none",
     names: tuple[str, ...] = (),
+    value_range: tuple[float, float] | None = None,
 ) -> Images:
     """Images for a model that was not trained on them, resized to its (C, H, W) where they can be.
 
@@ -172,6 +181,7 @@ def load_split(
         split: train, validation, test or all; None is the test split of data that have one, and
             otherwise all images.
         names: the model's classes or attributes: labels are converted to their order.
+        value_range: as in `load_data`.
 
     Raises:
         LatensError: data that do not exist or cannot be read, or a split they do not have.
@@ -180,7 +190,7 @@ def load_split(
         known = load_data(data, binarisation=binarisation)
         images = known.split(split or "test")
         return renamed(images, known.classes or known.attributes, names)
-    found, labels = read_splits(data, shape, names=names)
+    found, labels = read_splits(data, shape, names=names, value_range=value_range)
     if split is None:
         split = "test" if "test" in found else "all"
     if split != "all" and split not in found:
@@ -196,6 +206,7 @@ def read_splits(
     shape: tuple[int, int, int],
     binarisation: Binarisation | str = "none",
     names: tuple[str, ...] = (),
+    value_range: tuple[float, float] | None = None,
 ) -> tuple[dict[str, Images], tuple[str, ...]]:
     """The splits that data have of their own, resized as in `load_split`, and the labels' names.
 
@@ -205,21 +216,25 @@ def read_splits(
     if isinstance(data, DataSet) or (is_path(data) and str(data) in SOURCES):
         known = load_data(data, binarisation=binarisation)
         return {name: known.split(name) for name in SPLITS}, known.classes or known.attributes
-    target = Target((size[0], size[1]), 1 if channels == 1 else None)
+    target = Target(value_range=value_range)
+    if can_be_resized(data):
+        wanted = channels if channels in GREY_OR_RGB else None
+        target = replace(target, size=(size[0], size[1]), channels=wanted)
     # Class names that are numbers are those of labels, and not of the indices 0, 1, …
     numbers = all(name.lstrip("-").isdecimal() for name in names)
     indexed = names if isinstance(data, Images) or not numbers else ()
-    raw, _ = _read(data, target if _can_be_resized(data) else Target(), indexed)
+    raw, _ = _read(data, target, indexed)
     found = {name: getattr(raw, name) for name in SPLITS if getattr(raw, name) is not None}
     if binarisation != "none":
         found = {name: fix_bits(images, binarisation) for name, images in found.items()}
     return found, raw.classes or raw.attributes
 
 
-def _can_be_resized(data: Any) -> bool:
+def can_be_resized(data: Any) -> bool:
+    """Whether images are files or objects, each of its own size, and not rows of an array."""
     if is_path(data):
         path = Path(data).expanduser()
-        return str(data) == CELEBA or (path.is_dir() and not is_idx(path))
+        return str(data) == CELEBA or bool(shards_of(data)) or (path.is_dir() and not is_idx(path))
     parts = data.values() if isinstance(data, Mapping) else [data]
     return not any(isinstance(part, Images) for part in parts)
 
@@ -261,12 +276,12 @@ def _read(data: Any, target: Target, names: tuple[str, ...] = ()) -> tuple[Raw, 
         if target.size not in (None, raw.train.shape[1:]):
             raise LatensError(f"--size is for folders of image files: {data} has its own")
         return raw, 0
-    if path.is_dir():
-        return read_folder(path, target), 0
+    if shards_of(name) or path.is_dir():
+        return read_shards(name, target) if shards_of(name) else read_folder(path, target), 0
     if path.suffix.lower() in (".npy", ".npz") and path.is_file():
         if not own_size:
             raise LatensError(f"--size and --grey are for folders of images: {data} is a file")
-        return read_array(path), 0
+        return read_array(path, target.value_range), 0
     raise _not_found(name, path)
 
 

@@ -10,13 +10,16 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from latens.console import note
+from latens.data.decoding import levels_between
 from latens.errors import LatensError
 
 GREY_OR_RGB, MOST_CHANNELS = (1, 3), 64
 IMAGES_IN_BLOCK = 1_024  # floats are rounded so many images at a time, which bounds the memory
 
 
-def as_pixels(array: np.ndarray, name: str | Path) -> UInt8[Tensor, "N C H W"]:
+def as_pixels(
+    array: np.ndarray, name: str | Path, value_range: tuple[float, float] | None = None
+) -> UInt8[Tensor, "N C H W"]:
     """An array of images as uint8 `[N, C, H, W]`; a uint8 array shares its memory.
 
     Args:
@@ -24,12 +27,13 @@ def as_pixels(array: np.ndarray, name: str | Path) -> UInt8[Tensor, "N C H W"]:
             or floats in [0, 1], which are rounded to 256 levels. A note says so where that loses
             precision. C is 1 or 3 where one of the two axes has that size, else the smaller one.
         name: what messages call the array.
+        value_range: the values of black and of white; None: as above. Between them are 256 levels.
 
     Raises:
         LatensError: wrong rank, channels, type or values; or no image at all.
     """
-    pixels, lossy = pixels_and_loss(array, name)
-    if lossy:
+    pixels, lossy = pixels_and_loss(array, name, value_range)
+    if lossy and value_range is None:
         note_rounding(name)
     return pixels
 
@@ -39,7 +43,9 @@ def note_rounding(name: str | Path) -> None:
     note(f"{name} holds floats between the 256 grey levels: they were rounded to 8 bits")
 
 
-def pixels_and_loss(array: np.ndarray, name: str | Path) -> tuple[UInt8[Tensor, "N C H W"], bool]:
+def pixels_and_loss(
+    array: np.ndarray, name: str | Path, value_range: tuple[float, float] | None = None
+) -> tuple[UInt8[Tensor, "N C H W"], bool]:
     """As `as_pixels`, and whether rounding lost precision, without a note.
 
     Raises:
@@ -56,7 +62,7 @@ def pixels_and_loss(array: np.ndarray, name: str | Path) -> tuple[UInt8[Tensor, 
         array = array[:, None]
     elif _has_channels_last(array.shape, name):
         array = array.transpose(0, 3, 1, 2)
-    array, lossy = _as_uint8(array, name)
+    array, lossy = _as_uint8(array, name, value_range)
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()  # torch takes neither
     return torch.from_numpy(array), lossy
@@ -74,7 +80,11 @@ def _has_channels_last(shape: tuple[int, ...], name: str | Path) -> bool:
     return last < first
 
 
-def _as_uint8(array: np.ndarray, name: str | Path) -> tuple[np.ndarray, bool]:
+def _as_uint8(
+    array: np.ndarray, name: str | Path, value_range: tuple[float, float] | None
+) -> tuple[np.ndarray, bool]:
+    if value_range is not None and array.dtype.kind in "fiu":
+        return _between(array, name, value_range), True
     if array.dtype == np.uint8:
         return array, False
     if array.dtype == np.bool_:
@@ -86,13 +96,28 @@ def _as_uint8(array: np.ndarray, name: str | Path) -> tuple[np.ndarray, bool]:
         raise LatensError(f"{name} holds NaN: fix or remove those images")
     if array.dtype.kind in "iu":
         if low < 0 or high > 255:
-            raise LatensError(f"{name} holds integers from {low} to {high}: pixels are 0 to 255")
+            raise LatensError(
+                f"{name} holds integers from {low} to {high}: pixels are 0 to 255, or "
+                "between the ends of --range LOW,HIGH"
+            )
         return array.astype(np.uint8), False
     if low < 0 or high > 1:
         raise LatensError(
-            f"{name} holds floats from {low:g} to {high:g}: scale them to [0, 1], or use uint8"
+            f"{name} holds floats from {low:g} to {high:g}: scale them to [0, 1], or give "
+            "--range LOW,HIGH"
         )
     return _rounded(array)
+
+
+def _between(array: np.ndarray, name: str | Path, value_range: tuple[float, float]) -> np.ndarray:
+    pixels = np.empty(array.shape, np.uint8)
+    for start in range(0, len(array), IMAGES_IN_BLOCK):
+        block = slice(start, start + IMAGES_IN_BLOCK)
+        try:
+            pixels[block] = levels_between(array[block], value_range)
+        except ValueError as error:
+            raise LatensError(f"{name}: {error}; fix or remove those images") from error
+    return pixels
 
 
 def _rounded(array: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -1,13 +1,13 @@
-"""A cache of decoded images on disk: memory-mapped arrays, named by a digest of their files."""
+"""A cache of decoded images on disk: memory-mapped arrays, named by a digest of their source."""
 
 import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pooch
@@ -54,8 +54,33 @@ def decoded(
     """
     if len(files) < CACHED_FROM:
         return decode(files, target)
-    key = _digest([FORMAT, str(source.resolve()), asdict(target)])
-    path = cache_folder() / f"{key}-{_digest([_stamp(file) for file in files])}.npy"
+
+    def write(path: Path) -> dict[str, Any]:
+        pixels, bad = decode(files, target, lambda shape: _new_array(path, shape))
+        cast("np.memmap", pixels).flush()
+        return {"bad": bad}
+
+    stamps = [_stamp(file) for file in files]
+    pixels, about = cached(str(source.resolve()), target, stamps, write)
+    return pixels, list(about["bad"])
+
+
+def cached(
+    source: str, target: Target, stamps: Any, write: Callable[[Path], dict[str, Any]]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The images of a source as a memory-mapped array, and what was noted of them.
+
+    Args:
+        source: what they are of.
+        target: what they are converted to.
+        stamps: the version of the source; another one is decoded again.
+        write: writes the array as a `.npy`, and returns what is to be noted.
+
+    Raises:
+        LatensError: no space for the cache.
+    """
+    key = _digest([FORMAT, source, asdict(target)])
+    path = cache_folder() / f"{key}-{_digest(stamps)}.npy"
     known = _read(path)
     if known is not None:
         return known
@@ -64,9 +89,8 @@ def decoded(
         note(f"{source} has changed since its images were decoded: decoding them again")
     try:
         with replacing(path) as temporary:
-            pixels, bad = decode(files, target, lambda shape: _new_array(temporary, shape))
-            cast("np.memmap", pixels).flush()
-            write_json(path.with_suffix(".json"), {"source": str(source), "bad": bad})
+            about = write(temporary)
+            write_json(path.with_suffix(".json"), {"source": source} | about)
     except OSError as error:
         raise LatensError(
             f"cannot store decoded images in {path.parent}: {error.strerror}; free some space, "
@@ -74,10 +98,10 @@ def decoded(
         ) from error
     for old in stale:
         old.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="c"), bad
+    return np.load(path, mmap_mode="c"), about
 
 
-def _digest(content: object) -> str:
+def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -90,12 +114,13 @@ def _stamp(file: ImageFile) -> list[object]:
     return [str(file), status.st_size, status.st_mtime_ns]
 
 
-def _read(path: Path) -> tuple[np.ndarray, list[int]] | None:
+def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
     """What the cache holds under this name; None if it is missing or incomplete."""
     try:
-        return np.load(path, mmap_mode="c"), list(read_json(path.with_suffix(".json"))["bad"])
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        pixels, about = np.load(path, mmap_mode="c"), read_json(path.with_suffix(".json"))
+    except (OSError, ValueError, EOFError):
         return None
+    return (pixels, about) if isinstance(about, dict) and "bad" in about else None
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:

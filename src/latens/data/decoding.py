@@ -1,5 +1,6 @@
 """Images of any size and mode as one uint8 array: files of a folder or a zip file, or in memory."""
 
+import contextlib
 import io
 import math
 import warnings
@@ -8,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_low
 from typing import Any, TypeVar
@@ -43,7 +44,8 @@ class InMemoryFile:
 
 ImageFile = Path | zipfile.Path
 AnyImageFile = ImageFile | InMemoryFile
-GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}  # one channel of more than 8 bits
+GREY_MODES = {"1", "L", "LA"} | DEEP_MODES
 DEFAULT_SIDE = 64  # pixels: the side to which mixed or large images are resized
 LARGEST_KEPT = 128  # pixels: images of one size up to this are not resized
 NAMED = 3  # bad images that a warning names; it counts the rest
@@ -67,6 +69,8 @@ class Target:
         skip_bad: leave out images that cannot be read, however many; otherwise up to one in a
             hundred.
         strict: leave out none: neither those, nor images far smaller than most.
+        value_range: the values of black and of white, of images of one channel in 16 bits or in
+            floats; None: 0 and 65,535, and no floats.
     """
 
     size: tuple[int, int] | None = None
@@ -74,6 +78,14 @@ class Target:
     crop: float | None = None
     skip_bad: bool = False
     strict: bool = False
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def known(self) -> tuple[int, tuple[int, int]]:
+        """Channels and size, where both are decided."""
+        assert self.channels is not None, "the channels are decided before images are decoded"
+        assert self.size is not None, "the size is decided before images are decoded"
+        return self.channels, self.size
 
     def most_bad(self, count: int) -> float:
         """How many of so many images may be unreadable."""
@@ -132,16 +144,14 @@ def read_header(path: AnyImageFile) -> Header:
         raise LatensError(f"{path} cannot be read: {one_line(error)}") from error
 
 
-def read_image(
-    path: AnyImageFile, channels: int, size: tuple[int, int], crop: float | None = None
-) -> np.ndarray:
+def read_image(path: AnyImageFile, target: Target) -> np.ndarray:
     """One image file as uint8 `[C, H, W]`, see `to_array`.
 
     Raises:
         LatensError: the file is truncated or damaged.
     """
     with naming(path), path.open("rb") as stream, Image.open(stream) as opened:
-        return to_array(opened, channels, size, crop)
+        return to_array(opened, target)
 
 
 @contextmanager
@@ -159,22 +169,21 @@ def naming(name: str | AnyImageFile) -> Iterator[None]:
         raise LatensError(f"{name} is damaged ({one_line(error)}): replace or remove it") from error
 
 
-def to_array(
-    image: Image.Image, channels: int, size: tuple[int, int], crop: float | None = None
-) -> np.ndarray:
-    """An image as uint8 `[C, H, W]`: rotated as its EXIF data say, resized to cover `size` (H, W),
-    cropped at the centre.
+def to_array(image: Image.Image, target: Target) -> np.ndarray:
+    """An image as uint8 `[C, H, W]`: rotated as its EXIF data say, resized to cover the size that
+    is asked for, cropped at the centre.
 
-    With a `crop` a central square is cut out first. Palette and CMYK images become RGB, 16-bit
+    With a crop a central square is cut out first. Palette and CMYK images become RGB, 16-bit
     ones 8-bit; transparent pixels are blended with white.
 
     Raises:
         OSError, SyntaxError, ValueError: pixels that are damaged or of an unknown range.
     """
+    channels, size = target.known
     upright = ImageOps.exif_transpose(image)
-    image = _plain(upright).convert("L" if channels == 1 else "RGB")
-    if crop is not None:
-        side = crop * image.width / 2
+    image = _plain(upright, target.value_range).convert("L" if channels == 1 else "RGB")
+    if target.crop is not None:
+        side = target.crop * image.width / 2
         x, y = image.width / 2, image.height / 2
         image = image.crop((round(x - side), round(y - side), round(x + side), round(y + side)))
     if image.size != size[::-1]:
@@ -182,18 +191,33 @@ def to_array(
     return np.asarray(image).reshape(*size, channels).transpose(2, 0, 1)
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
     """The image as 8-bit L or RGB."""
+    if image.mode in DEEP_MODES and value_range is not None:
+        return Image.fromarray(levels_between(np.asarray(image), value_range))
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         return Image.fromarray((values.clip(0, 65_535) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("it holds floating-point pixels, whose range is unknown")
+        raise ValueError("it holds floating-point pixels: give --range LOW,HIGH")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image if image.mode == "L" else image.convert("RGB")
+
+
+def levels_between(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Numbers as 256 levels, from 0 at the low end of a range to 255 at its high end.
+
+    Raises:
+        ValueError: a NaN among them.
+    """
+    low, high = value_range
+    if np.isnan(values.sum(dtype=np.float64)):
+        raise ValueError("it holds NaN")
+    unit = (values.astype(np.float32) - low) / (high - low)
+    return np.rint(255 * unit.clip(0, 1)).astype(np.uint8)
 
 
 def one_line(error: Exception) -> str:
@@ -203,7 +227,7 @@ def one_line(error: Exception) -> str:
 
 def _note_conversions(headers: list[Header]) -> None:
     kinds = {
-        "16-bit": lambda mode: mode.startswith("I"),
+        "of more than 8 bits": lambda mode: mode in DEEP_MODES,
         "palette": lambda mode: mode == "P",
         "CMYK": lambda mode: mode == "CMYK",
         "with transparency (blended with white)": lambda mode: mode.endswith("A"),
@@ -212,6 +236,24 @@ def _note_conversions(headers: list[Header]) -> None:
     found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     if found:
         note(f"images converted to 8-bit grey or RGB: {found}")
+
+
+def decided(target: Target, headers: list[Header]) -> Target:
+    """The target with the size and the channels of these images, where it leaves them open."""
+    grey = all(header.mode in GREY_MODES for header in headers)
+    size, channels = target.size or _common_size(headers), target.channels or (1 if grey else 3)
+    return replace(target, size=size, channels=channels)
+
+
+def decide_size(target: Target, files: Iterable[AnyImageFile]) -> Target:
+    """The target, with the size and the channels of those of the files that can be read."""
+    if target.size and target.channels:
+        return target
+    headers = []
+    for file in files:
+        with contextlib.suppress(LatensError):
+            headers.append(read_header(file))
+    return decided(target, headers) if headers else target
 
 
 def _common_size(headers: list[Header]) -> tuple[int, int]:
@@ -250,7 +292,7 @@ def decode(
         return decode_each(
             len(files),
             lambda i: read_header(files[i]),
-            lambda i, *how: read_image(files[i], *how),
+            lambda i, target: read_image(files[i], target),
             target,
             allocate,
             pool.map,
@@ -258,18 +300,17 @@ def decode(
         )
 
 
-def decode_some(
-    files: Sequence[AnyImageFile],
-    channels: int,
-    size: tuple[int, int],
-    crop: float | None = None,
-) -> list[np.ndarray | LatensError]:
-    """Each image file as uint8 `[C, H, W]`, or why it cannot be read."""
+def decode_some(files: Sequence[AnyImageFile], target: Target) -> list[np.ndarray | LatensError]:
+    """Each image file as uint8 `[C, H, W]`, or why it cannot be read.
+
+    Args:
+        target: with size and channels.
+    """
 
     def attempt(path: AnyImageFile) -> np.ndarray | LatensError:
         try:
             read_header(path)
-            return read_image(path, channels, size, crop)
+            return read_image(path, target)
         except LatensError as error:
             return error
 
@@ -281,7 +322,7 @@ def decode_some(
 def decode_each(
     count: int,
     header: Callable[[int], Header],
-    image: Callable[[int, int, tuple[int, int], float | None], np.ndarray],
+    image: Callable[[int, Target], np.ndarray],
     target: Target,
     allocate: Callable[[tuple[int, ...]], np.ndarray] = _in_memory,
     apply: Callable[..., Iterable[Any]] = map,
@@ -292,7 +333,7 @@ def decode_each(
     Args:
         count: N.
         header: gives the header of image i; every header is read before the first image.
-        image: gives image i as uint8 `[C, H, W]`, from i, C, (H, W) and `target.crop`.
+        image: gives image i as uint8 `[C, H, W]`, from i and the target with its size and channels.
         allocate: as in `decode`.
         apply: how a function is applied to many indices: in turn, or by several threads.
         name: what messages call image i.
@@ -308,13 +349,12 @@ def decode_each(
             work.tiny = {i: LatensError(f"{name(i)} is {size}") for i, size in tiny.items()}
         headers = [found for i, found in scanned.items() if i not in work.tiny]
         _note_conversions(headers)
-        size = target.size or _common_size(headers)
-        grey = all(header.mode in GREY_MODES for header in headers)
-        channels = target.channels or (1 if grey else 3)
+        target = decided(target, headers)
+        channels, size = target.known
         pixels = allocate((count, channels, *size))
 
         def fill(i: int) -> bool:  # a worker writes its row itself, so that no images pile up
-            pixels[i] = image(i, channels, size, target.crop)
+            pixels[i] = image(i, target)
             return True
 
         work.every(fill, "decoding")

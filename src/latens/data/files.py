@@ -118,22 +118,25 @@ def split_by(images: Images, splits: list[str], bad: list[int]) -> Raw:
 # ---- arrays ----------------------------------------------------------------------------------
 
 
-def read_array(path: Path) -> Raw:
+def read_array(path: Path, value_range: tuple[float, float] | None = None) -> Raw:
     """A `.npy` of images (memory-mapped), or a `.npz` of images with labels.
 
     Images are arrays as `as_pixels` takes them. In a `.npz` they are called images, x, x_train or
     data, the labels labels, y or y_train, and a test split x_test and y_test.
 
+    Args:
+        value_range: as in `as_pixels`.
+
     Raises:
         LatensError: the file is not such an array.
     """
     if _is_npy(path):
-        return Raw(Images(as_pixels(open_npy(path), path)))
+        return Raw(Images(as_pixels(open_npy(path), path, value_range)))
     with _reading(path), np.load(path) as loaded:
         arrays = {name: loaded[name] for name in loaded.files}
         if any(not isinstance(array, np.ndarray) for array in arrays.values()):
             raise LatensError(f"{path} is a zip file that holds other things than arrays")
-    return _read_arrays(arrays, path)
+    return _read_arrays(arrays, path, value_range)
 
 
 def _is_npy(path: Path) -> bool:
@@ -172,7 +175,9 @@ def _reading(path: Path) -> Iterator[None]:
         raise LatensError(f"{path} is truncated or damaged: {one_line(error)}") from error
 
 
-def _read_arrays(arrays: dict[str, np.ndarray], path: Path) -> Raw:
+def _read_arrays(
+    arrays: dict[str, np.ndarray], path: Path, value_range: tuple[float, float] | None
+) -> Raw:
     def first(*names: str) -> np.ndarray | None:
         return next((arrays[name] for name in names if name in arrays), None)
 
@@ -182,12 +187,12 @@ def _read_arrays(arrays: dict[str, np.ndarray], path: Path) -> Raw:
             f"{path} holds {', '.join(arrays) or 'nothing'}: call the images 'images' and the "
             "labels 'labels'"
         )
-    train = as_pixels(x, path)
+    train = as_pixels(x, path, value_range)
     names, labels = _label_names(first("labels", "y", "y_train"), len(train), path)
     x_test = first("x_test")
     if x_test is None:
         return Raw(Images(train, labels), classes=names)
-    test = as_pixels(x_test, path)
+    test = as_pixels(x_test, path, value_range)
     _, test_labels = _label_names(first("y_test"), len(test), path, names)
     return Raw(Images(train, labels), test=Images(test, test_labels), classes=names)
 

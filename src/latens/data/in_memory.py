@@ -78,7 +78,7 @@ def read_in_memory(data: Any, target: Target, names: tuple[str, ...] = ()) -> Ra
     parts = _splits(data)
     own = class_names(data)
     arrays = {name: part for name, part in parts.items() if _is_whole(part)}
-    images, labels = _read_arrays(arrays)
+    images, labels = _read_arrays(arrays, target.value_range)
     if any(isinstance(part, Images) for part in arrays.values()):
         _refuse_target(target)
     if len(arrays) == len(parts) and all(_fits(part, target) for part in images.values()):
@@ -190,7 +190,9 @@ def _refuse_target(target: Target) -> None:
 # ---- arrays ----------------------------------------------------------------------------------
 
 
-def _read_arrays(parts: Mapping[str, Any]) -> tuple[dict[str, Images], dict[str, list[Any]]]:
+def _read_arrays(
+    parts: Mapping[str, Any], value_range: tuple[float, float] | None
+) -> tuple[dict[str, Images], dict[str, list[Any]]]:
     """The images of each split, and a label or None for each image.
 
     Raises:
@@ -202,9 +204,10 @@ def _read_arrays(parts: Mapping[str, Any]) -> tuple[dict[str, Images], dict[str,
         if isinstance(part, Images):
             images[name], given = part, part.labels
         elif _is_array(part):
-            images[name] = Images(as_pixels(_to_numpy(part), THE_DATA))
+            images[name] = Images(as_pixels(_to_numpy(part), THE_DATA, value_range))
         else:
-            images[name], given = Images(as_pixels(_to_numpy(part[0]), THE_DATA)), part[1]
+            array, given = part
+            images[name] = Images(as_pixels(_to_numpy(array), THE_DATA, value_range))
         count = len(images[name])
         given = [None] * count if given is None else given
         if len(given) != count:
@@ -250,8 +253,10 @@ class _Items:
         lossy: whether floats of any image were rounded.
     """
 
-    def __init__(self, parts: Mapping[str, ByIndex]):
-        self._parts = parts
+    def __init__(
+        self, parts: Mapping[str, ByIndex], value_range: tuple[float, float] | None = None
+    ):
+        self._parts, self._range = parts, value_range
         self._places = [(name, i) for name, part in parts.items() for i in range(len(part))]
         self._kept: dict[int, Image.Image] = {}
         self._bytes = 0
@@ -271,13 +276,11 @@ class _Items:
             self._kept[i] = image
         return header
 
-    def pixels(
-        self, i: int, channels: int, size: tuple[int, int], crop: float | None
-    ) -> np.ndarray:
+    def pixels(self, i: int, target: Target) -> np.ndarray:
         """Image i as uint8 `[C, H, W]`."""
         image = self._kept.pop(i, None) or self._image(i)
         with naming(self._name(i)):
-            return to_array(image, channels, size, crop)
+            return to_array(image, target)
 
     def _name(self, i: int) -> str:
         split, index = self._places[i]
@@ -291,8 +294,9 @@ class _Items:
             if isinstance(image, Image.Image):
                 image.load()
                 return image
-            pixels, lossy = pixels_and_loss(_to_numpy(image)[None], self._name(i))
-        self.lossy = self.lossy or lossy
+            array = _to_numpy(image)[None]
+            pixels, lossy = pixels_and_loss(array, self._name(i), self._range)
+        self.lossy = self.lossy or (lossy and self._range is None)
         if len(pixels[0]) not in GREY_OR_RGB:
             raise LatensError(
                 f"{self._name(i)} has {len(pixels[0])} channels, and items are grey or RGB (1 "
@@ -308,7 +312,7 @@ def _read_items(
     own: tuple[str, ...],
     names: tuple[str, ...],
 ) -> Raw:
-    items = _Items(parts)
+    items = _Items(parts, target.value_range)
     pixels, bad = decode_each(len(items), items.header, items.pixels, target)
     if items.lossy:
         note_rounding(THE_DATA)

@@ -12,10 +12,11 @@ import torch
 from latens.data import IN_MEMORY, NAMES, DataSet, read_splits, renamed
 from latens.data.arrays import GREY_OR_RGB, note_rounding, pixels_and_loss
 from latens.data.celeba import is_celeba
-from latens.data.decoding import NAMED, decode_some, warn_of_left_out
+from latens.data.decoding import NAMED, Target, decode_some, warn_of_left_out
 from latens.data.files import SPLIT_FOLDERS, find_images, iterate_images, open_npy
 from latens.data.images import BINARISATION_SEED, SPLITS, Images, fix_bits
 from latens.data.in_memory import is_path
+from latens.data.shards import shards_of
 from latens.data.sources import is_idx
 from latens.errors import LatensError
 
@@ -62,6 +63,7 @@ def stream_images(
     names: Sequence[str] = (),
     binarisation: str = "none",
     crop: float | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Stream:
     """Any data that `load_data` takes, for a model of images of (C, H, W).
 
@@ -71,28 +73,29 @@ def stream_images(
     Args:
         names: the model's classes or attributes, in whose order labels are.
         binarisation: as in `load_data`.
-        crop: of image files, see `latens.data.decoding.Target`.
+        crop, value_range: of image files, see `latens.data.decoding.Target`.
 
     Raises:
         LatensError: data that do not exist, cannot be read, or have another size.
     """
     path = Path(data).expanduser() if is_path(data) and str(data) not in NAMES else None
-    if path is not None and path.is_dir() and not (is_idx(path) or is_celeba(path)):
+    if path is not None and path.is_dir() and not _is_special(path):
         if shape[0] not in GREY_OR_RGB:
             raise LatensError(
                 f"the model's images have {shape[0]} channels, and image files are grey or RGB: "
                 "use a .npy"
             )
         count = sum(1 for _ in iterate_images(path)) or len(find_images(path))
-        return Stream(count, lambda: _bits(_files(path, shape, crop, names), binarisation))
+        target = Target((shape[1], shape[2]), shape[0], crop, value_range=value_range)
+        return Stream(count, lambda: _bits(_files(path, target, names), binarisation))
     if path is not None and path.is_file() and path.suffix.lower() == ".npy":
         count = len(open_npy(path))
-        pixels, lossy = pixels_and_loss(open_npy(path)[:IMAGES_IN_BLOCK], path)
+        pixels, lossy = pixels_and_loss(open_npy(path)[:IMAGES_IN_BLOCK], path, value_range)
         check_shape(pixels.shape[1:], shape, data)
-        if lossy:
+        if lossy and value_range is None:
             note_rounding(path)
-        return Stream(count, lambda: _bits(_rows_of_npy(path, count), binarisation))
-    splits, found = read_splits(data, shape, binarisation)
+        return Stream(count, lambda: _bits(_rows_of_npy(path, count, value_range), binarisation))
+    splits, found = read_splits(data, shape, binarisation, value_range=value_range)
     for images in splits.values():
         check_shape(images.shape, shape, data)
     count = sum(map(len, splits.values()))
@@ -112,11 +115,16 @@ def stream_of_data_set(
     wanted = {name: data.split(name) for name in splits}
     path = Path(data.source)
     files: Sequence[Path] = ()
-    if data.source not in (*NAMES, IN_MEMORY) and path.is_dir() and not is_idx(path):
-        files = [] if is_celeba(path) else [file.relative_to(path) for file in find_images(path)]
+    if data.source not in (*NAMES, IN_MEMORY) and path.is_dir() and not _is_special(path):
+        files = [file.relative_to(path) for file in find_images(path)]
     order = found if names is None else tuple(names)
     count = sum(map(len, wanted.values()))
     return Stream(count, lambda: _rows(wanted, found, order, files))
+
+
+def _is_special(folder: Path) -> bool:
+    """Whether a folder holds other files than images."""
+    return is_idx(folder) or is_celeba(folder) or bool(shards_of(folder))
 
 
 def check_shape(found: Sequence[int], shape: Sequence[int], data: Any) -> None:
@@ -142,16 +150,13 @@ def _bits(blocks: Iterable[Block], binarisation: str) -> Iterator[Block]:
 # ---- folders ---------------------------------------------------------------------------------
 
 
-def _files(
-    folder: Path, shape: tuple[int, int, int], crop: float | None, names: Sequence[str]
-) -> Iterator[Block]:
-    channels, *size = shape
+def _files(folder: Path, target: Target, names: Sequence[str]) -> Iterator[Block]:
     errors, left_out, count = [], 0, 0
     index = {name: i for i, name in enumerate(names)}
     has_splits = (folder / "train").is_dir()
     for paths in _batched(iterate_images(folder)):
         count += len(paths)
-        results = decode_some(paths, channels, (size[0], size[1]), crop)
+        results = decode_some(paths, target)
         errors = [*errors, *(r for r in results if isinstance(r, LatensError))][:NAMED]
         good = {i: result for i, result in enumerate(results) if isinstance(result, np.ndarray)}
         left_out += len(paths) - len(good)
@@ -178,11 +183,13 @@ def _batched(paths: Iterator[Path]) -> Iterator[list[Path]]:
 # ---- arrays ----------------------------------------------------------------------------------
 
 
-def _rows_of_npy(path: Path, count: int) -> Iterator[Block]:
+def _rows_of_npy(
+    path: Path, count: int, value_range: tuple[float, float] | None
+) -> Iterator[Block]:
     """The file is mapped anew for each block: pages of a mapping that stays count as memory."""
     for start in range(0, count, IMAGES_IN_BLOCK):
         rows = np.array(open_npy(path)[start : start + IMAGES_IN_BLOCK])
-        images = Images(pixels_and_loss(rows, path)[0])
+        images = Images(pixels_and_loss(rows, path, value_range)[0])
         paths = [str(start + i) for i in range(len(rows))]
         yield Block(images, paths, [""] * len(rows), [""] * len(rows))
 

@@ -1,10 +1,9 @@
 """The data that a run was trained on."""
 
-from pathlib import Path
 from typing import Any
 
 from latens.config import TrainConfig
-from latens.data import NAMES, DataSet, load_data
+from latens.data import DataSet, Target, can_be_resized, load_data
 from latens.errors import LatensError
 from latens.run.directory import Run
 
@@ -21,7 +20,15 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "labels": data.labels,
         "skip_bad": data.skip_bad,
         "strict": data.strict,
+        "value_range": data.value_range,
     }
+
+
+def target_of(run: Run) -> Target:
+    """What image files are converted to for a run's model, as its training images were."""
+    data, options = run.record["data"], run.config.data
+    channels, height, width = data["shape"]
+    return Target((height, width), channels, data.get("crop"), value_range=options.value_range)
 
 
 def data_of(run: Run, data: Any = None) -> DataSet:
@@ -35,11 +42,12 @@ def data_of(run: Run, data: Any = None) -> DataSet:
     """
     source = run.record["data"]["source"] if data is None else data
     options = data_options(run.config)
-    if isinstance(source, str) and source not in NAMES and Path(source).is_dir():
-        # As it was then: how a size is chosen may change
-        _, height, width = run.record["data"]["shape"]
-        options["size"] = (height, width)
     found = load_data(source, **options)
+    _, height, width = run.record["data"]["shape"]
+    if isinstance(source, str) and found.shape[1:] != (height, width) and can_be_resized(source):
+        # How a size is chosen may have changed since then
+        options["size"] = (height, width)
+        found = load_data(source, **options)
     if found.fingerprint() != run.record["data"]["fingerprint"]:
         raise LatensError(
             f"the images of {found.name} have changed since {run.path} was trained, so its splits "

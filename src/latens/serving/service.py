@@ -21,6 +21,7 @@ from latens.data.images import Images, fix_bits
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
 from latens.model.latent_model import LatentModel
+from latens.run.data import target_of
 from latens.run.directory import Run
 from latens.serving.batching import Batcher
 from latens.serving.functions import Functions
@@ -78,10 +79,8 @@ class Service:
         return pixels, self.classes(labels, len(files))
 
     def _decoded(self, files: list[InMemoryFile]) -> Tensor:
-        channels, height, width = self.vae.image_shape
-        crop = self.run.record["data"].get("crop")
         rows = []
-        for each in decode_some(files, channels, (height, width), crop):
+        for each in decode_some(files, target_of(self.run)):
             if isinstance(each, LatensError):
                 raise each
             rows.append(each)
