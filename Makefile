@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
@@ -12,6 +12,9 @@ demo: .venv/installed
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+
+docs: .venv/installed-test
+	$(BIN)/mkdocs build
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/run.py $(BENCH)

@@ -18,6 +18,7 @@ import latens
 from latens.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
+TUTORIALS = ["inspection", "photos", "prior", "service"]
 DOCS = [
     "architecture",
     "data",
@@ -31,7 +32,7 @@ DOCS = [
     "recipes",
     "tracking",
 ]
-DOCS += ["results", "scaling"]
+DOCS += ["results", "scaling", *(f"tutorials/{n}" for n in TUTORIALS)]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]
 # Its models are of MNIST and of CelebA's faces
 NEEDS_DATA = pytest.param("docs/gallery.md", marks=pytest.mark.mnist)
