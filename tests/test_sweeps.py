@@ -6,7 +6,8 @@ import pytest
 
 import latens
 from latens import LatensError
-from latens.cli import _swept, main
+from latens.cli import main
+from latens.cli.training import _swept
 from latens.pictures import read_frames
 from latens.sweeps import combinations, command, is_a_scale, sweep
 
