@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # Of several processes that train together only the first one speaks.
 RANK = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
 IS_MAIN = "WORLD_SIZE" not in os.environ or RANK == "0"
+LONGEST_LINE = 1_000  # characters
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not IS_MAIN)
 
 
@@ -23,14 +24,21 @@ def silent(is_silent: bool = True) -> Iterator[None]:
         stderr.quiet = before
 
 
+def in_one_line(text: str) -> str:
+    """A text that may come from outside: no control characters, and not too long."""
+    words = " ".join(text.split())
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
+    return plain if len(plain) <= LONGEST_LINE else f"{plain[:LONGEST_LINE]} …"
+
+
 def note(text: str) -> None:
     """One line the user should know of, but need not act on."""
-    stderr.print(f"latens: note: {text}", markup=False)
+    stderr.print(f"latens: note: {in_one_line(text)}", markup=False)
 
 
 def warn(text: str) -> None:
     """One line the user should act on; it names the remedy."""
-    stderr.print(f"latens: warning: {text}", markup=False, style="yellow")
+    stderr.print(f"latens: warning: {in_one_line(text)}", markup=False, style="yellow")
 
 
 def progress(unit: str) -> Progress:

@@ -82,10 +82,9 @@ def test_large_images_are_cut_at_the_centre(tmp_path):
     assert (image[1, :, 1:-1] < 5).all()
 
 
-def test_links_are_followed_and_loops_end(tmp_path, folder):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "cats").symlink_to(folder)
-    (tmp_path / "other" / "loop").symlink_to(tmp_path / "other")
+def test_links_are_followed_inside_the_folder_and_loops_end(tmp_path, folder):
+    (tmp_path / "other").symlink_to(folder)
+    (folder / "loop").symlink_to(folder)
     assert len(find_images(tmp_path / "other")) == 12
     np.save(tmp_path / "blob123", noise(20, 8, 8))
     (tmp_path / "blob123.npy").rename(tmp_path / "blob123")

@@ -12,9 +12,10 @@ from cyclopts.config import Dict
 
 from latens import __version__
 from latens.config import RENAMED, SECTIONS, TrainConfig, check_names
-from latens.console import IS_MAIN
+from latens.console import IS_MAIN, in_one_line
 from latens.errors import LatensError
 from latens.help import EVERY, Help
+from latens.signals import ENDINGS, handled
 
 
 def before_parsing(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -76,7 +77,7 @@ app.register_install_completion_command(help="Complete commands and options in t
 
 def _fail(message: str, status: int = 2) -> NoReturn:
     if IS_MAIN:
-        print(f"latens: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"latens: error: {in_one_line(message)}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -96,8 +97,13 @@ def _errors_in_one_line() -> Iterator[None]:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         _fail(f"cannot read or write{where}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+    except KeyboardInterrupt as stop:
+        _fail("stopped", stop.args[0] if stop.args else 130)
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    """As Ctrl-C: what was begun is cleared away."""
+    raise KeyboardInterrupt(128 + number)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,5 +114,5 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     help_.every = EVERY in words
     argv = ["--help" if word == EVERY else word for word in words]
-    with _errors_in_one_line():
+    with handled(ENDINGS[1:], _end), _errors_in_one_line():
         app(argv, exit_on_error=False, print_error=False, result_action="return_value")

@@ -44,6 +44,8 @@ class InMemoryFile:
 
 ImageFile = Path | zipfile.Path
 AnyImageFile = ImageFile | InMemoryFile
+# What Pillow may open: no format that starts another program (EPS), or that nobody sends
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}  # one channel of more than 8 bits
 GREY_MODES = {"1", "L", "LA"} | DEEP_MODES
 DEFAULT_SIDE = 64  # pixels: the side to which mixed or large images are resized
@@ -129,7 +131,8 @@ def read_header(path: AnyImageFile) -> Header:
         LatensError: the file is not an image, is animated, or would take too much memory.
     """
     try:
-        with path.open("rb") as stream, Image.open(stream) as image:
+        _check_regular(path)
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
             return header_of(image, path)
     except LatensError:
         raise
@@ -144,13 +147,19 @@ def read_header(path: AnyImageFile) -> Header:
         raise LatensError(f"{path} cannot be read: {one_line(error)}") from error
 
 
+def _check_regular(path: AnyImageFile) -> None:
+    """Raise a LatensError for what would hang or never end, such as a pipe."""
+    if isinstance(path, Path) and not path.is_file():
+        raise LatensError(f"{path} is no regular file: remove it")
+
+
 def read_image(path: AnyImageFile, target: Target) -> np.ndarray:
     """One image file as uint8 `[C, H, W]`, see `to_array`.
 
     Raises:
         LatensError: the file is truncated or damaged.
     """
-    with naming(path), path.open("rb") as stream, Image.open(stream) as opened:
+    with naming(path), path.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
         return to_array(opened, target)
 
 

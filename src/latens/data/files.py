@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from latens.console import warn
 from latens.data.arrays import as_pixels, class_indices
 from latens.data.cache import decoded
 from latens.data.decoding import Target, one_line
@@ -52,10 +53,14 @@ def iterate_images(folder: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, through links too, each folder once."""
-    seen = set()
+    """Every file below a folder, each folder once, through links that stay inside of it."""
+    seen, root = set(), os.path.realpath(folder)
     for name, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(name)
+        if os.path.commonpath([real, root]) != root:
+            warn(f"{name} is a link out of {folder}, and left out: copy or move what it names")
+            folders.clear()
+            continue
         if real in seen:
             folders.clear()
             continue

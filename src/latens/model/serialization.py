@@ -1,5 +1,7 @@
 """Tensors and models on disk: safetensors and JSON, no pickle; and the card beside a model."""
 
+import json
+import zlib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +21,7 @@ from latens.model.parts import Part, from_config, to_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+CHECKSUM = "crc32"  # among the metadata of a file
 SCALE = "scale of "  # before the name of a tensor of whole numbers
 WeightBits = Literal[8, 16, 32]
 # Data whose terms also bind what is learned from them, as a model's card says.
@@ -30,7 +33,26 @@ RESTRICTED = {
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file at once."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(plain, metadata))
+    content = save(plain, metadata | {CHECKSUM: _checksum(plain, metadata)})
+    write_bytes(path, _in_order(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata in order, which the library leaves to chance."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header = {"__metadata__": dict(sorted(header["__metadata__"].items()))} | header
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Of all that a file holds. It finds damage, and says nothing of who wrote the file."""
+    about = [[name, str(of.dtype), list(of.shape)] for name, of in sorted(tensors.items())]
+    found = zlib.crc32(json.dumps([about, sorted(metadata.items())]).encode())
+    for _, tensor in sorted(tensors.items()):
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), found)
+    return f"{found:08x}"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -44,7 +66,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         if _is_pickle(path):
             raise LatensError(
@@ -52,6 +74,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 "safetensors only"
             ) from error
         raise LatensError(f"{path} is truncated or no safetensors file: {error}") from error
+    written = metadata.pop(CHECKSUM, None)  # latens 0.1.0 wrote none
+    if written is not None and written != _checksum(tensors, metadata):
+        raise LatensError(f"{path} is damaged: its content is not what was written")
+    return tensors, metadata
 
 
 def _is_pickle(path: Path) -> bool:
@@ -142,6 +168,9 @@ def load_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path)
     Raises:
         LatensError: names or shapes that are not the model's.
     """
+    strange = [name for name, of in tensors.items() if not torch.isfinite(of).all()]
+    if strange:
+        raise LatensError(f"{path} holds weights that are NaN or infinite: {strange[0]}")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latens import files
 from latens.config import OWN, TrainConfig
+from latens.console import warn
 from latens.errors import LatensError
 from latens.model import serialization
 from latens.model.latent_model import LatentModel, load_model
@@ -31,6 +32,7 @@ FILM = "film"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
+LARGEST_YAML, MOST_ALIASES = 2**20, 20  # bytes of a file of options; of its values
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 PACKAGES = ("latens", "torch", "numpy", "safetensors", "scikit-learn", "pillow")
 
@@ -287,7 +289,7 @@ class Run:
                 tensors, metadata = serialization.read_tensors(path)
                 return tensors, dict(json.loads(metadata["state"]))
             except (LatensError, KeyError, TypeError, ValueError):
-                continue  # the one before it is the last good state
+                warn(f"{path} is damaged: going on from the checkpoint before it")
         raise LatensError(f"{self.path} has no whole checkpoint to go on from: train anew")
 
 
@@ -366,10 +368,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         LatensError: no such file, or no mapping in it.
     """
+    if not path.is_file():
+        raise LatensError(f"no such file: {path}")
+    if path.stat().st_size > LARGEST_YAML:
+        raise LatensError(f"{path} has more than {LARGEST_YAML >> 20} MiB: it holds no options")
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise LatensError(f"no such file: {path}") from None
+        text = path.read_text("utf-8")
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        if aliases > MOST_ALIASES:  # a few lines of them can stand for gigabytes
+            raise LatensError(f"{path} has {aliases} aliases: write its values out")
+        content = yaml.safe_load(text)
+    except LatensError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LatensError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

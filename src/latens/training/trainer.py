@@ -1,7 +1,6 @@
 """The training loop: one class to read from top to bottom."""
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from latens.errors import LatensError
 from latens.evaluation.metrics import Evaluation, ObjectiveTerms, evaluate
 from latens.model.latents import Draw
 from latens.run.directory import CHECKPOINTS, Checkpoint, Run
+from latens.signals import ENDINGS, handled
 from latens.training.callbacks import Callback
 from latens.training.learner import AVERAGE_EVERY, Learner, StepOptions, TrainingLoss, step_seeds
 from latens.training.objectives import Objective
@@ -359,18 +359,12 @@ def _resident(images: Images, device: torch.device) -> Images:
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C lets the step finish; a second one is Python's own."""
+    """The first signal to end, such as Ctrl-C, lets the step finish; a second ends at once."""
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
 
     def handle(_number: int, _frame: Any) -> None:
         event.set()
-        signal.signal(signal.SIGINT, before)
+        restored.close()
 
-    before = signal.signal(signal.SIGINT, handle)
-    try:
+    with handled(ENDINGS, handle) as restored:
         yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

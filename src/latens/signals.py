@@ -1,0 +1,29 @@
+"""Signals that ask a program to end, and what it does then."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+# Ctrl-C; what schedulers and `kill` send; a terminal that closes, which Windows does not have
+ENDINGS = [signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)])]
+
+
+@contextmanager
+def handled(
+    signals: Sequence[signal.Signals], handler: Callable[[int, Any], None]
+) -> Iterator[ExitStack]:
+    """Inside, these signals go to the handler; closing what is yielded ends that early.
+
+    One that is ignored stays so, as `nohup` asks for. Only the main thread can do this: in others
+    nothing changes.
+    """
+    with ExitStack() as restored:
+        if threading.current_thread() is threading.main_thread():
+            for each in signals:
+                before = signal.getsignal(each)
+                if before is not signal.SIG_IGN:
+                    signal.signal(each, handler)
+                    restored.callback(signal.signal, each, before)
+        yield restored

@@ -1,0 +1,188 @@
+"""What a stranger's file, a signal or a damaged disk must not do."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import latens
+from latens import LatensError
+from latens.console import LONGEST_LINE, in_one_line
+from latens.data import load_data
+from latens.model.serialization import CHECKSUM, read_tensors, write_tensors
+from latens.run.directory import read_yaml
+
+SMALL = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "film": False, "report": False}
+
+
+def images_in(folder, count=20):
+    folder.mkdir()
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def refused(words, function, *arguments):
+    with pytest.raises(LatensError, match=words) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+# ---- signals ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_training_that_is_told_to_end_saves_and_can_go_on(tmp_path, end):
+    words = "train digits --recipe mlp --hidden 16 --epochs 100000 --no-film --no-report --out run"
+    command = [sys.executable, "-m", "latens", *words.split()]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 2):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(end)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with: latens train --resume run" in err
+    rows = len(metrics.read_text().splitlines())
+    _, state = latens.Run.open(tmp_path / "run").last_checkpoint()
+    assert rows in (state["epoch"], state["epoch"] + 1)
+    assert out.strip() == "run"
+
+
+def test_a_command_that_is_told_to_end_clears_up(tmp_path):
+    """Half of what was asked for is not left behind."""
+    command = [sys.executable, "-m", "latens", "generate", "mnist-2d", "-n", "1000000"]
+    process = subprocess.Popen(
+        [*command, "--out", "some"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob(".some.partial-*/*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.endswith("latens: error: stopped\n")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- damage ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reliability") / "run"
+    return latens.train("digits", out=out, epochs=2, **SMALL)
+
+
+def test_every_flipped_byte_is_found(tmp_path):
+    tensors = {"a": torch.randn(7, 3), "b": torch.arange(5), "c": torch.tensor(2.0).half()}
+    write_tensors(tmp_path / "x.safetensors", tensors, {"state": "{}"})
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    for name, value in read_tensors(tmp_path / "x.safetensors")[0].items():
+        assert torch.equal(value, tensors[name])
+    rng = np.random.default_rng(0)
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.integers(8)
+        (tmp_path / "x.safetensors").write_bytes(flipped)
+        try:
+            found, metadata = read_tensors(tmp_path / "x.safetensors")
+        except LatensError:
+            continue
+        else:  # of JSON that says the same, or of the name of the checksum
+            assert all(torch.equal(found[name], value) for name, value in tensors.items()), place
+            assert CHECKSUM not in metadata or place < len(whole) - 80
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, run, capsys):
+    shutil.copytree(run.path, tmp_path / "run")
+    copy = latens.Run.open(tmp_path / "run")
+    first, last = sorted((copy.path / "checkpoints").iterdir())
+    damaged = bytearray(last.read_bytes())
+    damaged[-40] ^= 4
+    last.write_bytes(damaged)
+    _, state = copy.last_checkpoint()
+    assert state["images"] == int(first.stem)
+    assert f"{last.name} is damaged: going on from the checkpoint before it" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_weights_that_are_no_numbers_are_not_loaded(tmp_path, run):
+    shutil.copytree(run.path, tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    safetensors.torch.save_file(tensors, path)
+    refused("NaN or infinite", latens.load, tmp_path / "run")
+    refused("NaN or infinite", latens.evaluate, tmp_path / "run")
+
+
+# ---- hostile files ---------------------------------------------------------------------------
+
+
+def test_no_program_is_started_for_an_image(tmp_path):
+    folder = images_in(tmp_path / "some")
+    marker = tmp_path / "was-here"
+    program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n({marker}) (w) file closefile\n"
+    (folder / "99.png").write_text(program)
+    refused("99.png is not an image", load_data, folder)
+    assert len(load_data(folder, skip_bad=True).split("all")) == 20
+    assert not marker.exists()
+
+
+def test_pipes_and_links_out_of_the_folder_are_left_out(tmp_path, capsys):
+    folder = images_in(tmp_path / "some")
+    os.mkfifo(folder / "pipe.png")
+    refused("pipe.png is no regular file", load_data, folder)
+    (folder / "pipe.png").unlink()
+    (folder / "all").symlink_to("/usr")
+    (folder / "again").symlink_to(folder)
+    assert len(load_data(folder).split("all")) == 20
+    assert "all is a link out of" in " ".join(capsys.readouterr().err.split())
+
+
+def test_yaml_that_grows_is_not_read(tmp_path):
+    bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(bomb))
+    refused("aliases", read_yaml, tmp_path / "bomb.yaml")
+    (tmp_path / "large.yaml").write_text("x: " + "y" * 2**21)
+    refused("more than 1 MiB", read_yaml, tmp_path / "large.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    refused("no such file", read_yaml, tmp_path / "pipe.yaml")
+
+
+def test_names_do_not_control_the_terminal(run_latens):
+    assert (
+        in_one_line("a\x1b[2Jb\nc\u202e")
+        == "a\N{REPLACEMENT CHARACTER}[2Jb c\N{REPLACEMENT CHARACTER}"
+    )
+    assert len(in_one_line("x" * 10**6)) < LONGEST_LINE + 5
+    done = run_latens("evaluate", "\x1b]0;title\x07" + "x" * 100_000)
+    assert done.returncode == 2
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stderr)
+    assert len(done.stderr) < 2_000
+
+
+def test_figures_are_json(run, run_latens):
+    figures = run_latens("evaluate", run.path, "--json").stdout
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert json.loads(figures, parse_constant=refuse)["images"]
