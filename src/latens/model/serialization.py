@@ -41,7 +41,7 @@ def _in_order(content: bytes) -> bytes:
     """A safetensors file with its metadata in order, which the library leaves to chance."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    header = {"__metadata__": dict(sorted(header["__metadata__"].items()))} | header
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
@@ -51,7 +51,7 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     about = [[name, str(of.dtype), list(of.shape)] for name, of in sorted(tensors.items())]
     found = zlib.crc32(json.dumps([about, sorted(metadata.items())]).encode())
     for _, tensor in sorted(tensors.items()):
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 
