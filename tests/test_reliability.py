@@ -47,7 +47,12 @@ def test_a_training_that_is_told_to_end_saves_and_can_go_on(tmp_path, end):
     words = "train digits --recipe mlp --hidden 16 --epochs 100000 --no-film --no-report --out run"
     command = [sys.executable, "-m", "latens", *words.split()]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(end, signal.SIG_DFL),  # noqa: PLW1509 - nohup may run us
     )
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") > 2):

@@ -16,14 +16,14 @@ def handled(
 ) -> Iterator[ExitStack]:
     """Inside, these signals go to the handler; closing what is yielded ends that early.
 
-    One that is ignored stays so, as `nohup` asks for. Only the main thread can do this: in others
-    nothing changes.
+    SIGHUP stays ignored where it is, as `nohup` asks for; SIGINT does not, which shells ignore for
+    what runs in the background. Only the main thread can do this: in others nothing changes.
     """
     with ExitStack() as restored:
         if threading.current_thread() is threading.main_thread():
             for each in signals:
                 before = signal.getsignal(each)
-                if before is not signal.SIG_IGN:
+                if before is not signal.SIG_IGN or each is signal.SIGINT:
                     signal.signal(each, handler)
                     restored.callback(signal.signal, each, before)
         yield restored

@@ -13,7 +13,7 @@ from torch.distributions import Categorical
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
 from latens.model.latent_model import LatentModel
-from latens.model.noise import OwnNoise, seeds_of
+from latens.model.noise import OwnNoise
 
 Density = Literal["mixture", "gaussian"]
 
@@ -318,9 +318,9 @@ def likeliest_condition(
     if not embedding.exclusive:
         return embedding.unknown(len(x))
     x, unknown, elbos = x.to(vae.device), embedding.unknown(len(x)), []
-    seeds = seeds_of(x, GUESS_SEED)
+    seeds = [GUESS_SEED] * len(x)
     for label in range(embedding.count):
-        with OwnNoise(seeds, x.device):  # the same for each class
+        with OwnNoise(seeds, x.device):  # the same for each image and class
             draw = vae.draw(x, torch.full_like(unknown, label))
         elbos.append(draw.log_px_z[0] - draw.kl)
     return torch.stack(elbos).argmax(0)

@@ -12,6 +12,7 @@ from latens.run.directory import Run
 from latens.serving.limits import Limits
 
 GRACE = 30  # seconds for requests that have begun, when the service is told to end
+KEPT_ALIVE = 75  # seconds: longer than clients keep theirs, which would meet a closed one
 MOST_CONNECTIONS = 1_000
 
 
@@ -69,6 +70,7 @@ def serve(
             log_level="warning",
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=GRACE,
+            timeout_keep_alive=KEPT_ALIVE,
         )
         at = f"[{host}]" if ":" in host else host
         listening(f"http://{at}:{listener.getsockname()[1]}")
