@@ -55,6 +55,15 @@ def test_sixes_are_found_by_a_model_of_ones(tmp_path, run_latens):
     np.save(tmp_path / "bad.npy", data.train.pixels[data.train.labels == 6].numpy())
     train = "train train.npy --recipe mlp --latent-dim 2 --epochs 40 --no-report --out run"
     assert run_latens(*train.split()).returncode == 0
+    few = ["--scores", "-elbo,nll", "--out", "few", "--false-positive-rate", "0.001"]
+    result = run_latens("anomaly", "run", *few, "--good", "good.npy", "--bad", "bad.npy")
+    assert "threshold none: too few good images  found –" in result.stdout
+    text = (tmp_path / "few" / "anomaly.json").read_text()
+    assert "Infinity" not in text
+    assert list(json.loads(text))[:2] == ["-elbo", "nll"] or list(json.loads(text))[:2] == [
+        "nll",
+        "-elbo",
+    ]
     result = run_latens("anomaly", "run", "--good", "good.npy", "--bad", "bad.npy", "-n", "6")
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "anomaly" / "anomaly.json").read_text())
@@ -70,3 +79,15 @@ def test_sixes_are_found_by_a_model_of_ones(tmp_path, run_latens):
     assert len(scores) == 1 + sum(figures["images"].values())
     pictures = {path.name for path in (tmp_path / "anomaly" / "pictures").iterdir()}
     assert pictures == {"scores.png", "roc.png", "worst.png"}
+
+
+def test_an_interval_holds_its_estimate():
+    """Of few bad images, which are drawn several times and so tie with themselves."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        found = separation(rng.normal(size=200), rng.normal(size=3), seed=seed)
+        for value, (low, high) in (
+            (found.auroc, found.auroc_interval),
+            (found.average_precision, found.average_precision_interval),
+        ):
+            assert 0 <= low <= value <= high <= 1

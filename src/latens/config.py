@@ -464,7 +464,7 @@ def _low_high(given: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         low = high = math.nan
     if not -math.inf < low < high < math.inf:
-        raise LatensError(f"range is {given}: it must be LOW,HIGH, two numbers")
+        raise LatensError(f"range is {given}: it must be LOW,HIGH, two numbers, the lower first")
     return low, high
 
 

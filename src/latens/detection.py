@@ -24,6 +24,7 @@ from latens.table_files import table
 
 SCORES, FIGURES = "scores.csv", "anomaly.json"
 SETS = ("good", "bad")
+TOO_FEW = "none: too few good images"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,10 @@ def anomaly(
                 rows.write({"path": block.paths, "set": [name] * len(block.paths), **found})
                 scored.add(name, block, found)
     scored.separate(false_positive_rate, seed)
-    figures = {name: asdict(each) for name, each in scored.separations.items()}
+    figures = {
+        name: asdict(each) | {"threshold": each.threshold if each.has_threshold else None}
+        for name, each in scored.separations.items()
+    }
     files.write_json(out / FIGURES, figures | {"run": str(run.path), "images": scored.counts})
     return Detection(_page(scored, out), scored.separations)
 
@@ -189,15 +193,16 @@ def rows_of(separations: dict[str, Separation]) -> list[dict[str, str]]:
             "average precision": with_interval(
                 each.average_precision, each.average_precision_interval
             ),
-            "threshold": _threshold(each.threshold, UNITS[name]),
-            "found": f"{each.found:.1%}",
+            "threshold": _in_units(each.threshold, name) if each.has_threshold else TOO_FEW,
+            "found": f"{each.found:.1%}" if each.has_threshold else "–",
         }
         for name, each in separations.items()
     ]
 
 
-def _threshold(value: float, unit: str) -> str:
-    return f"{value:.4g} {unit}" if np.isfinite(value) else "none"
+def _in_units(value: float, score: str) -> str:
+    unit = UNITS[score]
+    return f"{value:,.1f} {unit}" if unit == "nats" else f"{value:.3f} {unit}"
 
 
 def _separation(scored: Scored) -> Iterator[Picture]:
@@ -225,7 +230,9 @@ def _worst(scored: Scored) -> Iterator[Picture]:
     x = shown.unit().to(scored.vae.device)
     embedding = scored.vae.label_embedding
     y = None if embedding is None else embedding.unknown(len(x))
-    words = [f"{of}  {value:,.4g}".replace("-", "−") for value, of, *_ in rows]
+    words = [
+        f"{of}  {_in_units(value, name).split()[0]}".replace("-", "−") for value, of, *_ in rows
+    ]
     title = f"the most unusual images by {name} · {scored.run.title}"
     again = scored.vae.reconstruct(x, y)
     yield Picture(

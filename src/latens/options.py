@@ -68,7 +68,8 @@ def _of_sections() -> list[tuple[str, Any, Any]]:
                 hint = Literal[names]  # pyright: ignore[reportInvalidTypeForm]
                 summaries = [f"{c.name}: {c.summary}" for c in catalogue.choices(kind).values()]
                 text = " ".join([text, *(summaries if name != "decoder_network" else [])])
-            parameter = Parameter(help=text, group=_GROUPS[section])
+            negative = name == "range"  # its low end may be below 0
+            parameter = Parameter(help=text, group=_GROUPS[section], allow_leading_hyphen=negative)
             found.append((name, Annotated[hint, parameter], field(default=item.default)))
     return found
 

@@ -74,3 +74,11 @@ def test_a_range_is_two_numbers(wrong):
     with pytest.raises(LatensError, match="it must be LOW,HIGH"):
         TrainConfig.from_options(range=wrong)
     assert TrainConfig.from_options(range=(0, 4000)).data.value_range == (0.0, 4000.0)
+
+
+def test_a_range_may_begin_below_zero_in_two_words(tmp_path, run_latens):
+    np.save(tmp_path / "scans.npy", VALUES)
+    train = "train scans.npy --range -500,2500 --recipe mlp --hidden 16 --latent-dim 2 --epochs 1"
+    done = run_latens(*train.split(), "--no-report", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert latens.Run.open(tmp_path / "run").config.data.value_range == (-500.0, 2500.0)

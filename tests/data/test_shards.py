@@ -205,3 +205,6 @@ def test_features_of_shards_are_those_of_their_images(tmp_path, run_latens):
     expected = latens.load(tmp_path / "run").embed(x)
     np.testing.assert_allclose(packed["mu"], expected, atol=1e-5)
     assert packed["label"].tolist() == LABELS
+    assert set(packed["split"].tolist()) == {""}  # it tells none of its own
+    assert "has changed" not in done.stderr
+    assert "has changed" not in run_latens("evaluate", "run").stderr

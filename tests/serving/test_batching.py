@@ -100,6 +100,6 @@ def test_what_nobody_waits_for_is_not_computed():
 def test_limits_are_numbers_that_mean_something(limits):
     from latens.serving.limits import Limits
 
-    with pytest.raises(LatensError, match="must be above 0"):
+    with pytest.raises(LatensError, match="must be (above 0|0 or more)"):
         Limits(**limits)
     assert Limits(rate=0).rate == 0

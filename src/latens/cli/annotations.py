@@ -55,15 +55,13 @@ Log = Annotated[
 ]
 DeviceOption = Annotated[Device, Parameter(help="Where to compute.")]
 Scores = Annotated[
-    tuple[Literal["-elbo", "nll", "reconstruction", "displacement", "regret", "typicality"], ...],
+    str | None,
     Parameter(
-        help="Which: -elbo; nll, −log p(x) by importance sampling; reconstruction, "
-        "−E log p(x|z); displacement, by how many pixels the image would have to be distorted to "
-        "become its reconstruction; regret, what a q(z|x) of the image's own gains over the "
-        "encoder's; typicality, how far -elbo is from its mean over training images; none: all but "
-        "regret, which takes long.",
-        consume_multiple=True,
-        negative=(),
+        help="Which, such as -elbo,nll: -elbo; nll, −log p(x) by importance sampling; "
+        "reconstruction, −E log p(x|z); displacement, by how many pixels the image would have to "
+        "be distorted to become its reconstruction; regret, what a q(z|x) of the image's own gains "
+        "over the encoder's; typicality, how far -elbo is from its mean over training images; "
+        "none: all but regret, which takes long.",
         allow_leading_hyphen=True,
     ),
 ]

@@ -23,14 +23,14 @@ from latens.errors import LatensError
 class ScoreOptions:
     """The options of scores."""
 
-    scores: Scores = ()
+    scores: Scores = None
     importance_samples: ImportanceSamples = 100
     steps: Steps = 50
     seed: Seed = 0
 
     def given(self) -> dict[str, Any]:
         """By name; of scores none are the usual ones."""
-        return asdict(self) | {"scores": self.scores or None}
+        return asdict(self) | {"scores": self.scores.split(",") if self.scores else None}
 
 
 @app.command

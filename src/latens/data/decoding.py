@@ -137,7 +137,7 @@ def read_header(path: AnyImageFile) -> Header:
     except LatensError:
         raise
     except UnidentifiedImageError:
-        raise LatensError(f"{path} is not an image, despite its extension: remove it") from None
+        raise LatensError(f"{path} is not an image ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise LatensError(
             f"{path} has more pixels than is safe to decode (over {Image.MAX_IMAGE_PIXELS:,}): "

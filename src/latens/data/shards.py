@@ -105,9 +105,9 @@ def read_shards(data: str, target: Target) -> Raw:
     Raises:
         LatensError: shards that do not exist or cannot be read, or hold no images.
     """
-    shards = shards_of(data)
-    stamps = _stamps(shards)
     source = data if is_url(data) else str(Path(data).expanduser().absolute())
+    shards = shards_of(source)
+    stamps = _stamps(shards)
     pixels, about = cached(source, target, stamps, lambda path: _write(shards, target, path))
     labels = torch.tensor(about["labels"]) if about["classes"] else None
     splits = [split for split, count in about["splits"] for _ in range(count)]

@@ -98,6 +98,8 @@ def stream_images(
     splits, found = read_splits(data, shape, binarisation, value_range=value_range)
     for images in splits.values():
         check_shape(images.shape, shape, data)
+    if list(splits) == ["train"]:  # all there is, and not a split that the data tell
+        splits = {"": splits["train"]}
     count = sum(map(len, splits.values()))
     return Stream(count, lambda: _rows(splits, found, tuple(names)))
 

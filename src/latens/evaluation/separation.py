@@ -35,6 +35,11 @@ class Separation:
     false_positive_rate: float
     found: float
 
+    @property
+    def has_threshold(self) -> bool:
+        """Whether there are good images enough for one."""
+        return math.isfinite(self.threshold)
+
 
 def separation(
     good: Float[np.ndarray, " G"],
@@ -64,11 +69,13 @@ def separation(
     def with_interval(metric: Callable[..., float]) -> tuple[float, tuple[float, float]]:
         def of(good: np.ndarray, bad: np.ndarray) -> float:
             is_bad = np.repeat([0, 1], [len(good), len(bad)])
-            return float(metric(is_bad, np.concatenate([good, bad])))
+            return min(1.0, float(metric(is_bad, np.concatenate([good, bad]))))  # rounding
 
         tail = (1 - COVERAGE) / 2
         low, high = np.quantile([of(*drawn) for drawn in draws], [tail, 1 - tail])
-        return of(good, bad), (float(low), float(high))
+        value = of(good, bad)
+        # Images drawn twice are ties, which average precision rewards: the interval may miss it
+        return value, (min(float(low), value), max(float(high), value))
 
     return Separation(
         *with_interval(roc_auc_score),

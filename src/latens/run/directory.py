@@ -341,7 +341,7 @@ def refuse_existing(path: Path) -> None:
     """Raise a LatensError if something is at `path`."""
     if path.exists():
         raise LatensError(
-            f"{path} exists already: choose another --out, or go on with it by --resume"
+            f"{path} exists already: choose another folder, or go on with a training by --resume"
         )
 
 

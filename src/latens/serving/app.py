@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from latens import __version__
@@ -75,6 +76,12 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(LatensError)
     async def of_the_client(_request: Request, error: LatensError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def of_a_field(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
 
     @app.exception_handler(Busy)
     async def busy(_request: Request, _error: Busy) -> JSONResponse:

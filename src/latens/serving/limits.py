@@ -28,4 +28,5 @@ class Limits:
         for each in fields(self):
             value = getattr(self, each.name)
             if value < 0 or (value == 0 and each.name != "rate"):
-                raise LatensError(f"{each.name} is {value}: it must be above 0")
+                least = "0 or more" if each.name == "rate" else "above 0"
+                raise LatensError(f"{each.name} is {value}: it must be {least}")

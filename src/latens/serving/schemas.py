@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 LARGEST_SEED = 2**62
 
 
-class SampleRequest(BaseModel):
+class SampleRequest(BaseModel, extra="forbid"):
     """Which new images."""
 
     number: int = Field(1, ge=1, description="How many.")
