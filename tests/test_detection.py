@@ -60,10 +60,7 @@ def test_sixes_are_found_by_a_model_of_ones(tmp_path, run_latens):
     assert "threshold none: too few good images  found –" in result.stdout
     text = (tmp_path / "few" / "anomaly.json").read_text()
     assert "Infinity" not in text
-    assert list(json.loads(text))[:2] == ["-elbo", "nll"] or list(json.loads(text))[:2] == [
-        "nll",
-        "-elbo",
-    ]
+    assert set(json.loads(text)) == {"-elbo", "nll", "run", "images"}
     result = run_latens("anomaly", "run", "--good", "good.npy", "--bad", "bad.npy", "-n", "6")
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "anomaly" / "anomaly.json").read_text())

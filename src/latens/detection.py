@@ -230,9 +230,8 @@ def _worst(scored: Scored) -> Iterator[Picture]:
     x = shown.unit().to(scored.vae.device)
     embedding = scored.vae.label_embedding
     y = None if embedding is None else embedding.unknown(len(x))
-    words = [
-        f"{of}  {_in_units(value, name).split()[0]}".replace("-", "−") for value, of, *_ in rows
-    ]
+    numbers = [_in_units(value, name).split()[0].replace("-", "−") for value, *_ in rows]
+    words = [f"{of}  {number}" for number, (_, of, *_) in zip(numbers, rows, strict=True)]
     title = f"the most unusual images by {name} · {scored.run.title}"
     again = scored.vae.reconstruct(x, y)
     yield Picture(

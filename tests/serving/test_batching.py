@@ -96,10 +96,17 @@ def test_what_nobody_waits_for_is_not_computed():
     assert seen == [0.0, 2.0]
 
 
-@pytest.mark.parametrize("limits", [{"images": 0}, {"megabytes": -1.0}, {"rate": -1}])
-def test_limits_are_numbers_that_mean_something(limits):
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"images": 0}, "images is 0: it must be above 0"),
+        ({"megabytes": -1.0}, "it must be above 0"),
+        ({"rate": -1}, "rate is -1: it must be 0 or more"),
+    ],
+)
+def test_limits_are_numbers_that_mean_something(limits, words):
     from latens.serving.limits import Limits
 
-    with pytest.raises(LatensError, match="must be (above 0|0 or more)"):
+    with pytest.raises(LatensError, match=words):
         Limits(**limits)
     assert Limits(rate=0).rate == 0
