@@ -282,7 +282,12 @@ def test_the_version_is_that_of_the_package(shell_latens):
         (["train", "--latent-dim", "100000000000000"], "takes 1,848,000,000 GB to train"),
         (["train", "no/such/folder", "--recipe", "covn"], "did you mean 'conv'"),
         (["trian"], 'Did you mean "train"?'),
-        (["evaluate"], "requires an argument"),
+        (["evaluate"], "RUN is missing: see latens evaluate --help"),
+        (["embed", "mnist-2d"], "--out is missing: see latens embed --help"),
+        (
+            ["train", "digits", "--range", "0,9"],
+            "--range is for your own images: digits has 8 bits",
+        ),
         (["evaluate", "run"], "no such run directory: run"),
         (["sample", "run"], "no such run directory: run"),
         (["reconstruct", "run"], "no such run directory: run"),

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 import latens
 from latens.evaluation.scores import QUICK
@@ -23,6 +24,17 @@ def test_average_precision_by_hand():
     assert separation(np.array([2.0, 0]), np.array([3.0, 1])).average_precision == pytest.approx(
         0.5 * 1 + 0.5 * 2 / 3
     )
+
+
+@pytest.mark.parametrize("levels", [4, 10_000])
+def test_areas_are_those_of_scikit_learn(levels):
+    """With many ties, and with hardly any."""
+    rng = np.random.default_rng(levels)
+    good, bad = rng.integers(levels, size=70) * 1.0, rng.integers(levels, size=30) + levels / 8
+    found = separation(good, bad)
+    is_bad, scores = np.repeat([0, 1], [70, 30]), np.concatenate([good, bad])
+    assert found.auroc == pytest.approx(roc_auc_score(is_bad, scores))
+    assert found.average_precision == pytest.approx(average_precision_score(is_bad, scores))
 
 
 def test_an_interval_of_auroc_holds_the_truth_as_often_as_it_says():

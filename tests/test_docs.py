@@ -167,11 +167,15 @@ def test_commands(page, folder, monkeypatch, capsys):
 def test_snippets(page, tmp_path, monkeypatch):
     """Each page's snippets as one program, in this process, with trainings of one epoch.
 
-    They write neither report nor film. Warnings are errors, as in all tests.
+    They write neither report nor film, and scores draw few samples. Warnings are errors, as in
+    all tests.
     """
     monkeypatch.chdir(tmp_path)
     quick = functools.partial(latens.train, report=False, film=False)
     monkeypatch.setattr(latens, "train", quick, raising=False)
+    for name in ("anomaly", "score"):
+        scored = functools.partial(getattr(latens, name), importance_samples=2)
+        monkeypatch.setattr(latens, name, scored, raising=False)
     code = re.sub(r"\bepochs=\d+", "epochs=1", "\n".join(blocks(page, "python")))
     exec(compile(code, page, "exec"), {"__name__": page})
 

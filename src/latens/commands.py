@@ -42,6 +42,7 @@ DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
     f"{port}{i}" for port in ("COM", "LPT") for i in range(10)
 }
 LABELS, COLUMNS = "labels.csv", ("file", "label", "probability", "judged")
+MOST_SHOWN = 200  # images of one picture of reconstructions
 AT_ONCE = 1_000  # images drawn at a time where thousands are asked for
 
 
@@ -144,6 +145,9 @@ def reconstruction_picture(
     check_png(out)
     if images:
         shown = read_images(run, images)
+        if len(shown) > MOST_SHOWN:
+            note(f"{len(shown):,} images: the first {MOST_SHOWN} are shown")
+            shown = shown.take(slice(0, MOST_SHOWN))
     else:
         _check_number(number)
         shown = data_of(run).test.take(slice(0, number))
@@ -437,8 +441,8 @@ def check_files(channels: int) -> None:
     """
     if channels not in GREY_OR_RGB:
         raise LatensError(
-            f"the model's images have {channels} channels, and image files are grey or RGB: use a "
-            ".npy, or latens.load(run) from Python"
+            f"the model's images have {channels} channels, and image files are grey or RGB: use "
+            "latens.load(run) from Python, or latens embed and latens score with a .npy"
         )
 
 

@@ -87,7 +87,7 @@ def export_onnx(
     test = data_of(run, data).test if quantise else None
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial.mkdir(parents=True)
     try:
         programs = programs_of(model)
         differences = {program.name: _write(program, partial) for program in programs}

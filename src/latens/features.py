@@ -189,6 +189,8 @@ def search(
     check_png(out)
     if number < 1:
         raise LatensError(f"cannot find {number} images: ask for 1 or more")
+    if Path(image).is_dir():
+        raise LatensError(f"{image} is a folder: name one image file")
     run, vae = opened(path, device)
     query = read_images(run, [Path(image)])
     at = vae.embed(*given(vae, query)).flatten(1)

@@ -136,6 +136,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self
 
     def _begin(self, images: Any) -> Rows:
+        if self.n_components < 1:
+            raise LatensError(f"n_components is {self.n_components}: it must be 1 or more")
         rows = self._checked(images, reset=True, ensure_min_samples=FEWEST_IMAGES)
         shape = getattr(images, "shape", ())
         given = shape[1:] if len(shape) > 2 else self.image_shape

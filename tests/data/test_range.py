@@ -82,3 +82,22 @@ def test_a_range_may_begin_below_zero_in_two_words(tmp_path, run_latens):
     done = run_latens(*train.split(), "--no-report", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert latens.Run.open(tmp_path / "run").config.data.value_range == (-500.0, 2500.0)
+
+
+def folder_of(folder, brightest):
+    folder.mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, brightest, (8, 8)).astype(np.uint16)
+        pixels[0, 0] = brightest
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+def test_images_of_16_bits_that_use_little_of_them_are_told_of(tmp_path, capsys):
+    """A camera of 12 bits: without a range its images are nearly black."""
+    load_data(folder_of(tmp_path / "camera", 4_095))
+    assert "values of at most 4,111, of 65,535" in " ".join(capsys.readouterr().err.split())
+    load_data(tmp_path / "camera", value_range=(0.0, 4_095.0))
+    assert "bits" not in capsys.readouterr().err
+    load_data(folder_of(tmp_path / "full", 65_535))
+    assert "at most" not in capsys.readouterr().err

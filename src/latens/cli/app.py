@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter
 from cyclopts.config import Dict
 
 from latens import __version__
@@ -85,6 +85,11 @@ def _fail(message: str, status: int = 2) -> NoReturn:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
+    except MissingArgumentError as error:
+        if error.argument is None or error.keyword or error.tokens_so_far:  # given without a value
+            _fail(str(error))
+        command = " ".join(["latens", *(error.command_chain or ())])
+        _fail(f"{error.argument.name} is missing: see {command} --help")
     except CycloptsError as error:
         _fail(str(error))
     except LatensError as error:

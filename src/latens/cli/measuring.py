@@ -35,7 +35,8 @@ def evaluate(
     Parameters
     ----------
     data
-        Other data than the run was trained on: a name, a folder, a .npy or a .npz.
+        Other data than the run was trained on: a name, a folder, a .npy, a .npz, Parquet or tar
+        files.
     split
         Which images; none: the test split, or all of one's own images that have none.
     importance_samples

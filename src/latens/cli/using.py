@@ -48,7 +48,7 @@ def embed(
     Parameters
     ----------
     data
-        A name, a folder, a .npy or a .npz; none: the run's own, in its splits.
+        A name, a folder, a .npy, a .npz, Parquet or tar files; none: the run's own, in its splits.
     out
         A .csv, .parquet or .npz file.
     levels
@@ -75,7 +75,7 @@ def score(
     Parameters
     ----------
     data
-        A name, a folder, a .npy or a .npz; none: the run's own, in its splits.
+        A name, a folder, a .npy, a .npz, Parquet or tar files; none: the run's own, in its splits.
     out
         A .csv or .parquet file.
     """
@@ -147,7 +147,8 @@ def search(
     image
         An image file.
     data
-        Where to search: a name, a folder, a .npy or a .npz; none: the run's own data.
+        Where to search: a name, a folder, a .npy, a .npz, Parquet or tar files; none: the run's own
+        data.
     number
         Of images.
     """
@@ -198,7 +199,7 @@ def export(
     for name, difference in written.differences.items():
         print(f"{name}: differs from the model by {difference:.1g} at most")
     if written.cost is not None:
-        print(f"int8: costs {written.cost:.2f} nats of −elbo per test image")
+        print(f"int8: costs {round(written.cost, 2) + 0.0:.2f} nats of −elbo per test image")
     print(written.path)
 
 

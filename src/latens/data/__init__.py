@@ -265,6 +265,8 @@ def _read(data: Any, target: Target, names: tuple[str, ...] = ()) -> tuple[Raw, 
     if name in SOURCES:
         if not own_size:
             raise LatensError(f"--size and --grey are for folders of images: {data} has its own")
+        if target.value_range is not None:
+            raise LatensError(f"--range is for your own images: {data} has 8 bits")
         return read_source(name), SOURCES[name].validation
     if name == CELEBA:
         path = data_folder() / CELEBA
@@ -300,9 +302,9 @@ def _check_text(name: str) -> None:
 def _not_found(name: str, path: Path) -> LatensError:
     """The error for a name or a path that is not a data set."""
     if path.is_file():
-        single = "; a single image is too little to train on"
+        single = ": for a single image name the folder it is in"
         return LatensError(
-            f"{name} is neither a folder of images nor a .npy or .npz file"
+            f"{name} is neither a folder of images nor a .npy, .npz, Parquet or tar file"
             + (single if path.suffix.lower() in SUFFIXES else "")
         )
     if len(path.parts) > 1 or path.suffix:

@@ -53,6 +53,7 @@ LARGEST_KEPT = 128  # pixels: images of one size up to this are not resized
 NAMED = 3  # bad images that a warning names; it counts the rest
 UNREADABLE_SHARE = 0.01  # of the images may be left out without being asked for
 COMMON_SHARE = 0.9  # of the images must have a size that is kept
+DARK = 64  # of 255: images of 16 bits without a brighter pixel were meant to be stretched
 TINY = 0.25  # of the median of the images' shorter sides: a smaller image is left out
 
 T = TypeVar("T")
@@ -234,9 +235,12 @@ def one_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _note_conversions(headers: list[Header]) -> None:
+def _note_conversions(headers: list[Header], value_range: tuple[float, float] | None) -> None:
+    deep = value_range is None
+    if not deep and not any(header.mode in DEEP_MODES for header in headers):
+        note("--range is for images of more than 8 bits, and these have 8: it changes nothing")
     kinds = {
-        "of more than 8 bits": lambda mode: mode in DEEP_MODES,
+        "of more than 8 bits": lambda mode: deep and mode in DEEP_MODES,
         "palette": lambda mode: mode == "P",
         "CMYK": lambda mode: mode == "CMYK",
         "with transparency (blended with white)": lambda mode: mode.endswith("A"),
@@ -245,6 +249,17 @@ def _note_conversions(headers: list[Header]) -> None:
     found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     if found:
         note(f"images converted to 8-bit grey or RGB: {found}")
+
+
+def _note_unused_range(pixels: np.ndarray) -> None:
+    """Say so where images of 16 bits use so little of their range that they are nearly black."""
+    brightest = max((int(image.max()) for image in pixels), default=DARK)
+    if brightest < DARK:
+        note(
+            f"the images of 16 bits have values of at most {257 * brightest + 256:,}, of 65,535: "
+            "their details are lost unless you give --range LOW,HIGH, the values of black and of "
+            "white"
+        )
 
 
 def decided(target: Target, headers: list[Header]) -> Target:
@@ -357,7 +372,7 @@ def decode_each(
             tiny = _tiny(scanned)
             work.tiny = {i: LatensError(f"{name(i)} is {size}") for i, size in tiny.items()}
         headers = [found for i, found in scanned.items() if i not in work.tiny]
-        _note_conversions(headers)
+        _note_conversions(headers, target.value_range)
         target = decided(target, headers)
         channels, size = target.known
         pixels = allocate((count, channels, *size))
@@ -366,7 +381,10 @@ def decode_each(
             pixels[i] = image(i, target)
             return True
 
-        work.every(fill, "decoding")
+        decoded = work.every(fill, "decoding")
+        if target.value_range is None:
+            deep = [i for i in decoded if scanned[i].mode in DEEP_MODES]
+            _note_unused_range(pixels[deep])
     left_out = work.bad | work.tiny
     warn_of_left_out([left_out[i] for i in sorted(left_out)], len(left_out), count)
     return pixels, sorted(left_out)

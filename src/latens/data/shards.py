@@ -33,7 +33,7 @@ from latens.data.decoding import (
 )
 from latens.data.files import SPLIT_FOLDERS, SUFFIXES, split_by
 from latens.data.images import Images
-from latens.data.sources import Raw
+from latens.data.sources import Raw, reason_of
 from latens.errors import LatensError
 
 TAR, PARQUET = (".tar", ".tar.gz", ".tgz"), (".parquet",)
@@ -241,6 +241,7 @@ def _samples(shard: str, noted: _Written) -> Iterator[tuple[InMemoryFile, Any]]:
 @contextmanager
 def _reading(shard: str) -> Iterator[None]:
     """What libraries raise for a shard that they cannot read becomes one line."""
+    from requests import RequestException
     from urllib3.exceptions import HTTPError
 
     try:
@@ -248,7 +249,11 @@ def _reading(shard: str) -> Iterator[None]:
     except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, HTTPError) as error:
         if isinstance(error, LatensError):
             raise
-        raise LatensError(f"{shard} cannot be read: {one_line(error)}") from error
+        if isinstance(error, HTTPError):  # of urllib3, in the middle of a file
+            reason = "the connection broke"
+        else:
+            reason = reason_of(error) if isinstance(error, RequestException) else one_line(error)
+        raise LatensError(f"{shard} cannot be read: {reason}") from error
 
 
 @contextmanager

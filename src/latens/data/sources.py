@@ -102,14 +102,15 @@ def fetch(source: Source, file: str) -> Path:
             )
             return Path(found)
         except (requests.RequestException, ValueError) as error:
-            reasons.append(f"{mirror}: {_reason(error)}")
+            reasons.append(f"{mirror}: {reason_of(error)}")
     raise LatensError(
         f"cannot download {source.folder}/{file}: {'; '.join(reasons)}. Check the network, or set "
         f"LATENS_DATA to a folder that contains {source.folder}/{file}"
     )
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an address could not be read, in a few words."""
     match error:
         case requests.HTTPError(response=requests.Response(status_code=status)):
             return f"HTTP status {status}"

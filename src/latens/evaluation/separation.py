@@ -1,14 +1,15 @@
 """How well a score tells bad images from good ones, with intervals and a threshold."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 RESAMPLES = 500
 COVERAGE = 0.95
+
+Counts = Int[np.ndarray, " V"]
 
 
 @dataclass(frozen=True)
@@ -57,33 +58,45 @@ def separation(
     Args:
         seed: of the bootstrap.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     threshold = conformal_threshold(good, false_positive_rate)
+    # How many images have each value, the largest first: a draw of images is a draw of such counts
+    values = np.unique(np.concatenate([good, bad]))[::-1]
+    places = (np.searchsorted(-values, -part) for part in (good, bad))
+    counts = [np.bincount(at, minlength=len(values)) for at in places]
     generator = np.random.default_rng(seed)
     draws = [
-        (generator.choice(good, len(good)), generator.choice(bad, len(bad)))
+        _areas(*(generator.multinomial(of.sum(), of / of.sum()) for of in counts))
         for _ in range(RESAMPLES)
     ]
+    tail = (1 - COVERAGE) / 2
+    lows, highs = np.quantile(draws, [tail, 1 - tail], axis=0)
 
-    def with_interval(metric: Callable[..., float]) -> tuple[float, tuple[float, float]]:
-        def of(good: np.ndarray, bad: np.ndarray) -> float:
-            is_bad = np.repeat([0, 1], [len(good), len(bad)])
-            return min(1.0, float(metric(is_bad, np.concatenate([good, bad]))))  # rounding
-
-        tail = (1 - COVERAGE) / 2
-        low, high = np.quantile([of(*drawn) for drawn in draws], [tail, 1 - tail])
-        value = of(good, bad)
+    def with_interval(value: float, low: float, high: float) -> tuple[float, tuple[float, float]]:
         # Images drawn twice are ties, which average precision rewards: the interval may miss it
         return value, (min(float(low), value), max(float(high), value))
 
+    auroc, precision = zip(_areas(*counts), lows, highs, strict=True)
     return Separation(
-        *with_interval(roc_auc_score),
-        *with_interval(average_precision_score),
+        *with_interval(*auroc),
+        *with_interval(*precision),
         threshold,
         false_positive_rate,
         float((bad > threshold).mean()),
     )
+
+
+def _areas(good: Counts, bad: Counts) -> tuple[float, float]:
+    """AUROC and average precision, from how many good and bad images have each value.
+
+    Args:
+        good, bad: of the values in falling order.
+    """
+    good_above, bad_above = np.cumsum(good), np.cumsum(bad)  # or at it
+    good_count, bad_count = good_above[-1], bad_above[-1]
+    below = good_count - good_above + good / 2  # good images below each value, ties half
+    precision = bad_above / np.maximum(1, bad_above + good_above)
+    auroc = (bad * below).sum() / (bad_count * good_count)
+    return float(auroc), min(1.0, float((bad * precision).sum() / bad_count))  # rounding
 
 
 def conformal_threshold(good: Float[np.ndarray, " G"], false_positive_rate: float) -> float:

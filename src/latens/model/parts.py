@@ -5,6 +5,7 @@ the same name. That is all it takes for `to_config` and `from_config` to save an
 composition, one's own parts included, without pickle.
 """
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
@@ -185,7 +186,11 @@ def from_config(config: Any) -> Configurable:
         raise LatensError("not the description of a part: there is no 'part' name in it")
     name = str(config["part"])
     if name not in _CLASSES:
-        raise unknown("part (one of your own must be imported before it is loaded)", name, _CLASSES)
+        near = difflib.get_close_matches(name, _CLASSES, n=1, cutoff=0.8)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise LatensError(
+            f"unknown part '{name}': {hint}One of your own must be imported before it is loaded"
+        )
     known = argument_names(_CLASSES[name])
     arguments = {str(key): _value(value) for key, value in config.items() if key != "part"}
     arguments = {

@@ -32,7 +32,8 @@ FILM = "film"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
-LARGEST_YAML, MOST_ALIASES = 2**20, 20  # bytes of a file of options; of its values
+# Of a file of options: bytes, values that stand for another, lists in lists
+LARGEST_YAML, MOST_ALIASES, DEEPEST = 2**20, 20, 50
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 PACKAGES = ("latens", "torch", "numpy", "safetensors", "scikit-learn", "pillow")
 
@@ -340,9 +341,8 @@ def check_out(out: Path, *names: str) -> None:
 def refuse_existing(path: Path) -> None:
     """Raise a LatensError if something is at `path`."""
     if path.exists():
-        raise LatensError(
-            f"{path} exists already: choose another folder, or go on with a training by --resume"
-        )
+        on = ", or go on with its training by --resume" if (path / CONFIG).is_file() else ""
+        raise LatensError(f"{path} exists already: choose another folder{on}")
 
 
 def _require(content: Any, kinds: Mapping[str, type], path: Path) -> None:
@@ -374,9 +374,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise LatensError(f"{path} has more than {LARGEST_YAML >> 20} MiB: it holds no options")
     try:
         text = path.read_text("utf-8")
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        if aliases > MOST_ALIASES:  # a few lines of them can stand for gigabytes
-            raise LatensError(f"{path} has {aliases} aliases: write its values out")
+        _check_events(text, path)
         content = yaml.safe_load(text)
     except LatensError:
         raise
@@ -385,6 +383,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise LatensError(f"{path} holds no 'name: value' lines")
     return content
+
+
+def _check_events(text: str, path: Path) -> None:
+    """Raise a LatensError before a text is built that stands for gigabytes, or takes minutes."""
+    aliases = depth = 0
+    for event in yaml.parse(text):
+        aliases += isinstance(event, yaml.AliasEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if aliases > MOST_ALIASES:
+            raise LatensError(f"{path} has more than {MOST_ALIASES} aliases: write its values out")
+        if depth > DEEPEST:
+            raise LatensError(f"{path} is nested more than {DEEPEST} deep: it holds no options")
 
 
 def next_path(parent: Path, data: str, recipe: str) -> Path:

@@ -208,7 +208,7 @@ def begin_again(collapsed: TrainingSetup, seconds: float) -> TrainingSetup:
     config = replaced(
         config,
         objective={"beta_warmup": REMEDY_WARMUP},
-        run={"minutes": round(left, 2), "seed": config.run.seed + 1},
+        run={"minutes": max(round(left, 3), 0.001), "seed": config.run.seed + 1},
     )
     note(
         f"posterior collapse after {seconds:.0f} s: beginning again with --beta-warmup "
