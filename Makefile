@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs faults clean
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
@@ -15,6 +15,10 @@ test: .venv/installed-test lint
 
 docs: .venv/installed-test
 	$(BIN)/mkdocs build
+
+faults: .venv/installed-test
+	$(BIN)/python tests/faults.py
+	$(BIN)/python tests/kills.py
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/run.py $(BENCH)

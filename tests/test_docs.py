@@ -32,7 +32,7 @@ DOCS = [
     "recipes",
     "tracking",
 ]
-DOCS += ["results", "scaling", *(f"tutorials/{n}" for n in TUTORIALS)]
+DOCS += ["reliability", "results", "scaling", *(f"tutorials/{n}" for n in TUTORIALS)]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)]
 # Its models are of MNIST and of CelebA's faces
 NEEDS_DATA = pytest.param("docs/gallery.md", marks=pytest.mark.mnist)

@@ -19,6 +19,7 @@ import latens
 from latens import LatensError
 from latens.console import LONGEST_LINE, in_one_line
 from latens.data import load_data
+from latens.data.cache import cache_folder
 from latens.model.serialization import CHECKSUM, read_tensors, write_tensors
 from latens.run.directory import read_yaml
 
@@ -66,6 +67,50 @@ def test_a_training_that_is_told_to_end_saves_and_can_go_on(tmp_path, end):
     _, state = latens.Run.open(tmp_path / "run").last_checkpoint()
     assert rows in (state["epoch"], state["epoch"] + 1)
     assert out.strip() == "run"
+
+
+def trainings(folder, *options, count=2):
+    """Several at once; each one's status and words."""
+    words = "--recipe mlp --hidden 16 --no-film --no-report"
+    command = [sys.executable, "-m", "latens", "train", *options, *words.split()]
+    begun = [
+        subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(count)
+    ]
+    told = [process.communicate(timeout=120) for process in begun]
+    return [(p.returncode, *words) for p, words in zip(begun, told, strict=True)]
+
+
+def test_trainings_that_begin_at_once_have_runs_of_their_own(tmp_path):
+    ended = trainings(tmp_path, "digits", "--epochs", "1", count=3)
+    assert [status for status, *_ in ended] == [0, 0, 0], ended
+    runs = {out.splitlines()[-1] for _, out, _ in ended}
+    assert runs == {f"runs/digits-mlp-{i}" for i in (1, 2, 3)}
+    assert all(len(latens.Run.open(tmp_path / run).metrics) == 1 for run in runs)
+    assert not list((tmp_path / "runs").glob(".*"))
+
+
+def test_two_trainings_into_one_folder(tmp_path):
+    """One wins, and the other says so."""
+    ended = trainings(tmp_path, "digits", "--epochs", "1", "--out", "run")
+    assert sorted(status for status, *_ in ended) == [0, 2], ended
+    assert any("latens: error: run exists already" in err for *_, err in ended)
+    assert len(latens.Run.open(tmp_path / "run").metrics) == 1
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    run = latens.train("digits", out=tmp_path / "run", epochs=1, **SMALL)
+    with run.held():
+        refused("is being trained by another process", latens.resume, run.path)
+    latens.resume(run.path)  # the lock is gone, though its file is not
+    assert len(run.metrics) == 1
+
+
+def test_decoded_images_are_their_owners_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENS_CACHE", str(tmp_path / "cache"))
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
 
 
 def test_a_command_that_is_told_to_end_clears_up(tmp_path):
@@ -116,7 +161,7 @@ def test_every_flipped_byte_is_found(tmp_path):
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, run, capsys):
     shutil.copytree(run.path, tmp_path / "run")
     copy = latens.Run.open(tmp_path / "run")
-    first, last = sorted((copy.path / "checkpoints").iterdir())
+    first, last = sorted((copy.path / "checkpoints").glob("*.safetensors"))
     damaged = bytearray(last.read_bytes())
     damaged[-40] ^= 4
     last.write_bytes(damaged)

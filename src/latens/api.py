@@ -4,6 +4,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,9 +12,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from latens import files
 from latens.config import TrainConfig, check_names, check_seed
 from latens.console import stderr
-from latens.data import IN_MEMORY, DataSet, Images, load_data, load_split, name_of, source_of
+from latens.data import IN_MEMORY, DataSet, Images, load_data, load_split, source_of
 from latens.errors import LatensError
 from latens.evaluation.findings import Finding
 from latens.evaluation.full import FullEvaluation
@@ -26,13 +28,11 @@ from latens.model.serialization import WeightBits
 from latens.model.vae import VAE
 from latens.run.data import data_of
 from latens.run.directory import (
-    CHECKPOINTS,
     PICTURES,
     Checkpoint,
     Run,
     check_out,
     locate,
-    next_path,
     refuse_existing,
 )
 from latens.run.hub import upload
@@ -41,7 +41,14 @@ from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
 from latens.training.processes import Processes
 from latens.training.progress import comment
-from latens.training.setup import TrainingSetup, begin_again, options_of_own, prepare, reopen
+from latens.training.setup import (
+    TrainingSetup,
+    begin_again,
+    options_of_own,
+    prepare,
+    reopen,
+    restart,
+)
 
 RUNS = Path("runs")
 CARD_PICTURES = ("samples.png", "reconstructions-validation.png", "latent-space.png")
@@ -80,17 +87,18 @@ def train(
         options, objective = options | {"objective": objective}, None
     options = options_of_own(model, objective, options)
     config = TrainConfig.from_options(**options)
-    path = Path(out) if out else next_path(RUNS, name_of(data), config.model.recipe)
-    refuse_existing(path)
+    if out:
+        refuse_existing(Path(out))
     from latens.training.trainer import Collapsed
 
     with torch.random.fork_rng():
         setup = prepare(data, config, model, objective)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
-        path = Path(processes.from_main(str(path)))
+        created = None
         if processes.is_main:
-            Run.create(path, setup.record())
-        processes.wait()
+            record = setup.record()
+            created = Run.create(Path(out), record) if out else Run.create_next(RUNS, record)
+        path = Path(processes.from_main(str(created and created.path)))
         try:
             return _fit(Run.open(path), setup, processes, callbacks=callbacks)
         except Collapsed as collapsed:
@@ -111,10 +119,10 @@ def resume(path: str | Path, data: Any = None, callbacks: Sequence[Callback] = (
         LatensError: no run directory, none that can be gone on with, or changed data.
     """
     run = Run.open(path)
-    checkpoint = run.last_checkpoint()
+    checkpoint = run.last_checkpoint() if run.has_begun else None
     images = data_of(run, data)
     with torch.random.fork_rng():
-        setup = reopen(run, images)
+        setup = restart(run, images) if checkpoint is None else reopen(run, images)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
         return _fit(run, setup, processes, checkpoint, callbacks)
 
@@ -332,19 +340,19 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
     source, command = run.record["data"]["source"], run.record["command"]
     command = command.replace(shlex.quote(source), data.name).replace(source, data.name)
     record = run.record | {"data": run.record["data"] | {"source": data.name}, "command": command}
-    exported = Run.create(out, record, run.metrics)
-    vae = load_model(run.path)
-    if "training" in vae.about:
-        vae.about["training"]["command"] = command
-    exported.save_model(vae, bits)
-    vae = load_model(out)  # with the rounded weights
-    figures = measure(vae, data.test).as_dict() | {"split": "test"}
-    vae.about["figures"] = figures
-    exported.save_model(vae, bits)
-    exported.save_figures(figures)
-    vae.generate_model_card().save(out / "README.md")
-    (out / CHECKPOINTS).rmdir()  # there is none to go on from
-    return exported
+    with files.building(out) as partial:
+        exported = Run.fill(partial, record, run.metrics)
+        vae = load_model(run.path)
+        if "training" in vae.about:
+            vae.about["training"]["command"] = command
+        exported.save_model(vae, bits)
+        vae = load_model(partial)  # with the rounded weights
+        figures = measure(vae, data.test).as_dict() | {"split": "test"}
+        vae.about["figures"] = figures
+        exported.save_model(vae, bits)
+        exported.save_figures(figures)
+        vae.generate_model_card().save(partial / "README.md")
+    return Run(out, record)
 
 
 def push(
@@ -418,12 +426,12 @@ def fit_prior(
     figures = asdict(found)
     figures.pop("prior")
     vae.about["second_stage"] = figures
-    fitted = Run.create(out, run.record, run.metrics)
-    fitted.save_model(vae)
-    if run.figures is not None:
-        fitted.save_figures(run.figures)
-    (out / CHECKPOINTS).rmdir()  # there is none to go on from
-    return fitted
+    with files.building(out) as partial:
+        fitted = Run.fill(partial, run.record, run.metrics)
+        fitted.save_model(vae)
+        if run.figures is not None:
+            fitted.save_figures(run.figures)
+    return Run(out, run.record)
 
 
 # ---- a training and what follows it ----------------------------------------------------------
@@ -443,9 +451,10 @@ def _fit(
     stderr.print(describe(run), markup=False)
     begins_again = False
     try:
-        evaluation = Trainer(run, setup, processes, checkpoint, callbacks).fit()
-        if processes.is_main:
-            _finish(run, setup, evaluation)
+        with run.held() if processes.is_main else nullcontext():
+            evaluation = Trainer(run, setup, processes, checkpoint, callbacks).fit()
+            if processes.is_main:
+                _finish(run, setup, evaluation)
     except Collapsed:
         begins_again = True
         raise
@@ -460,6 +469,7 @@ def _fit(
 def _finish(run: Run, setup: TrainingSetup, evaluation: Evaluation) -> None:
     """What follows a training: figures on the test images, where labels lie, the report."""
     data, config = setup.data, setup.config
+    torch.manual_seed(config.run.seed)  # the same figures after a training that was resumed
     comment(run.metrics, evaluation, config, run.latent_dims)
     trained = load_model(run.path)
     figures = measure(trained.to(config.run.device), data.test).as_dict() | {"split": "test"}

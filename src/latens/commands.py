@@ -2,8 +2,6 @@
 
 import csv
 import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latens import pictures
+from latens import files, pictures
 from latens.analysis.generation import (
     CONFIDENCE,
     Density,
@@ -304,14 +302,9 @@ def generate(
     if out.exists():
         raise LatensError(f"{out} exists already: choose another --out")
     blocks = _in_blocks(run, number, label, temperatures, density, confidence)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            _write_images(run, number, blocks, partial, judge_of(run, judge))
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with files.building(out) as partial, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _write_images(run, number, blocks, partial, judge_of(run, judge))
     return out
 
 

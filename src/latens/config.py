@@ -316,19 +316,22 @@ class TrainConfig:
             LatensError: names or values that are not latens's.
         """
         if not set(record) <= SECTIONS.keys():
-            known = {name: None if value == AUTO else value for name, value in record.items()}
+            known = {str(n): None if value == AUTO else value for n, value in record.items()}
             return cls.from_options(**{k: v for k, v in known.items() if v is not None})
         for section, values in record.items():
             if not isinstance(values, Mapping):
                 raise LatensError(f"the section {section} holds no names and values")
         flat = {
-            _flat_name(section, name): value
+            _flat_name(section, str(name)): value
             for section, values in record.items()
             for name, value in values.items()
             if name != "options"
         }
-        for values in record.values():
-            flat |= values.get("options", {})
+        for section, values in record.items():
+            options = values.get("options", {})
+            if not isinstance(options, Mapping):
+                raise LatensError(f"the options of {section} are no names and values")
+            flat |= {str(name): value for name, value in options.items()}
         return cls.from_options(**flat)
 
     def options(self) -> dict[str, Any]:

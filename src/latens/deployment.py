@@ -7,7 +7,6 @@ says in its metadata what goes in and what comes out.
 import importlib
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,17 +84,11 @@ def export_onnx(
             "others: leave it out"
         )
     test = data_of(run, data).test if quantise else None
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with files.building(out) as partial:
         programs = programs_of(model)
         differences = {program.name: _write(program, partial) for program in programs}
         cost = None if test is None else _quantised(model, test.take(slice(0, MEASURED)), partial)
         _describe(run, programs, differences, cost, partial)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Exported(out, differences, cost)
 
 

@@ -60,7 +60,7 @@ def test_a_resumed_training_forgets_the_frames_it_repeats(digits_run, tmp_path):
     options = {"recipe": "mlp", "latent_dim": 4, "epochs": 4, "report": False}
     run = latens.train("digits", out=tmp_path / "run", **options)
     frames = {epoch: path.read_bytes() for epoch, path in run.frames.items()}
-    for path in sorted((run.path / "checkpoints").iterdir())[1:]:
+    for path in sorted((run.path / "checkpoints").glob("*.safetensors"))[1:]:
         path.unlink()
     resumed = latens.resume(run.path)
     assert {epoch: path.read_bytes() for epoch, path in resumed.frames.items()} == frames

@@ -57,7 +57,7 @@ def test_the_loss_falls_and_the_run_is_complete(digits_run):
         "metrics.jsonl",
         "model.safetensors",
     }
-    assert len(list((digits_run.path / "checkpoints").iterdir())) <= 2
+    assert len(list((digits_run.path / "checkpoints").glob("*.safetensors"))) <= 2
 
 
 def test_a_row_holds_every_term_in_nats_per_image(digits_run):
@@ -343,7 +343,7 @@ def test_resuming_a_finished_run_changes_no_weight(digits_run):
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(digits, tmp_path):
     t = trainer(tmp_path, digits)
     t.fit()
-    newest = sorted((t.run.path / "checkpoints").iterdir())[-1]
+    newest = sorted((t.run.path / "checkpoints").glob("*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     assert t.run.last_checkpoint()[1]["images"] == 0
 
@@ -352,7 +352,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(digits, tmp_path
 def test_without_a_checkpoint_to_go_on_from_nothing_is_lost(digits_run, tmp_path, how):
     copy = tmp_path / "copy"
     shutil.copytree(digits_run.path, copy)
-    for path in (copy / "checkpoints").iterdir():
+    for path in (copy / "checkpoints").glob("*.safetensors"):
         tensors, metadata = read_tensors(path)
         if how == "truncated":
             path.write_bytes(path.read_bytes()[:500])
@@ -365,7 +365,7 @@ def test_without_a_checkpoint_to_go_on_from_nothing_is_lost(digits_run, tmp_path
         else:
             path.unlink()
     if how == "missing":
-        (copy / "checkpoints").rmdir()
+        shutil.rmtree(copy / "checkpoints")
     before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     with pytest.raises(LatensError, match="checkpoint"):
         latens.resume(copy)

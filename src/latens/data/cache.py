@@ -18,18 +18,21 @@ from latens.errors import LatensError
 from latens.files import read_json, replacing, write_json
 
 CACHED_FROM = 1_000  # images; fewer are decoded each time, which takes about a second
+DIGEST = "digest"  # of what was noted of the images
 FORMAT = 2  # to be raised when the same files would be decoded to other pixels, or stored otherwise
 
 
 def cache_folder() -> Path:
     """Where decoded images are stored: `LATENS_CACHE`, or the user's cache. It is created.
 
+    The images may be private: other users of the machine cannot read a folder that is created here.
+
     Raises:
         LatensError: the folder cannot be created.
     """
     folder = Path(os.environ.get("LATENS_CACHE") or pooch.os_cache("latens") / "decoded")
     try:
-        folder.expanduser().mkdir(parents=True, exist_ok=True)
+        folder.expanduser().mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise LatensError(
             f"cannot store decoded images in {folder}: {error.strerror}; set LATENS_CACHE to a "
@@ -90,7 +93,8 @@ def cached(
     try:
         with replacing(path) as temporary:
             about = write(temporary)
-            write_json(path.with_suffix(".json"), {"source": source} | about)
+            about |= {"source": source, "shape": list(np.load(temporary, mmap_mode="r").shape)}
+            write_json(path.with_suffix(".json"), about | {DIGEST: _digest(about)})
     except OSError as error:
         raise LatensError(
             f"cannot store decoded images in {path.parent}: {error.strerror}; free some space, "
@@ -115,12 +119,20 @@ def _stamp(file: ImageFile) -> list[object]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
-    """What the cache holds under this name; None if it is missing or incomplete."""
+    """What the cache holds under this name; None if it is missing, incomplete or damaged.
+
+    Pixels are not read for it: those of a run's data are compared by their fingerprint.
+    """
     try:
-        pixels, about = np.load(path, mmap_mode="c"), read_json(path.with_suffix(".json"))
-    except (OSError, ValueError, EOFError):
+        pixels = np.load(path, mmap_mode="c")
+        about = dict(read_json(path.with_suffix(".json")))
+        whole = about.pop(DIGEST, None) == _digest(about)
+    except MemoryError:
+        raise
+    except Exception:  # whatever is wrong with it, it is written anew
         return None
-    return (pixels, about) if isinstance(about, dict) and "bad" in about else None
+    same = whole and about["shape"] == list(pixels.shape) and pixels.dtype == np.uint8
+    return (pixels, about) if same else None
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:

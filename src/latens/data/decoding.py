@@ -144,7 +144,9 @@ def read_header(path: AnyImageFile) -> Header:
             f"{path} has more pixels than is safe to decode (over {Image.MAX_IMAGE_PIXELS:,}): "
             "make it smaller or remove it"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
         raise LatensError(f"{path} cannot be read: {one_line(error)}") from error
 
 
@@ -173,9 +175,9 @@ def naming(name: str | AnyImageFile) -> Iterator[None]:
     """
     try:
         yield
-    except LatensError:
+    except (LatensError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # as in `read_header`
         raise LatensError(f"{name} is damaged ({one_line(error)}): replace or remove it") from error
 
 
@@ -187,7 +189,7 @@ def to_array(image: Image.Image, target: Target) -> np.ndarray:
     ones 8-bit; transparent pixels are blended with white.
 
     Raises:
-        OSError, SyntaxError, ValueError: pixels that are damaged or of an unknown range.
+        Exception: whatever Pillow raises for damaged pixels; ValueError for an unknown range.
     """
     channels, size = target.known
     upright = ImageOps.exif_transpose(image)

@@ -3,10 +3,9 @@
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -84,17 +83,41 @@ class Run:
             OSError: it cannot be written.
         """
         refuse_existing(path)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            (partial / CHECKPOINTS).mkdir(parents=True)
-            text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
-            files.write_bytes(partial / CONFIG, text.encode())
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            files.write_bytes(partial / METRICS, lines.encode())
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with files.building(path) as partial:
+            cls.fill(partial, record, rows)
+            (partial / CHECKPOINTS).mkdir()
         return cls(path, record)
+
+    @classmethod
+    def fill(
+        cls, folder: Path, record: dict[str, Any], rows: Sequence[dict[str, Any]] = ()
+    ) -> "Run":
+        """A run directory in a folder that is there and empty: its record, and rows of metrics.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+        files.write_bytes(folder / CONFIG, text.encode())
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        files.write_bytes(folder / METRICS, lines.encode())
+        return cls(folder, record)
+
+    @classmethod
+    def create_next(cls, parent: Path, record: dict[str, Any]) -> "Run":
+        """A new run directory with the next number that is free, also where others begin at once.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        recipe = record["options"]["model"]["recipe"]
+        while True:
+            path = next_path(parent, record["data"]["name"], recipe)
+            try:
+                return cls.create(path, record)
+            except (LatensError, OSError):
+                if not path.exists():
+                    raise
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -215,10 +238,10 @@ class Run:
         if not path.is_file():
             raise LatensError(f"{self.path} has no {METRICS}")
         rows = []
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 raise LatensError(f"{path} is damaged: line {number} is not JSON") from None
             _require_row(rows[-1], path)
         return rows
@@ -230,6 +253,24 @@ class Run:
         return {int(path.stem): path for path in paths if path.stem.isdecimal()}
 
     # ---- writing -----------------------------------------------------------------------------
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While it is trained: a lock, which ends with the process that has it.
+
+        Raises:
+            LatensError: another process trains it.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / CHECKPOINTS / ".lock", blocking=False):
+                files.clear_temporaries(self.path, self.path / CHECKPOINTS, self.path / FILM)
+                yield
+        except Timeout:
+            raise LatensError(
+                f"{self.path} is being trained by another process: wait until it has ended"
+            ) from None
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append one row."""
@@ -243,17 +284,18 @@ class Run:
             LatensError: the file is missing, or not a run's.
         """
         path = self.path / METRICS
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        lines = path.read_bytes().splitlines() if path.is_file() else []
         kept = []
         for line in lines[:epoch]:
             try:
-                _require_row(json.loads(line), path)
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 break
-            kept.append(line + "\n")
+            _require_row(row, path)
+            kept.append(line + b"\n")
         if len(kept) < epoch:
             raise LatensError(f"{path} is damaged: it lacks epochs before the last checkpoint")
-        files.write_bytes(path, "".join(kept).encode())
+        files.write_bytes(path, b"".join(kept))
         for frame_epoch, frame in self.frames.items():
             if frame_epoch > epoch:
                 frame.unlink()
@@ -278,6 +320,15 @@ class Run:
         serialization.write_tensors(folder / name, tensors, {"state": json.dumps(state)})
         for old in sorted(folder.glob("[0-9]*.safetensors"))[:-CHECKPOINTS_KEPT]:
             old.unlink()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to go on from: an epoch, or a checkpoint and the model."""
+        metrics = self.path / METRICS
+        if metrics.is_file() and metrics.stat().st_size:
+            return True
+        states = (self.path / CHECKPOINTS).glob("[0-9]*.safetensors")
+        return any(states) and (self.path / serialization.WEIGHTS).is_file()
 
     def last_checkpoint(self) -> Checkpoint:
         """The newest checkpoint that is whole.

@@ -268,6 +268,16 @@ def reopen(run: Run, data: DataSet) -> TrainingSetup:
     return TrainingSetup(data, config, model, objective, run.record["command"])
 
 
+def restart(run: Run, data: DataSet) -> TrainingSetup:
+    """The training of a run that was killed before its first checkpoint, from its beginning.
+
+    Raises:
+        LatensError: a model or an objective that Python gave, or as in `prepare`.
+    """
+    setup = prepare(data, run.config)
+    return replace(setup, command=run.record["command"], begins_again=False)
+
+
 def _command(
     data: Any, config: TrainConfig, model: LatentModel | None, objective: Objective | None
 ) -> str:
