@@ -70,13 +70,8 @@ class Run:
     record: dict[str, Any]
 
     @classmethod
-    def create(
-        cls, path: Path, record: dict[str, Any], rows: Sequence[dict[str, Any]] = ()
-    ) -> "Run":
+    def create(cls, path: Path, record: dict[str, Any]) -> "Run":
         """A new run directory, complete from the start or not there at all.
-
-        Args:
-            rows: of metrics.jsonl, of a training that has been.
 
         Raises:
             LatensError: something of that name exists.
@@ -84,7 +79,7 @@ class Run:
         """
         refuse_existing(path)
         with files.building(path) as partial:
-            cls.fill(partial, record, rows)
+            cls.fill(partial, record)
             (partial / CHECKPOINTS).mkdir()
         return cls(path, record)
 
@@ -92,7 +87,10 @@ class Run:
     def fill(
         cls, folder: Path, record: dict[str, Any], rows: Sequence[dict[str, Any]] = ()
     ) -> "Run":
-        """A run directory in a folder that is there and empty: its record, and rows of metrics.
+        """A run directory in a folder that is there and empty.
+
+        Args:
+            rows: of metrics.jsonl, of a training that has been.
 
         Raises:
             OSError: it cannot be written.
