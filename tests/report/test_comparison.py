@@ -126,6 +126,12 @@ def test_the_table_holds_the_figures(runs):
     assert len({line.count("|") for line in table}) == 1
 
 
+def test_names_are_text_in_markdown():
+    name = "<img src=x onerror=alert(1)>|a\nb"
+    table = as_markdown([{"run": name, "−elbo": "3"}]).splitlines()
+    assert table[2] == r"| &lt;img src=x onerror=alert(1)&gt;\|a b | 3 |"
+
+
 def test_a_page_with_the_same_images_and_the_same_noise(runs, tmp_path):
     both = [runs["first"].path, runs["conditional"].path]
     page = compare(both, tmp_path / "out")

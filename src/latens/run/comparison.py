@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import html
 import io
 import re
 import statistics
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from latens.console import in_one_line
 from latens.errors import LatensError
 from latens.evaluation.metrics import evaluate_each
 from latens.evaluation.paired import Difference, paired_difference
@@ -272,8 +274,14 @@ def columns_of(rows: Sequence[dict[str, str]]) -> list[str]:
 def as_markdown(rows: Sequence[dict[str, str]]) -> str:
     """A table in Markdown, without columns in which nothing stands."""
     columns = columns_of(rows)
-    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
+    cells = ([_markdown(row[c]) for c in columns] for row in rows)
+    lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """As it stands, where names may hold what Markdown or HTML would take for its own."""
+    return html.escape(in_one_line(text), quote=False).replace("|", r"\|")
 
 
 def as_csv(rows: Sequence[dict[str, str]]) -> str:
