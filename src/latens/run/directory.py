@@ -262,7 +262,7 @@ class Run:
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.path / CHECKPOINTS / ".lock", blocking=False):
+            with FileLock(self.path / CHECKPOINTS / "lock", blocking=False):
                 files.clear_temporaries(self.path, self.path / CHECKPOINTS, self.path / FILM)
                 yield
         except Timeout:
