@@ -253,9 +253,10 @@ def _note_conversions(headers: list[Header], value_range: tuple[float, float] | 
         note(f"images converted to 8-bit grey or RGB: {found}")
 
 
-def _note_unused_range(pixels: np.ndarray) -> None:
+def _note_unused_range(pixels: np.ndarray, deep: Iterable[int]) -> None:
     """Say so where images of 16 bits use so little of their range that they are nearly black."""
-    brightest = max((int(image.max()) for image in pixels), default=DARK)
+    # One at a time: the array may be larger than memory
+    brightest = max((int(pixels[i].max()) for i in deep), default=DARK)
     if brightest < DARK:
         note(
             f"the images of 16 bits have values of at most {257 * brightest + 256:,}, of 65,535: "
@@ -385,8 +386,7 @@ def decode_each(
 
         decoded = work.every(fill, "decoding")
         if target.value_range is None:
-            deep = [i for i in decoded if scanned[i].mode in DEEP_MODES]
-            _note_unused_range(pixels[deep])
+            _note_unused_range(pixels, (i for i in decoded if scanned[i].mode in DEEP_MODES))
     left_out = work.bad | work.tiny
     warn_of_left_out([left_out[i] for i in sorted(left_out)], len(left_out), count)
     return pixels, sorted(left_out)
