@@ -37,6 +37,15 @@ for name, value in compiled.tensors().items():
     assert torch.equal(value, resumed.tensors()[name]), name
     torch.testing.assert_close(value, eager.tensors()[name], rtol=1e-3, atol=1e-4)
 
+# A gradient that is no number changes nothing
+with torch.no_grad():
+    compiled.parameters[0].fill_(torch.nan)
+before = {name: value.clone() for name, value in compiled.tensors().items()}
+assert not steps(compiled, [0])[0]["loss"].isfinite()
+for name, value in compiled.model.state_dict().items():
+    torch.testing.assert_close(value, before[f"model.{name}"], rtol=0, atol=0, equal_nan=True)
+assert torch.equal(compiled.usual_norm, before["usual_norm."])
+
 # Frozen parameters
 frozen = small_setup(digits, **OPTIONS, compile=True, beta=0.0)
 frozen.model.encoder.requires_grad_(False)

@@ -150,6 +150,18 @@ def test_the_weights_of_the_loss_move_without_being_rounded(digits, precision):
         assert loss == pytest.approx(reconstruction + beta * kl, rel=1e-6)
 
 
+def test_a_gradient_that_is_no_number_changes_nothing(digits):
+    t = learner(digits)
+    batch = digits.train.take(slice(0, 32))
+    t.step(batch, 32, {"beta": 1.0}, 1e-3, 0)
+    with torch.no_grad():
+        t.parameters[0].fill_(math.nan)
+    before = {name: value.clone() for name, value in t.tensors().items()}
+    assert not t.step(batch, 32, {"beta": 1.0}, 1e-3, 1)[NORM].isfinite()
+    for name, value in t.tensors().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
 def test_a_gradient_of_zero_changes_nothing(digits):
     """With the user's clipping, by which it was divided."""
     t = learner(digits, clip=1.0)

@@ -219,6 +219,43 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(digits,
     assert torch.isfinite(latens.load(t.run.path).sample(3)).all()
 
 
+def test_a_training_goes_back_from_a_loss_that_is_no_number_and_on_at_a_smaller_rate(
+    digits, tmp_path, capsys
+):
+    t = trainer(tmp_path, digits)
+    step, shown = t.step, []
+
+    def poisoned_once(batch, images, seed):
+        if t.state.images >= 2_000 and not shown:
+            shown.append(batch.pixels.clone())
+            with torch.no_grad():
+                t.setup.model.decoder.decoder.output.bias.fill_(math.inf)
+        step(batch, images, seed)
+
+    t.step = poisoned_once
+    t.fit()
+    said = capsys.readouterr().err
+    assert said.count("going back to the state after") == 1
+    assert "on with 0.25 of the learning rate" in said
+    rows = t.run.metrics
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["train"]["loss"] < rows[0]["train"]["loss"]
+    about = json.loads((t.run.path / "diverged/step.json").read_text())
+    assert about["epoch"] == 2
+    assert torch.equal(digits.train.take(torch.tensor(about["images"])).pixels, shown[0])
+    assert "inf" in about["found"].values() or "nan" in about["found"].values()
+    tensors, _ = read_tensors(t.run.path / "diverged/state.safetensors")
+    assert tensors.keys() == t.learner.tensors().keys()
+    assert t.run.last_checkpoint()[1]["setbacks"] == 1
+    assert sorted(t.run.frames) == [0, 1, 2, 3]
+
+
+def test_a_loss_that_only_rises_ends_the_run(digits, tmp_path, capsys):
+    with pytest.raises(Diverged, match=r"rose from .* and so it did 3 times before"):
+        trainer(tmp_path, digits, learning_rate=1e3).fit()
+    assert capsys.readouterr().err.count("going back") == 3
+
+
 def test_binarised_bits_are_drawn_at_each_visit(tmp_path):
     data = latens.load_data("digits", binarisation="dynamic")
     t = trainer(tmp_path, data)

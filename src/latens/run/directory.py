@@ -28,6 +28,7 @@ METRICS = "metrics.jsonl"
 FIGURES = "figures.json"
 CHECKPOINTS = "checkpoints"
 FILM = "film"
+DIVERGED = "diverged"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
@@ -263,7 +264,8 @@ class Run:
 
         try:
             with FileLock(self.path / CHECKPOINTS / "lock", blocking=False):
-                files.clear_temporaries(self.path, self.path / CHECKPOINTS, self.path / FILM)
+                written = (CHECKPOINTS, FILM, DIVERGED)
+                files.clear_temporaries(self.path, *(self.path / name for name in written))
                 yield
         except Timeout:
             raise LatensError(
@@ -318,6 +320,12 @@ class Run:
         serialization.write_tensors(folder / name, tensors, {"state": json.dumps(state)})
         for old in sorted(folder.glob("[0-9]*.safetensors"))[:-CHECKPOINTS_KEPT]:
             old.unlink()
+
+    def save_divergence(self, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Write the state that met a loss that is no number, and which images it was of."""
+        (self.path / DIVERGED).mkdir(exist_ok=True)
+        files.write_json(self.path / DIVERGED / "step.json", about)
+        serialization.write_tensors(self.path / DIVERGED / "state.safetensors", tensors, {})
 
     @property
     def has_begun(self) -> bool:

@@ -153,6 +153,8 @@ class Learner:
         self.steps = 0
         self.compiles = options.compile
         self._compiled: Callable[..., dict[str, Tensor]] | None = None
+        self._captured: CapturedStep | None = None
+        self._warm = False
 
     def step(
         self,
@@ -205,10 +207,18 @@ class Learner:
         limit, clipped = self._limit(norm)
         if device.type != "cpu" or norm > limit:  # on a CPU looking costs nothing
             torch._foreach_mul_(gradients, clipped / norm.clamp(min=LEAST_NORM))  # pyright: ignore[reportPrivateImportUsage]
-        self.optimizer.step()
+        self._move(norm)
         for parameter in self.parameters:  # zero_grad, without what it tells a profiler
             parameter.grad = None
         return _sums(terms) | {NORM: norm, LIMIT: limit}
+
+    def _move(self, norm: Float[Tensor, ""]) -> None:
+        """Take the optimiser's step, unless the gradient is NaN or infinite."""
+        if self.optimizer.defaults["fused"]:  # which skips a step by itself, without a look
+            setattr(self.optimizer, "found_inf", (~norm.isfinite()).float())  # noqa: B010
+            self.optimizer.step()
+        elif norm.isfinite():
+            self.optimizer.step()
 
     def _limit(self, norm: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The largest norm let through, the user's or relative to the usual; the norm within it."""
@@ -219,7 +229,8 @@ class Learner:
             limit = torch.full_like(norm, self.options.clip)
         clipped = torch.minimum(norm, limit)
         moved = torch.lerp(self.usual_norm, clipped, 1 / CLIP_MEMORY)
-        self.usual_norm.copy_(torch.where(known, moved, clipped))
+        usual = torch.where(known, moved, clipped)
+        self.usual_norm.copy_(torch.where(norm.isfinite(), usual, self.usual_norm))
         return limit, clipped
 
     def _compiled_step(self, pixels: Tensor, y: Tensor | None, rate: float) -> dict[str, Tensor]:
@@ -229,8 +240,22 @@ class Learner:
             self._touched = [p for p in self.parameters if self.optimizer.state.get(p)]
             self._moments = [self.optimizer.state[p] for p in self._touched]
             self._compiled = torch.compile(self._whole_step, dynamic=False, fullgraph=True)
-        rates = adamw_rates(rate, self.options.weight_decay, self.steps)
-        return self._compiled(pixels, y, rates.to(self.processes.device))
+        device = self.processes.device
+        rates = adamw_rates(rate, self.options.weight_decay, self.steps).to(device)
+        if device.type == "cuda":
+            return self._replayed(pixels, y, rates)
+        return self._compiled(pixels, y, rates)
+
+    def _replayed(self, *inputs: Tensor | None) -> dict[str, Tensor]:
+        """The compiled step, captured once it has run and been compiled."""
+        assert self._compiled is not None, "it is compiled before it is captured"
+        if self._captured is not None:
+            return self._captured(*inputs)
+        if self._warm:
+            self._captured = CapturedStep(self._compiled, *inputs)
+            return self._captured(*inputs)
+        self._warm = True
+        return self._compiled(*inputs)
 
     def _whole_step(self, pixels: Tensor, y: Tensor | None, rates: Tensor) -> dict[str, Tensor]:
         """What `step` does, as one graph: nothing between its parts goes through Python."""
@@ -241,10 +266,14 @@ class Learner:
         norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
         limit, clipped = self._limit(norm)
         share = clipped / norm.clamp(min=LEAST_NORM)
+        # A gradient that is NaN or infinite changes no weight
+        finite = norm.isfinite()
+        keep, step, root = rates
+        rates = torch.stack([torch.where(finite, keep, 1.0), torch.where(finite, step, 0.0), root])
         for parameter, gradient, moments in zip(
             self._touched, gradients, self._moments, strict=True
         ):
-            adamw_(parameter, gradient * share, moments, rates)
+            adamw_(parameter, torch.where(finite, gradient * share, 0.0), moments, rates)
         return _sums(terms) | {NORM: norm, LIMIT: limit}
 
     @torch.no_grad()
@@ -315,6 +344,31 @@ class Learner:
             state[i] = values
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class CapturedStep:
+    """A step as a CUDA graph: launched as a whole, where the kernels of small networks wait for
+    Python (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+
+    Args:
+        step: has run before; gives scalars by name, and draws from the default generator alone.
+        inputs: of shapes and types that stay.
+    """
+
+    def __init__(self, step: Callable[..., dict[str, Tensor]], *inputs: Tensor | None):
+        self.inputs = [None if given is None else given.clone() for given in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            scalars = step(*self.inputs)
+            self.names, self.values = list(scalars), torch.stack([*scalars.values()])
+
+    def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
+        """What the step gives for these inputs."""
+        for own, given in zip(self.inputs, inputs, strict=True):
+            if own is not None and given is not None:
+                own.copy_(given)
+        self.graph.replay()
+        return dict(zip(self.names, self.values.clone(), strict=True))
 
 
 @torch.no_grad()

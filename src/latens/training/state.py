@@ -28,6 +28,8 @@ class TrainingState:
         gradient_norm: summed over the steps of this epoch.
         learning_rate: of the last step.
         all_steps: since the training began.
+        first_loss: of the first step, per image; None before it was read.
+        setbacks: how often it went back to its last good state.
         best_loss, best_epoch: of validation so far, at the schedule's last β.
     """
 
@@ -41,6 +43,8 @@ class TrainingState:
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
     all_steps: int = 0
+    first_loss: float | None = None
+    setbacks: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
 
@@ -77,8 +81,10 @@ class TrainingState:
         self.in_epoch += images
         self.learning_rate = learning_rate
 
-    def add(self, steps: Sequence[Mapping[str, float]]) -> None:
+    def add(self, steps: Sequence[Mapping[str, float]], batch_size: int) -> None:
         """Add what steps gave, one by one: sums must not depend on when somebody read them."""
+        if self.first_loss is None:
+            self.first_loss = steps[0]["loss"] / min(batch_size, self.in_epoch)
         for step in steps:
             terms = {name: value for name, value in step.items() if name not in (NORM, LIMIT)}
             self.sums = {name: self.sums.get(name, 0.0) + v for name, v in terms.items()}

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
+from latens.console import warn
 from latens.data import Images
 from latens.errors import LatensError
 from latens.evaluation.metrics import Evaluation, ObjectiveTerms, evaluate
@@ -19,7 +21,14 @@ from latens.model.latents import Draw
 from latens.run.directory import CHECKPOINTS, Checkpoint, Run
 from latens.signals import ENDINGS, handled
 from latens.training.callbacks import Callback
-from latens.training.learner import AVERAGE_EVERY, Learner, StepOptions, TrainingLoss, step_seeds
+from latens.training.learner import (
+    AVERAGE_EVERY,
+    NORM,
+    Learner,
+    StepOptions,
+    TrainingLoss,
+    step_seeds,
+)
 from latens.training.objectives import Objective
 from latens.training.processes import Processes
 from latens.training.progress import Bar
@@ -33,11 +42,15 @@ CHECKPOINT_SECONDS = 30.0  # between full states
 SYNC_EVERY, SYNC_SECONDS = 20, 0.05
 # Of a time budget: before, z may still come into use; after, too little is left to begin again
 COLLAPSE_SHARES = (0.3, 0.6)
+# A training goes back so often to its last good state, each time with such a share of the rate
+SETBACKS, SLOWER = 3, 0.25
+# An epoch whose mean loss is so many times the first step's above it has diverged
+RUNAWAY = 10.0
 RESIDENT_BYTES = 4 * 2**30  # a training set up to this size moves to the accelerator at once
 
 
 class Diverged(LatensError):
-    """The loss is no longer a number."""
+    """The loss is no longer a number, or far above that of the first step."""
 
 
 class Collapsed(LatensError):
@@ -81,8 +94,7 @@ class Trainer:
         self.config, self.data = setup.config, setup.data
         self.labelled = labelled_share(setup.data.train)
         self.state = TrainingState()
-        self.learner = learner_of(setup, processes)
-        self.averaged = self.learner.averaged
+        self._make_learner()
         self.images = _resident(setup.data.train, processes.device)
         self.evaluation: Evaluation | None = None
         self.unread: list[dict[str, Tensor]] = []  # what the steps since the last reading gave
@@ -103,7 +115,8 @@ class Trainer:
         """Train, leave everything in the run, and return the last validation figures.
 
         Raises:
-            Diverged: the loss became NaN or infinite; the last good checkpoint is kept.
+            Diverged: the loss became NaN, infinite or far larger than at first, and did so again
+                after three returns to the last good checkpoint, which is kept.
             Collapsed: z is not used, there is time to begin again, and the setup allows it.
             Interrupted: Ctrl-C; the run is saved and can be loaded or resumed.
         """
@@ -115,19 +128,26 @@ class Trainer:
             self._save()
             self._record()
         while not self._finished():
-            for batch, global_batch_size, seed in self.rest_of_epoch():
-                self.step(batch, global_batch_size, seed)
-                if self.due:
-                    self.sync_metrics()
-                    if self._heed(interrupted):
-                        break
-            self._end_epoch()
+            try:
+                self._train_epoch(interrupted)
+            except Diverged as error:
+                self._go_back(error)
+                continue
             self._heed(interrupted)  # an epoch may be shorter than the way between two readings
             self._check_collapse()
         if self.state.in_epoch:  # stopped when its time was up, in the middle of an epoch
             self._end_epoch()
         self._save()
         return self.evaluation or self._evaluate()
+
+    def _train_epoch(self, interrupted: threading.Event) -> None:
+        for batch, global_batch_size, seed in self.rest_of_epoch():
+            self.step(batch, global_batch_size, seed)
+            if self.due:
+                self.sync_metrics()
+                if self._heed(interrupted):
+                    break
+        self._end_epoch()
 
     def step(self, batch: Images, global_batch_size: int, seed: int) -> None:
         """Learn from a batch.
@@ -138,7 +158,7 @@ class Trainer:
             seed: of the noise.
         """
         share = self.share()
-        rate = self.setup.learning_rate(share)
+        rate = self.setup.learning_rate(share) * SLOWER**self.state.setbacks
         moved = self.setup.moved(share, self.state.epoch)
         self.unread.append(self.learner.step(batch, global_batch_size, moved, rate, seed))
         self.state.count_step(global_batch_size, rate)
@@ -155,13 +175,16 @@ class Trainer:
         size, count, seed = self.setup.batch_size, len(self.images), self.config.run.seed
         rank, processes = self.processes.rank, self.processes.count
         seeds = step_seeds(seed, self.state.epoch, rank, math.ceil(count / size))
-        rng = np.random.default_rng([seed, self.state.epoch])
-        order = torch.from_numpy(rng.permutation(count)).to(self.images.array.device)
-        shuffled = self.images.take(order)
+        shuffled = self.images.take(self.order().to(self.images.array.device))
         for start in range(self.state.in_epoch, count, size):
             end = min(start + size, count)
             share = shuffled.take(slice(start + rank, end, processes))
             yield share, end - start, seeds[start // size]
+
+    def order(self) -> Int64[Tensor, " N"]:
+        """Which training images this epoch shows, one after the other."""
+        rng = np.random.default_rng([self.config.run.seed, self.state.epoch])
+        return torch.from_numpy(rng.permutation(len(self.images)))
 
     @property
     def due(self) -> bool:
@@ -180,13 +203,12 @@ class Trainer:
         rows = torch.stack([torch.stack([*step.values()]) for step in self.unread]).cpu().double()
         rows[:, :-2] = self.processes.sum(rows[:, :-2])  # terms; norm and limit are the same in all
         self.unread.clear()
-        if not (rows[:, 0].isfinite().all() and rows[:, -2].isfinite().all()):
-            raise Diverged(
-                f"the loss became {rows[-1, 0]:g} and the gradient's norm {rows[-1, -2]:g} after "
-                f"{state.images:,} images: try a smaller --learning-rate or --precision float32. "
-                f"The last good state is in {self.run.path}/checkpoints"
-            )
-        state.add([dict(zip(names, row, strict=True)) for row in rows.tolist()])
+        steps = [dict(zip(names, row, strict=True)) for row in rows.tolist()]
+        for i, step in enumerate(steps):
+            if not (math.isfinite(step["loss"]) and math.isfinite(step[NORM])):
+                self._keep_for_a_look(state.steps - len(steps) + i, step)
+                raise Diverged(f"the loss became {step['loss']:g}, its gradient {step[NORM]:g}")
+        state.add(steps, self.setup.batch_size)
         self.synced = time.perf_counter()
         self._tell_time()
         self.bar.show(
@@ -213,8 +235,12 @@ class Trainer:
             self.sync_metrics()
         if state.steps % AVERAGE_EVERY:
             self.learner.average(state.steps % AVERAGE_EVERY, state.all_steps)
+        self._check_runaway()
         state.epoch += 1
         self.evaluation = self._evaluate(moved)
+        measured = (self.evaluation.objective or {})["final_loss"]
+        if not math.isfinite(measured):
+            raise Diverged(f"the loss of validation images became {measured:g}")
         self._tell_time()
         self._record()
         row = state.row(self.evaluation, self.labelled, moved)
@@ -227,6 +253,65 @@ class Trainer:
                 callback.on_epoch(self.run, row)
         state.begin_epoch()
         self.bar.epoch(row, last=self._finished())
+
+    # ---- where the loss is no number ---------------------------------------------------------
+
+    def _check_runaway(self) -> None:
+        """Raise Diverged where the loss is a number, and no step has made it smaller."""
+        mean = self.state.sums["loss"] / self.state.in_epoch
+        first = self.state.first_loss
+        if first is not None and mean - first > RUNAWAY * max(abs(first), 1.0):
+            raise Diverged(f"the loss rose from {first:.4g} at the first step to {mean:.4g}")
+
+    def _keep_for_a_look(self, number: int, step: dict[str, float]) -> None:
+        """Leave the weights that a step met, and which images it was of.
+
+        Args:
+            number: of the step in its epoch, from 0; it has changed nothing.
+        """
+        if not self.processes.is_main:
+            return
+        size, state = self.setup.batch_size, self.state
+        about = {
+            "epoch": state.epoch + 1,
+            "step": number + 1,
+            "images": self.order()[number * size : (number + 1) * size].tolist(),
+            "learning_rate": state.learning_rate,
+            "found": {name: f"{value:g}" for name, value in step.items()},
+        }
+        self.run.save_divergence(about, self.learner.tensors())
+
+    def _go_back(self, error: Diverged) -> None:
+        """To the last good state, from which training goes on at a smaller rate.
+
+        Raises:
+            Diverged: it has gone back as often as it may.
+        """
+        setbacks, images = self.state.setbacks + 1, self.state.images
+        if setbacks > SETBACKS:
+            see = f", and see `latens doctor {self.run.path}`" if self.run.metrics else ""
+            raise Diverged(
+                f"{error} after {images:,} images, and so it did {SETBACKS} times before, from the "
+                "last good state on: try a smaller --learning-rate or --clip, or --precision "
+                f"float32{see}. The last good state is in {self.run.path}/{CHECKPOINTS}"
+            ) from error
+        self.unread.clear()
+        self.processes.wait()
+        self._make_learner()  # the optimiser's moments and what is compiled refer to each other
+        self._restore(*self.run.last_checkpoint())
+        self.state.setbacks = setbacks
+        if self.recorder is not None:
+            self.recorder.last = max(self.run.frames, default=-1)
+        if self.processes.is_main:
+            warn(
+                f"{error} after {images:,} images: going back to the state after "
+                f"{self.state.images:,}, and on with {SLOWER**setbacks:g} of the learning rate"
+            )
+        self._save()
+
+    def _make_learner(self) -> None:
+        self.learner = learner_of(self.setup, self.processes)
+        self.averaged = self.learner.averaged
 
     def _check_collapse(self) -> None:
         early, late = COLLAPSE_SHARES
