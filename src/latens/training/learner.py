@@ -153,8 +153,6 @@ class Learner:
         self.steps = 0
         self.compiles = options.compile
         self._compiled: Callable[..., dict[str, Tensor]] | None = None
-        self._captured: CapturedStep | None = None
-        self._warm = False
 
     def step(
         self,
@@ -240,22 +238,8 @@ class Learner:
             self._touched = [p for p in self.parameters if self.optimizer.state.get(p)]
             self._moments = [self.optimizer.state[p] for p in self._touched]
             self._compiled = torch.compile(self._whole_step, dynamic=False, fullgraph=True)
-        device = self.processes.device
-        rates = adamw_rates(rate, self.options.weight_decay, self.steps).to(device)
-        if device.type == "cuda":
-            return self._replayed(pixels, y, rates)
-        return self._compiled(pixels, y, rates)
-
-    def _replayed(self, *inputs: Tensor | None) -> dict[str, Tensor]:
-        """The compiled step, captured once it has run and been compiled."""
-        assert self._compiled is not None, "it is compiled before it is captured"
-        if self._captured is not None:
-            return self._captured(*inputs)
-        if self._warm:
-            self._captured = CapturedStep(self._compiled, *inputs)
-            return self._captured(*inputs)
-        self._warm = True
-        return self._compiled(*inputs)
+        rates = adamw_rates(rate, self.options.weight_decay, self.steps)
+        return self._compiled(pixels, y, rates.to(self.processes.device))
 
     def _whole_step(self, pixels: Tensor, y: Tensor | None, rates: Tensor) -> dict[str, Tensor]:
         """What `step` does, as one graph: nothing between its parts goes through Python."""
@@ -344,31 +328,6 @@ class Learner:
             state[i] = values
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-class CapturedStep:
-    """A step as a CUDA graph: launched as a whole, where the kernels of small networks wait for
-    Python (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
-
-    Args:
-        step: has run before; gives scalars by name, and draws from the default generator alone.
-        inputs: of shapes and types that stay.
-    """
-
-    def __init__(self, step: Callable[..., dict[str, Tensor]], *inputs: Tensor | None):
-        self.inputs = [None if given is None else given.clone() for given in inputs]
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            scalars = step(*self.inputs)
-            self.names, self.values = list(scalars), torch.stack([*scalars.values()])
-
-    def __call__(self, *inputs: Tensor | None) -> dict[str, Tensor]:
-        """What the step gives for these inputs."""
-        for own, given in zip(self.inputs, inputs, strict=True):
-            if own is not None and given is not None:
-                own.copy_(given)
-        self.graph.replay()
-        return dict(zip(self.names, self.values.clone(), strict=True))
 
 
 @torch.no_grad()
