@@ -212,7 +212,7 @@ def test_yaml_that_grows_is_not_read(tmp_path):
     (tmp_path / "bomb.yaml").write_text("\n".join(bomb))
     refused("aliases", read_yaml, tmp_path / "bomb.yaml")
     (tmp_path / "large.yaml").write_text("x: " + "y" * 2**21)
-    refused("more than 1 MiB", read_yaml, tmp_path / "large.yaml")
+    refused("more than 1,048,576 bytes", read_yaml, tmp_path / "large.yaml")
     os.mkfifo(tmp_path / "pipe.yaml")
     refused("no such file", read_yaml, tmp_path / "pipe.yaml")
 

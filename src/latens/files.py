@@ -1,8 +1,11 @@
 """Atomic writes, and JSON."""
 
 import glob
+import gzip
+import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -11,9 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from latens import limits
 from latens.errors import LatensError
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}(\.\w+)?")  # a name that `replacing` gives
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}-\d+)-[0-9a-f]{8}(\.\w+)?")  # what `replacing` names
+# Of two machines that share a folder, each knows only whether its own processes live
+MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -23,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder is missing or cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.with_name(f".{path.name}.{_writer()}-{secrets.token_hex(4)}{path.suffix}")
     # The kernel applies the umask, which cannot be read without changing it for all threads
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
@@ -36,47 +42,82 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what becomes it, removed at the end.
+
+    What a process that was killed has left of the same is removed too.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for old in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        if _is_dead(old.name.rpartition("partial-")[2]):
+            shutil.rmtree(old, ignore_errors=True)
+    partial = path.with_name(f".{path.name}.partial-{_writer()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """Atomic write of a folder: one beside it, renamed to it when the block succeeds.
-
-    What a process that was killed has left of the same folder is removed.
 
     Raises:
         LatensError: by then there is such a folder.
         OSError: it cannot be written.
     """
-    for old in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):
-        if not _runs(old.name.rpartition("-")[2]):
-            shutil.rmtree(old, ignore_errors=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with scratch(folder) as partial:
         yield partial
         if folder.exists():  # an empty one would be replaced
             raise LatensError(f"{folder} exists already: choose another folder")
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _runs(process: str) -> bool:
-    """Whether a process of this number runs; where that cannot be told, it does."""
-    try:
-        if os.name == "posix":  # elsewhere a signal of 0 ends a process
-            os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
+def _writer() -> str:
+    """This process, among those of all machines."""
+    return f"{MACHINE}-{os.getpid()}"
+
+
+def _is_dead(writer: str) -> bool:
+    """Whether a process, as `_writer` names it, has ended; False where that cannot be told."""
+    machine, _, process = writer.partition("-")
+    if machine != MACHINE or os.name != "posix":  # elsewhere a signal of 0 ends a process
         return False
-    except PermissionError:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
         return True
-    return True
+    except PermissionError:
+        return False
+    return False
 
 
 def clear_temporaries(*folders: Path) -> None:
-    """Remove what atomic writes that were killed have left; nothing else may write meanwhile."""
+    """Remove what atomic writes of processes that were killed have left."""
     for folder in folders:
         for path in folder.glob(".*"):
-            if TEMPORARY.fullmatch(path.name):
+            found = TEMPORARY.fullmatch(path.name)
+            if found and _is_dead(found[1]):
                 path.unlink(missing_ok=True)
+
+
+def gunzip(path: Path) -> bytes:
+    """The content of a gzip file.
+
+    Raises:
+        LatensError: it is far more than the file has.
+        OSError, EOFError, zlib.error: a damaged file.
+    """
+    blocks, size = [], 0
+    with gzip.open(path) as file:
+        while block := file.read(2**24):
+            size += len(block)
+            limits.check_unpacked(path, size)
+            blocks.append(block)
+    return b"".join(blocks)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

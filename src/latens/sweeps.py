@@ -28,6 +28,7 @@ from latens.report.sections.manifolds import grid_points, manifold_image, manifo
 from latens.run.comparison import configurations, ranking
 from latens.run.data import data_of
 from latens.run.directory import FIGURES, PICTURES, Run, check_out
+from latens.signals import ENDS_WITH_PARENT
 from latens.training.setup import prepare
 
 SWEEPS = Path("sweeps")
@@ -170,9 +171,16 @@ def _train_all(
     if ended:
         note(f"kept, since they have ended: {'; '.join(ended)}")
     waiting = [name for name in configs if name not in ended]
+    running: list[subprocess.Popen] = []
     with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda n: _train(data, n, configs[n], paths[n], jobs), waiting)
-        failed = [name for name, fine in zip(waiting, done, strict=True) if not fine]
+        try:
+            done = pool.map(lambda n: _train(data, n, configs[n], paths[n], jobs, running), waiting)
+            failed = [name for name, fine in zip(waiting, done, strict=True) if not fine]
+        except BaseException:  # Ctrl-C, or SIGTERM, which is for this process alone
+            pool.shutdown(wait=False, cancel_futures=True)
+            for training in running:
+                training.terminate()
+            raise
     if failed:
         raise LatensError(
             f"these trainings failed: {'; '.join(failed)}. See above why; the others are kept, and "
@@ -180,24 +188,33 @@ def _train_all(
         )
 
 
-def _train(data: str, name: str, config: TrainConfig, path: Path, jobs: int) -> bool:
-    """Train one model in a process of its own; returns whether it ended well."""
+def _train(
+    data: str,
+    name: str,
+    config: TrainConfig,
+    path: Path,
+    jobs: int,
+    running: list[subprocess.Popen],
+) -> bool:
+    """Train one model in a process of its own, among those running; whether it ended well."""
     note(f"training {name}")
     if path.exists():
         words = ["latens", "train", "--resume", str(path)]
     else:
         words = [*shlex.split(config.command(data)), "--out", str(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
+    environment = os.environ | {ENDS_WITH_PARENT: "1"}
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    done = subprocess.run(  # noqa: S603 - our own command, and no shell
+    training = subprocess.Popen(  # noqa: S603 - our own command, and no shell
         [sys.executable, "-m", *words],
         env=environment,
+        stdin=subprocess.PIPE,  # which closes when this process ends, and the training with it
         stdout=subprocess.DEVNULL,
-        check=False,
     )
-    return done.returncode == 0
+    running.append(training)
+    with training:
+        return training.wait() == 0
 
 
 # ---- pictures --------------------------------------------------------------------------------

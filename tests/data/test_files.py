@@ -268,7 +268,7 @@ def test_a_decompression_bomb_is_not_opened(folder, side):
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
     (folder / "bomb.png").write_bytes(png)
-    assert "bomb.png" in expect_failure(folder, "more pixels than is safe")
+    assert "bomb.png" in expect_failure(folder, "more than 89,478,485 pixels")
 
 
 def test_floating_point_images_are_refused(folder):

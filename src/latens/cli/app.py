@@ -15,7 +15,7 @@ from latens.config import RENAMED, SECTIONS, TrainConfig, check_names
 from latens.console import IS_MAIN, in_one_line
 from latens.errors import LatensError
 from latens.help import EVERY, Help
-from latens.signals import ENDINGS, handled
+from latens.signals import ENDINGS, end_with_parent, handled
 
 
 def before_parsing(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -119,5 +119,6 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     help_.every = EVERY in words
     argv = ["--help" if word == EVERY else word for word in words]
+    end_with_parent()
     with handled(ENDINGS[1:], _end), _errors_in_one_line():
         app(argv, exit_on_error=False, print_error=False, result_action="return_value")

@@ -15,7 +15,7 @@ import pooch
 from latens.console import note
 from latens.data.decoding import ImageFile, Target, decode
 from latens.errors import LatensError
-from latens.files import read_json, replacing, write_json
+from latens.files import clear_temporaries, read_json, replacing, write_json
 
 CACHED_FROM = 1_000  # images; fewer are decoded each time, which takes about a second
 DIGEST = "digest"  # of what was noted of the images
@@ -91,6 +91,7 @@ def cached(
     if stale:
         note(f"{source} has changed since its images were decoded: decoding them again")
     try:
+        clear_temporaries(path.parent)
         with replacing(path) as temporary:
             about = write(temporary)
             about |= {"source": source, "shape": list(np.load(temporary, mmap_mode="r").shape)}

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import threading
 import warnings
 import zipfile
 from collections import Counter
@@ -15,9 +16,10 @@ from statistics import median_low
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from rich.progress import Progress
 
+from latens import limits
 from latens.console import note, progress, warn
 from latens.errors import LatensError
 
@@ -57,6 +59,30 @@ DARK = 64  # of 255: images of 16 bits without a brighter pixel were meant to be
 TINY = 0.25  # of the median of the images' shorter sides: a smaller image is left out
 
 T = TypeVar("T")
+
+
+class _AtOnce:
+    """Lets so many pixels be decoded at once, in all threads; a larger image is decoded alone."""
+
+    def __init__(self) -> None:
+        self.changed, self.decoding = threading.Condition(), 0
+
+    @contextmanager
+    def __call__(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for so many pixels, and hold it."""
+        most = limits.limits().pixels_at_once
+        with self.changed:
+            self.changed.wait_for(lambda: not self.decoding or self.decoding + pixels <= most)
+            self.decoding += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.decoding -= pixels
+                self.changed.notify_all()
+
+
+_at_once = _AtOnce()
 
 
 @dataclass(frozen=True)
@@ -134,16 +160,15 @@ def read_header(path: AnyImageFile) -> Header:
     try:
         _check_regular(path)
         with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            limits.check("image_pixels", image.width * image.height, f"{path} has")
             return header_of(image, path)
     except LatensError:
         raise
     except UnidentifiedImageError:
         raise LatensError(f"{path} is not an image ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise LatensError(
-            f"{path} has more pixels than is safe to decode (over {Image.MAX_IMAGE_PIXELS:,}): "
-            "make it smaller or remove it"
-        ) from None
+        limits.check("image_pixels", limits.limits().image_pixels + 1, f"{path} has")
+        raise
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
@@ -162,7 +187,12 @@ def read_image(path: AnyImageFile, target: Target) -> np.ndarray:
     Raises:
         LatensError: the file is truncated or damaged.
     """
-    with naming(path), path.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
+    with (
+        naming(path),
+        path.open("rb") as stream,
+        Image.open(stream, formats=FORMATS) as opened,
+        _at_once(opened.width * opened.height),
+    ):
         return to_array(opened, target)
 
 
@@ -192,7 +222,8 @@ def to_array(image: Image.Image, target: Target) -> np.ndarray:
         Exception: whatever Pillow raises for damaged pixels; ValueError for an unknown range.
     """
     channels, size = target.known
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # which would be copied
     image = _plain(upright, target.value_range).convert("L" if channels == 1 else "RGB")
     if target.crop is not None:
         side = target.crop * image.width / 2
@@ -208,8 +239,9 @@ def _plain(image: Image.Image, value_range: tuple[float, float] | None) -> Image
     if image.mode in DEEP_MODES and value_range is not None:
         return Image.fromarray(levels_between(np.asarray(image), value_range))
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values.clip(0, 65_535) // 257).astype(np.uint8))
+        values = np.asarray(image)
+        values = values if values.dtype == np.uint16 else values.clip(0, 65_535)
+        return Image.fromarray((values // 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("it holds floating-point pixels: give --range LOW,HIGH")
     if image.has_transparency_data:
@@ -228,8 +260,12 @@ def levels_between(values: np.ndarray, value_range: tuple[float, float]) -> np.n
     low, high = value_range
     if np.isnan(values.sum(dtype=np.float64)):
         raise ValueError("it holds NaN")
-    unit = (values.astype(np.float32) - low) / (high - low)
-    return np.rint(255 * unit.clip(0, 1)).astype(np.uint8)
+    levels = values.astype(np.float32)  # once: an image may have a hundred million pixels
+    levels -= low
+    levels /= high - low
+    levels.clip(0, 1, out=levels)
+    levels *= 255
+    return np.rint(levels, out=levels).astype(np.uint8)
 
 
 def one_line(error: Exception) -> str:
@@ -301,6 +337,19 @@ def _in_memory(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Inside, Pillow's own limit is an error, and what the user allows is allowed."""
+    allowed, before = limits.limits().image_pixels, Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS = allowed
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
 def decode(
     files: Sequence[ImageFile],
     target: Target,
@@ -314,8 +363,7 @@ def decode(
     Raises:
         LatensError: more files that cannot be read than `target` allows.
     """
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with _limited(), ThreadPoolExecutor() as pool:
         return decode_each(
             len(files),
             lambda i: read_header(files[i]),
@@ -341,8 +389,7 @@ def decode_some(files: Sequence[AnyImageFile], target: Target) -> list[np.ndarra
         except LatensError as error:
             return error
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with _limited(), ThreadPoolExecutor() as pool:
         return list(pool.map(attempt, files))
 
 

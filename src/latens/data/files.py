@@ -17,6 +17,7 @@ from latens.data.decoding import Target, one_line
 from latens.data.images import SPLITS, Images
 from latens.data.sources import Raw
 from latens.errors import LatensError
+from latens.limits import check_unpacked
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation"} | {
@@ -136,6 +137,8 @@ def read_array(path: Path, value_range: tuple[float, float] | None = None) -> Ra
     """
     if _is_npy(path):
         return Raw(Images(as_pixels(open_npy(path), path, value_range)))
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        check_unpacked(path, sum(member.file_size for member in archive.infolist()))
     with _reading(path), np.load(path) as loaded:
         arrays = {name: loaded[name] for name in loaded.files}
         if any(not isinstance(array, np.ndarray) for array in arrays.values()):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latens.config import Binarisation
 from latens.errors import LatensError, unknown
+from latens.limits import check
 
 BINARISATION_SEED = 777  # as in Tomczak & Welling 2018, whose validation and test sets it fixes
 SPLITS = ("train", "validation", "test")
@@ -138,6 +139,10 @@ class DataSet:
     attributes: tuple[str, ...] = ()
     binary: bool = False
     crop: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*self.classes, *self.attributes):
+            check("name_length", len(name), f"the name of a class of {self.name} has")
 
     @property
     def shape(self) -> tuple[int, int, int]:

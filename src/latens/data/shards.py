@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from latens import limits
 from latens.console import progress
 from latens.data.arrays import class_indices
 from latens.data.cache import cached
@@ -39,7 +40,6 @@ from latens.errors import LatensError
 TAR, PARQUET = (".tar", ".tar.gz", ".tgz"), (".parquet",)
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "images"), ("label", "labels", "cls", "class")
 IMAGES_AT_ONCE = 512
-MOST_SHARDS, MOST_BYTES = 100_000, 2**26  # of one image file
 SECONDS_TO_WAIT = 30  # for a server
 SPLIT = re.compile(r"(train|validation|valid|val|test)(?![a-z])")
 
@@ -56,7 +56,7 @@ def shards_of(data: str | Path) -> list[str]:
     `train-{000..099}.tar`; also at an address.
 
     Raises:
-        LatensError: more than `MOST_SHARDS`.
+        LatensError: more than `latens.limits` allows.
     """
     name = str(data)
     if is_url(name) or name.lower().endswith(TAR + PARQUET):
@@ -87,8 +87,9 @@ def _numbered(name: str) -> list[str]:
     if first is None:
         return [name]
     low, high = map(int, first.groups())
-    if not 0 <= high - low < MOST_SHARDS:
-        raise LatensError(f"{name} is from {low} to {high}: up to {MOST_SHARDS:,} shards are read")
+    if high < low:
+        raise LatensError(f"{name} is from {low} to {high}: give the smaller number first")
+    limits.check("shards", high - low + 1, f"{name} names")
     before, after, width = name[: first.start()], name[first.end() :], len(first[1])
     names = [f"{before}{i:0{width}d}" for i in range(low, high + 1)]
     return [start + rest for start in names for rest in _numbered(after)]
@@ -288,15 +289,15 @@ def _of_tar(shard: str) -> Iterator[tuple[InMemoryFile, Any]]:
 
 def _files(archive: tarfile.TarFile, shard: str) -> Iterator[tuple[str, str, bytes]]:
     """Key, suffix and content of each file in a tar file; hidden ones are left out."""
+    total = 0
     for member in archive:
         path = PurePosixPath(member.name)
+        limits.check("member_bytes", member.size, f"{path.name} of {shard} has")
+        total += member.size
+        if not is_url(shard):
+            limits.check_unpacked(Path(shard), total)
         if not member.isfile() or path.name.startswith("."):
             continue
-        if member.size > MOST_BYTES:
-            raise LatensError(
-                f"{shard} holds {path.name} of {member.size / 2**20:,.0f} MiB: up to "
-                f"{MOST_BYTES >> 20} are read"
-            )
         content = archive.extractfile(member)
         stem, _, suffix = path.name.partition(".")
         yield str(path.parent / stem), suffix.lower(), content.read() if content else b""
@@ -325,6 +326,9 @@ def _of_parquet(shard: str, noted: _Written) -> Iterator[tuple[InMemoryFile, Any
         raise LatensError("Parquet needs pyarrow: pip install 'latens[parquet]'") from None
     with _reading(shard):
         table = parquet.ParquetFile(shard)
+        groups = range(table.num_row_groups)
+        unpacked = sum(table.metadata.row_group(i).total_byte_size for i in groups)
+        limits.check_unpacked(Path(shard), unpacked)
         names = table.schema_arrow.names
         image = next((key for key in IMAGE_KEYS if key in names), None)
         if image is None:

@@ -1,6 +1,5 @@
 """The named data sets: where they come from, and their checksums."""
 
-import gzip
 import hashlib
 import os
 import sys
@@ -17,6 +16,7 @@ import torch
 from latens.data.images import Images
 from latens.data.shapes import FORMS, draw_shapes, shuffled_factors
 from latens.errors import LatensError, unknown
+from latens.files import gunzip, scratch
 
 DIGITS = tuple("0123456789")
 UNSIGNED_BYTES = 0x08  # the type of the values of an IDX file
@@ -91,22 +91,29 @@ def fetch(source: Source, file: str) -> Path:
     Raises:
         LatensError: the file is not available from any mirror.
     """
-    folder = data_folder() / source.folder
+    path = data_folder() / source.folder / file
     known_hash = f"md5:{(source.files or {})[file]}"
+    if path.is_file() and _md5(path.read_bytes()) == (source.files or {})[file]:
+        return path
     pooch.get_logger().setLevel("WARNING")
     reasons = []
     for mirror in source.mirrors:
         try:
-            found = pooch.retrieve(
-                mirror + file, known_hash, file, folder, progressbar=sys.stderr.isatty()
-            )
-            return Path(found)
+            with scratch(path) as partial:
+                bar = sys.stderr.isatty()
+                found = pooch.retrieve(mirror + file, known_hash, file, partial, progressbar=bar)
+                Path(found).replace(path)
+            return path
         except (requests.RequestException, ValueError) as error:
             reasons.append(f"{mirror}: {reason_of(error)}")
     raise LatensError(
         f"cannot download {source.folder}/{file}: {'; '.join(reasons)}. Check the network, or set "
         f"LATENS_DATA to a folder that contains {source.folder}/{file}"
     )
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def reason_of(error: Exception) -> str:
@@ -137,8 +144,7 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
         LatensError: a damaged file, or one of another format.
     """
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        content = gunzip(path) if path.suffix == ".gz" else path.read_bytes()
         shape = np.frombuffer(content, ">i4", count=rank, offset=4)
         if content[:4] != bytes((0, 0, UNSIGNED_BYTES, rank)):
             raise ValueError
@@ -206,8 +212,8 @@ def _read_text(source: Source, file: str) -> bytes:
     """A text file's content; a gzipped copy in the data folder is used if its checksum is right."""
     packed = data_folder() / source.folder / f"{file}.gz"
     if packed.is_file():
-        content = gzip.decompress(packed.read_bytes())
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() == (source.files or {})[file]:
+        content = gunzip(packed)
+        if _md5(content) == (source.files or {})[file]:
             return content
     return fetch(source, file).read_bytes()
 

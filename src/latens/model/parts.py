@@ -6,14 +6,18 @@ composition, one's own parts included, without pickle.
 """
 
 import difflib
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.modules.module import register_module_module_registration_hook
 
+from latens import limits
 from latens.catalogue import argument_names
 from latens.errors import LatensError, unknown
 
@@ -174,6 +178,22 @@ def to_config(part: Configurable) -> dict[str, Any]:
         name: to_config(value) if isinstance(value, Configurable) else value
         for name, value in values.items()
     }
+
+
+@contextmanager
+def counted_modules() -> Iterator[None]:
+    """Inside, no more modules can be made than `latens.limits` allows.
+
+    Raises:
+        LatensError: in the block, by the first module too many.
+    """
+    count = itertools.count(1)
+
+    def registered(*_: Any) -> None:
+        limits.check("modules", next(count), "the model has")
+
+    with register_module_module_registration_hook(registered):
+        yield
 
 
 def from_config(config: Any) -> Configurable:

@@ -17,7 +17,7 @@ from torch import Tensor
 from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.files import read_json, write_bytes, write_json
-from latens.model.parts import Part, from_config, to_config
+from latens.model.parts import Part, counted_modules, from_config, to_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -154,10 +154,12 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     about = read_json(folder / CONFIG)
     if not isinstance(about, dict) or "model" not in about:
         raise LatensError(f"{folder / CONFIG} does not describe a latens model")
+    described = about.pop("model")
     try:
+        _check_size(described, folder / WEIGHTS)
         # The weights drawn here are thrown away: leave the user's random numbers alone.
-        with torch.random.fork_rng(devices=[]):
-            model = from_config(about.pop("model"))
+        with torch.random.fork_rng(devices=[]), counted_modules():
+            model = from_config(described)
     except LatensError as error:
         raise LatensError(f"{folder / CONFIG}: {error}") from error
     if not isinstance(model, torch.nn.Module):
@@ -165,6 +167,22 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     tensors = _in_32_bits(read_tensors(folder / WEIGHTS)[0])
     load_tensors(model, tensors, folder / WEIGHTS)
     return model.eval(), about
+
+
+def _check_size(described: Any, weights: Path) -> None:
+    """Raise a LatensError where a description asks for more weights than the file can hold."""
+    if not weights.is_file():
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), counted_modules():
+            model = from_config(described)
+    except LatensError:  # as of zuko's flows, which need values; or told in a moment
+        return
+    if not isinstance(model, torch.nn.Module):
+        return
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if wanted > weights.stat().st_size:  # a weight takes a byte at least
+        raise LatensError(f"it has {wanted:,} weights, which do not fit into {weights.name}")
 
 
 def load_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

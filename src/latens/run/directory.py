@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from latens import files
+from latens import files, limits
 from latens.config import OWN, TrainConfig
 from latens.console import warn
 from latens.errors import LatensError
@@ -32,8 +32,6 @@ DIVERGED = "diverged"
 PICTURES = "pictures"
 REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
-# Of a file of options: bytes, values that stand for another, lists in lists
-LARGEST_YAML, MOST_ALIASES, DEEPEST = 2**20, 20, 50
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 PACKAGES = ("latens", "torch", "numpy", "safetensors", "scikit-learn", "pillow")
 
@@ -131,6 +129,7 @@ class Run:
         record = read_yaml(path / CONFIG)
         _require(record, RECORD, path / CONFIG)
         _require(record["data"], DATA, path / CONFIG)
+        _require_names(record["data"], path / CONFIG)
         return cls(path, record)
 
     # ---- what is in it -----------------------------------------------------------------------
@@ -237,7 +236,8 @@ class Run:
         if not path.is_file():
             raise LatensError(f"{self.path} has no {METRICS}")
         rows = []
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        # A last line without its end is still being written
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError):
@@ -411,6 +411,13 @@ def _require(content: Any, kinds: Mapping[str, type], path: Path) -> None:
         raise LatensError(f"{path} is damaged or not latens's: see its {', '.join(wrong)}")
 
 
+def _require_names(data: dict[str, Any], path: Path) -> None:
+    for name in (*data["classes"], *data["attributes"]):
+        if not isinstance(name, str):
+            raise LatensError(f"{path} is damaged or not latens's: a class is called {name!r:.80}")
+        limits.check("name_length", len(name), f"the name of a class in {path} has")
+
+
 def _require_row(row: Any, path: Path) -> None:
     _require(row, ROW, path)
     _require(row["train"], TERMS, path)
@@ -427,8 +434,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise LatensError(f"no such file: {path}")
-    if path.stat().st_size > LARGEST_YAML:
-        raise LatensError(f"{path} has more than {LARGEST_YAML >> 20} MiB: it holds no options")
+    limits.check("option_bytes", path.stat().st_size, f"{path} has")
     try:
         text = path.read_text("utf-8")
         _check_events(text, path)
@@ -449,10 +455,8 @@ def _check_events(text: str, path: Path) -> None:
         aliases += isinstance(event, yaml.AliasEvent)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if aliases > MOST_ALIASES:
-            raise LatensError(f"{path} has more than {MOST_ALIASES} aliases: write its values out")
-        if depth > DEEPEST:
-            raise LatensError(f"{path} is nested more than {DEEPEST} deep: it holds no options")
+        limits.check("aliases", aliases, f"{path} has")
+        limits.check("nesting", depth, f"{path} has")
 
 
 def next_path(parent: Path, data: str, recipe: str) -> Path:

@@ -16,7 +16,7 @@ from latens.data import IN_MEMORY, NAMES, DataSet, Images, load_data
 from latens.errors import LatensError
 from latens.model import recipes
 from latens.model.latent_model import LatentModel, load_model
-from latens.model.parts import Configurable, from_config, to_config
+from latens.model.parts import Configurable, counted_modules, from_config, to_config
 from latens.run.data import data_options
 from latens.run.directory import Run, versions
 from latens.training.devices import (
@@ -406,22 +406,23 @@ def build_model(config: TrainConfig, data: DataSet) -> LatentModel:
     """
     options = config.model
     kinds = ("network", "posterior", "prior", "likelihood")
-    return recipes.build(
-        options.recipe,
-        data.shape,
-        options.latent_dim,
-        None if options.network == AUTO else options.network,
-        latent_map=options.latent_map,
-        labels=len(data.classes or data.attributes) if data.train.labels is not None else 0,
-        exclusive=not data.attributes,
-        decoder_network=None if options.decoder_network == AUTO else options.decoder_network,
-        posterior=options.posterior,
-        prior=options.prior,
-        likelihood=options.likelihood,
-        options={kind: options.options_of(kind) for kind in kinds},
-        octaves=options.octaves,
-        input_noise=options.input_noise,
-    )
+    with counted_modules():
+        return recipes.build(
+            options.recipe,
+            data.shape,
+            options.latent_dim,
+            None if options.network == AUTO else options.network,
+            latent_map=options.latent_map,
+            labels=len(data.classes or data.attributes) if data.train.labels is not None else 0,
+            exclusive=not data.attributes,
+            decoder_network=None if options.decoder_network == AUTO else options.decoder_network,
+            posterior=options.posterior,
+            prior=options.prior,
+            likelihood=options.likelihood,
+            options={kind: options.options_of(kind) for kind in kinds},
+            octaves=options.octaves,
+            input_noise=options.input_noise,
+        )
 
 
 def options_of_own(
