@@ -1,8 +1,9 @@
 """Damaged and hostile inputs, made by a seed, and what each reader does with them.
 
 `python tests/faults.py` prints a table: an input is accepted, refused in one line, or a defect.
-A defect is any other exception, other weights than were written, or a forbidden act: a program
-started, a connection, a pickle. docs/reliability.md has the table.
+A defect is any other exception, other weights than were written, a forbidden act (a program
+started, a connection, a pickle, a file written outside), more than 1 GiB or 20 s.
+docs/reliability.md has the table.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import gzip
 import io
 import json
 import os
-import resource
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -33,6 +34,7 @@ from latens import LatensError
 from latens.data.decoding import Target, decode_some
 from latens.model.serialization import read_tensors
 
+MOST_MIB, MOST_SECONDS = 1024, 20
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
 IMAGE_SUFFIXES = (".png", ".jpg", ".gif", ".bmp", ".webp", ".tif", ".ppm")
 SIDE, IMAGES = 12, 20
@@ -46,6 +48,7 @@ class Row:
     name: str
     counts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    mib: float = 0.0
     defects: list[str] = field(default_factory=list)
 
 
@@ -213,7 +216,163 @@ def readers(folder: Path) -> Iterator[tuple[str, Path, Read, Callable[..., bytes
     yield "checkpoint", last, read_checkpoint, damaged
 
 
+# ---- small files that stand for much ---------------------------------------------------------
+
+
+def npz_bomb(folder: Path) -> Path:
+    np.savez_compressed(folder / "bomb.npz", images=np.zeros((4_000_000, 28, 28), np.uint8))
+    return folder / "bomb.npz"
+
+
+def gzip_bomb(folder: Path) -> Path:
+    """IDX images that are all zero: 8 GB in 8 MB."""
+    header = b"\0\0\x08\3" + (10_000_000).to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
+    with gzip.open(folder / "train-images-idx3-ubyte.gz", "wb", compresslevel=1) as file:
+        file.write(header)
+        for _ in range(490):
+            file.write(bytes(2**24))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\1\0\0\0\0"))
+    return folder
+
+
+def tar_bomb(folder: Path) -> Path:
+    """Texts of 3 GB in 3 MB, beside images."""
+    with tarfile.open(folder / "bomb.tar.gz", "w:gz", compresslevel=1) as file:
+        for i in range(60):
+            member = tarfile.TarInfo(f"{i:02d}.txt")
+            member.size = 5 * 10**7
+            file.addfile(member, io.BytesIO(bytes(member.size)))
+    return folder / "bomb.tar.gz"
+
+
+def deep_images(folder: Path) -> Path:
+    """Grey images of 9,400×9,400 pixels in 16 bits: 2 GB in 2 MB."""
+    Image.fromarray(np.zeros((9400, 9400), np.uint16)).save(folder / "00.png")
+    for i in range(1, 12):
+        os.link(folder / "00.png", folder / f"{i:02d}.png")
+    return folder
+
+
+def large_image(folder: Path) -> Path:
+    Image.new("1", (40_000, 40_000)).save(folder / "00.png")
+    return folder
+
+
+def long_name(folder: Path) -> Path:
+    labels = np.array(["a" * 100_000, "b"])[np.arange(IMAGES) % 2]
+    np.savez_compressed(folder / "x.npz", images=photos(), labels=labels)
+    return folder / "x.npz"
+
+
+def pipe(folder: Path) -> Path:
+    Image.fromarray(photos()[0]).save(folder / "00.png")
+    os.mkfifo(folder / "01.png")
+    return folder
+
+
+def links(folder: Path) -> Path:
+    for i, pixels in enumerate(photos()):
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    for name, target in {"usr": "/usr", "proc": "/proc", "self": str(folder)}.items():
+        (folder / name).symlink_to(target)
+    return folder
+
+
+def program(folder: Path) -> Path:
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage"
+    for i in range(3):
+        (folder / f"{i}.png").write_text(text)
+    return folder
+
+
+def aliases(folder: Path) -> Path:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    (folder / "config.yaml").write_text("\n".join(lines))
+    return folder
+
+
+def model_of(folder: Path, **changes: Any) -> Path:
+    """A run whose config.json asks for another model than its weights are of."""
+    options = {"recipe": "mlp", "hidden": "8", "latent_dim": 2, "epochs": 1, "prior": "mixture"}
+    run = latens.train("digits", **options, report=False, film=False, out=folder / "run")
+    path = run.path / "config.json"
+    config = json.loads(path.read_bytes())
+    for name, value in changes.items():
+        part = {"components": "prior", "hidden": "encoder"}[name]
+        config["model"][part][name] = value
+    path.write_text(json.dumps(config))
+    return run.path
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Path], Read]] = {
+    ".npz of 3 MB that stands for 3 GB": (npz_bomb, latens.load_data),
+    "IDX of 36 MB that stands for 8 GB": (gzip_bomb, latens.load_data),
+    ".tar.gz of 13 MB that stands for 3 GB": (tar_bomb, latens.load_data),
+    "12 images of 9,400×9,400 in 16 bits": (deep_images, latens.load_data),
+    "image of 40,000×40,000": (large_image, latens.load_data),
+    "class with a name of 100,000 letters": (long_name, latens.load_data),
+    "pipe among images": (pipe, latens.load_data),
+    "links to /usr, /proc and the folder itself": (links, latens.load_data),
+    "PostScript called .png": (program, latens.load_data),
+    "YAML aliases for 10^9 values": (aliases, lambda path: latens.Run.open(path).config),
+    "mixture of 3·10^8 components": (
+        lambda folder: model_of(folder, components=300_000_000),
+        latens.load,
+    ),
+    "network of 10^6 layers": (lambda folder: model_of(folder, hidden=[8] * 10**6), latens.load),
+    "layer of 10^9 units": (lambda folder: model_of(folder, hidden=[10**9]), latens.load),
+}
+
+
+def resident(name: str) -> float:
+    """MiB of this process: VmRSS now, or VmHWM at most since `forget_peak`; Linux tells."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{name}:")[1].split()[0]) / 1024
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 # ---- the run ---------------------------------------------------------------------------------
+
+
+class Watch:
+    """What a read does that it must not: an audit hook, which stays, and clocks."""
+
+    def __init__(self, inside: Path):
+        self.inside, self.watching = str(inside), False
+        self.acts: list[str] = []
+        sys.addaudithook(self._heed)
+
+    def _heed(self, event: str, arguments: tuple) -> None:
+        if not self.watching:
+            return
+        if event.startswith(FORBIDDEN):
+            self.acts.append(event)
+        if event == "open" and isinstance(arguments[0], str) and arguments[2]:
+            writes = arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            own = (self.inside, "/dev/", "/proc/self/")
+            if writes and not arguments[0].startswith(own):
+                self.acts.append(f"wrote {arguments[0]}")
+
+    def __call__(self, row: Row, name: str, read: Read, path: Path) -> None:
+        """Count one read."""
+        self.acts.clear()
+        forget_peak()
+        base, began = resident("VmRSS"), time.perf_counter()
+        self.watching = True
+        found = attempt(read, path)
+        self.watching = False
+        seconds, mib = time.perf_counter() - began, resident("VmHWM") - base
+        row.seconds, row.mib = max(row.seconds, seconds), max(row.mib, mib)
+        if seconds > MOST_SECONDS or mib > MOST_MIB:
+            found = f"{seconds:.0f} s, {mib:,.0f} MiB"
+        found = next(iter(self.acts), found)
+        row.counts[found if found in ("accepted", "refused") else "defect"] += 1
+        if found not in ("accepted", "refused"):
+            row.defects.append(f"{name}: {found}")
 
 
 def attempt(read: Read, path: Path) -> str:
@@ -232,15 +391,13 @@ def attempt(read: Read, path: Path) -> str:
     return "accepted"
 
 
-def inject(count: int, seed: int = 0) -> list[Row]:
-    """So many damaged files of each kind, each read once."""
-    acts: list[str] = []
-    watching = [False]
-    sys.addaudithook(lambda event, _: acts.append(event) if watching[0] else None)
+def inject(count: int, seed: int = 0, hostile: bool = True) -> list[Row]:
+    """So many damaged files of each kind, each read once, and small ones that stand for much."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["LATENS_CACHE"] = str(folder / "cache")
+        watch = Watch(folder)
         for kind, path, read, damage in readers(folder):
             row, whole = Row(kind), path.read_bytes()
             first = attempt(read, path)
@@ -248,17 +405,17 @@ def inject(count: int, seed: int = 0) -> list[Row]:
                 row.defects.append(f"undamaged: {first}")
             for i in range(count):
                 path.write_bytes(damage(whole, np.random.default_rng([seed, i, len(kind)])))
-                acts.clear()
-                watching[0], began = True, time.perf_counter()
-                found = attempt(read, path)
-                watching[0] = False
-                row.seconds = max(row.seconds, time.perf_counter() - began)
-                found = next((act for act in acts if act.startswith(FORBIDDEN)), found)
-                row.counts[found if found in ("accepted", "refused") else "defect"] += 1
-                if found not in ("accepted", "refused"):
-                    row.defects.append(f"{i}: {found}")
+                watch(row, str(i), read, path)
             path.write_bytes(whole)
             rows.append(row)
+        for kind, (make, read) in (HOSTILE if hostile else {}).items():
+            row = Row(kind)
+            (folder / "hostile").mkdir()
+            with contextlib.redirect_stderr(io.StringIO()):
+                path = make(folder / "hostile")
+            watch(row, kind, read, path)
+            rows.append(row)
+            shutil.rmtree(folder / "hostile")
     return rows
 
 
@@ -266,19 +423,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=75, help="of inputs of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="only damaged files")
     options = parser.parse_args()
-    rows = inject(options.count, options.seed)
-    print("| input | read | accepted | refused | defects | longest, s |\n|---|---|---|---|---|---|")
+    rows = inject(options.count, options.seed, not options.quick)
+    print("| input | read | accepted | refused | defects | longest, s | most, MiB |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
         counts = row.counts
         print(
             f"| {row.name} | {counts.total()} | {counts['accepted']} | {counts['refused']} | "
-            f"{counts['defect']} | {row.seconds:.2f} |"
+            f"{counts['defect']} | {row.seconds:.2f} | {row.mib:.0f} |"
         )
     total = sum(row.counts.total() for row in rows)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     defects = [f"{row.name} {defect}" for row in rows for defect in row.defects]
-    print(f"\n{total:,} inputs, {len(defects)} defects; the process took {peak:,.0f} MiB at most")
+    print(f"\n{total:,} inputs, {len(defects)} defects")
     print("\n".join(defects))
     sys.exit(bool(defects))
 

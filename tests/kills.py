@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 import latens
-from latens import commands, sweeps
+from latens import api, commands, sweeps
 from latens.data.sources import Source, fetch
 from latens.run.directory import Run
 
@@ -87,10 +87,10 @@ def sweep(there: Path) -> None:
     sweeps.sweep("digits", out=there / "sweep", **swept)
 
 
-def build_cache(photos: Path, there: Path) -> None:
+def build_cache(folder: Path, there: Path) -> None:
     """Of decoded images."""
     os.environ["LATENS_CACHE"] = str(there / "cache")
-    data = latens.load_data(photos)
+    data = latens.load_data(folder)
     if int(data.split("all").pixels.sum()) != int(photos().sum()):
         raise RuntimeError("other pixels than were written")
 
@@ -145,9 +145,9 @@ def cases(folder: Path) -> Iterator[dict[str, Case]]:
             "train, film": Case(nothing, functools.partial(train, film=True)),
             "report": Case(
                 lambda there: shutil.copytree(trained, there / "run"),
-                lambda there: latens.report(there / "run"),
+                lambda there: api.report(there / "run"),
             ),
-            "export": Case(nothing, unless_there("out", lambda out: latens.export(trained, out))),
+            "export": Case(nothing, unless_there("out", lambda out: api.export(trained, out))),
             "generate": Case(nothing, unless_there("out", generate)),
             "sweep": Case(nothing, sweep),
             "cache": Case(nothing, functools.partial(build_cache, folder / "photos")),
@@ -180,12 +180,13 @@ def killed_before(operation: int, folder: Path, action: Action) -> bool:
         sys.addaudithook(watch)
         try:
             action()
-        except BaseException:
+        except BaseException as error:
+            (folder.parent / "error").write_text(f"{type(error).__name__}: {error}")
             os._exit(1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise RuntimeError(f"ended with an error, killed before operation {operation}")
+        raise RuntimeError((folder.parent / "error").read_text())
     return os.WIFSIGNALED(status)
 
 
@@ -247,7 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     defects = 0
     with tempfile.TemporaryDirectory() as name, cases(Path(name)) as every:
-        latens.report(Path(name) / "trained")  # imports what the children then have
+        api.report(Path(name) / "trained")  # imports what the children then have
         shutil.rmtree(Path(name) / "trained" / "pictures")
         (Path(name) / "trained" / "report.html").unlink()
         for what in options.only or every:

@@ -15,7 +15,7 @@ def printed(script, *options):
 
 
 def test_damaged_inputs_are_refused_in_one_line_or_read():
-    assert " 0 defects" in printed("faults.py", "--count", "12", "--seed", "1")
+    assert " 0 defects" in printed("faults.py", "--quick", "--count", "12", "--seed", "1")
 
 
 def test_a_training_that_is_killed_goes_on_to_the_same_bits():

@@ -25,14 +25,14 @@ class Limits:
     """The most of each thing that is read."""
 
     image_pixels: int = _limit(89_478_485, "pixels")  # Pillow's own; 9,459 on a side
-    pixels_at_once: int = _limit(2**25, "pixels at once")  # decoded by all threads together
+    parallel_pixels: int = _limit(2**24, "pixels")  # larger images are decoded one at a time
     unpacked_bytes: int = _limit(2**30, "bytes when unpacked")
     member_bytes: int = _limit(2**26, "bytes in one file")  # of a tar file
     shards: int = _limit(100_000, "shards")
     option_bytes: int = _limit(2**20, "bytes")  # of a file of options
     aliases: int = _limit(20, "aliases")  # in it: values that stand for another
     nesting: int = _limit(50, "lists in lists")
-    modules: int = _limit(10_000, "modules")  # of a network
+    tensors: int = _limit(10_000, "tensors of weights")  # of a model
     name_length: int = _limit(200, "characters")  # of a class or an attribute
 
 

@@ -3,12 +3,11 @@
 import contextlib
 import io
 import math
-import threading
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,30 +58,6 @@ DARK = 64  # of 255: images of 16 bits without a brighter pixel were meant to be
 TINY = 0.25  # of the median of the images' shorter sides: a smaller image is left out
 
 T = TypeVar("T")
-
-
-class _AtOnce:
-    """Lets so many pixels be decoded at once, in all threads; a larger image is decoded alone."""
-
-    def __init__(self) -> None:
-        self.changed, self.decoding = threading.Condition(), 0
-
-    @contextmanager
-    def __call__(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for so many pixels, and hold it."""
-        most = limits.limits().pixels_at_once
-        with self.changed:
-            self.changed.wait_for(lambda: not self.decoding or self.decoding + pixels <= most)
-            self.decoding += pixels
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.decoding -= pixels
-                self.changed.notify_all()
-
-
-_at_once = _AtOnce()
 
 
 @dataclass(frozen=True)
@@ -181,18 +156,19 @@ def _check_regular(path: AnyImageFile) -> None:
         raise LatensError(f"{path} is no regular file: remove it")
 
 
-def read_image(path: AnyImageFile, target: Target) -> np.ndarray:
+def read_image(path: AnyImageFile, target: Target, alone: Executor | None = None) -> np.ndarray:
     """One image file as uint8 `[C, H, W]`, see `to_array`.
+
+    Args:
+        alone: one thread, where large images are decoded: each thread keeps the memory that the
+            largest of its images took.
 
     Raises:
         LatensError: the file is truncated or damaged.
     """
-    with (
-        naming(path),
-        path.open("rb") as stream,
-        Image.open(stream, formats=FORMATS) as opened,
-        _at_once(opened.width * opened.height),
-    ):
+    with naming(path), path.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
+        if alone and opened.width * opened.height > limits.limits().parallel_pixels:
+            return alone.submit(to_array, opened, target).result()
         return to_array(opened, target)
 
 
@@ -363,11 +339,11 @@ def decode(
     Raises:
         LatensError: more files that cannot be read than `target` allows.
     """
-    with _limited(), ThreadPoolExecutor() as pool:
+    with _limited(), ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as alone:
         return decode_each(
             len(files),
             lambda i: read_header(files[i]),
-            lambda i, target: read_image(files[i], target),
+            lambda i, target: read_image(files[i], target, alone),
             target,
             allocate,
             pool.map,
@@ -385,11 +361,11 @@ def decode_some(files: Sequence[AnyImageFile], target: Target) -> list[np.ndarra
     def attempt(path: AnyImageFile) -> np.ndarray | LatensError:
         try:
             read_header(path)
-            return read_image(path, target)
+            return read_image(path, target, alone)
         except LatensError as error:
             return error
 
-    with _limited(), ThreadPoolExecutor() as pool:
+    with _limited(), ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as alone:
         return list(pool.map(attempt, files))
 
 

@@ -1,6 +1,8 @@
 """The named data sets: where they come from, and their checksums."""
 
+import gzip
 import hashlib
+import math
 import os
 import sys
 import zlib
@@ -17,6 +19,7 @@ from latens.data.images import Images
 from latens.data.shapes import FORMS, draw_shapes, shuffled_factors
 from latens.errors import LatensError, unknown
 from latens.files import gunzip, scratch
+from latens.limits import check_unpacked
 
 DIGITS = tuple("0123456789")
 UNSIGNED_BYTES = 0x08  # the type of the values of an IDX file
@@ -143,12 +146,21 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
     Raises:
         LatensError: a damaged file, or one of another format.
     """
+    is_packed = path.suffix == ".gz"
     try:
-        content = gunzip(path) if path.suffix == ".gz" else path.read_bytes()
-        shape = np.frombuffer(content, ">i4", count=rank, offset=4)
-        if content[:4] != bytes((0, 0, UNSIGNED_BYTES, rank)):
-            raise ValueError
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy()
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            magic, sizes = file.read(4), file.read(4 * rank)
+            if magic != bytes((0, 0, UNSIGNED_BYTES, rank)):
+                raise ValueError
+            shape = [int(size) for size in np.frombuffer(sizes, ">u4", count=rank)]
+            if is_packed:
+                check_unpacked(path, math.prod(shape))
+            elif math.prod(shape) > path.stat().st_size:
+                raise ValueError
+            values = np.empty(shape, np.uint8)
+            if file.readinto(values.reshape(-1).data) < values.size or file.read(1):
+                raise ValueError
+        return values
     except (OSError, EOFError, ValueError, zlib.error) as error:
         what = "images" if rank == 3 else "labels"
         raise LatensError(f"{path} is truncated or no IDX file of {what}") from error

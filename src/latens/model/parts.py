@@ -15,7 +15,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from latens import limits
 from latens.catalogue import argument_names
@@ -181,18 +181,18 @@ def to_config(part: Configurable) -> dict[str, Any]:
 
 
 @contextmanager
-def counted_modules() -> Iterator[None]:
-    """Inside, no more modules can be made than `latens.limits` allows.
+def counted_tensors() -> Iterator[None]:
+    """Inside, no more tensors of weights can be made than `latens.limits` allows.
 
     Raises:
-        LatensError: in the block, by the first module too many.
+        LatensError: in the block, by the first one too many.
     """
     count = itertools.count(1)
 
     def registered(*_: Any) -> None:
-        limits.check("modules", next(count), "the model has")
+        limits.check("tensors", next(count), "the model has")
 
-    with register_module_module_registration_hook(registered):
+    with register_module_parameter_registration_hook(registered):
         yield
 
 

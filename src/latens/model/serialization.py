@@ -17,7 +17,7 @@ from torch import Tensor
 from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.files import read_json, write_bytes, write_json
-from latens.model.parts import Part, counted_modules, from_config, to_config
+from latens.model.parts import Part, counted_tensors, from_config, to_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -158,7 +158,7 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     try:
         _check_size(described, folder / WEIGHTS)
         # The weights drawn here are thrown away: leave the user's random numbers alone.
-        with torch.random.fork_rng(devices=[]), counted_modules():
+        with torch.random.fork_rng(devices=[]), counted_tensors():
             model = from_config(described)
     except LatensError as error:
         raise LatensError(f"{folder / CONFIG}: {error}") from error
@@ -174,7 +174,7 @@ def _check_size(described: Any, weights: Path) -> None:
     if not weights.is_file():
         return
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), counted_modules():
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), counted_tensors():
             model = from_config(described)
     except LatensError:  # as of zuko's flows, which need values; or told in a moment
         return

@@ -16,7 +16,7 @@ from latens.data import IN_MEMORY, NAMES, DataSet, Images, load_data
 from latens.errors import LatensError
 from latens.model import recipes
 from latens.model.latent_model import LatentModel, load_model
-from latens.model.parts import Configurable, counted_modules, from_config, to_config
+from latens.model.parts import Configurable, counted_tensors, from_config, to_config
 from latens.run.data import data_options
 from latens.run.directory import Run, versions
 from latens.training.devices import (
@@ -406,7 +406,7 @@ def build_model(config: TrainConfig, data: DataSet) -> LatentModel:
     """
     options = config.model
     kinds = ("network", "posterior", "prior", "likelihood")
-    with counted_modules():
+    with counted_tensors():
         return recipes.build(
             options.recipe,
             data.shape,
