@@ -9,7 +9,7 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 def replacing(path: Path) -> Iterator[Path]:
     """Atomic write: a temporary path beside `path`, renamed to it when the block succeeds.
 
+    What processes that were killed have left of the same write is removed.
+
     Raises:
         OSError: the folder is missing or cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{_writer()}-{secrets.token_hex(4)}{path.suffix}")
+    _clear(path.parent.glob(f".{glob.escape(path.name)}.*"))
     # The kernel applies the umask, which cannot be read without changing it for all threads
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
@@ -98,10 +101,14 @@ def _is_dead(writer: str) -> bool:
 def clear_temporaries(*folders: Path) -> None:
     """Remove what atomic writes of processes that were killed have left."""
     for folder in folders:
-        for path in folder.glob(".*"):
-            found = TEMPORARY.fullmatch(path.name)
-            if found and _is_dead(found[1]):
-                path.unlink(missing_ok=True)
+        _clear(folder.glob(".*"))
+
+
+def _clear(paths: Iterable[Path]) -> None:
+    for path in paths:
+        found = TEMPORARY.fullmatch(path.name)
+        if found and _is_dead(found[1]):
+            path.unlink(missing_ok=True)
 
 
 def gunzip(path: Path) -> bytes:
