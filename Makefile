@@ -18,6 +18,7 @@ docs: .venv/installed-test
 
 faults: .venv/installed-test
 	$(BIN)/python tests/faults.py
+	$(BIN)/python tests/resumes.py
 	$(BIN)/python tests/kills.py
 
 bench: .venv/installed-bench

@@ -5,9 +5,11 @@ nobody disturbed: weights, metrics, film, pictures, or what is left behind.
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import http.server
+import io
 import itertools
 import json
 import os
@@ -31,6 +33,7 @@ import latens
 from latens import api, commands, sweeps
 from latens.data.sources import Source, fetch
 from latens.run.directory import Run
+from resumes import stopped_at
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -62,6 +65,12 @@ def train(there: Path, film: bool) -> None:
         latens.resume(out)
     else:
         latens.train("digits", out=out, film=film, **OPTIONS)
+
+
+def stopped(out: Path) -> None:
+    """A training that is stopped within its second epoch."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        stopped_at(15, OPTIONS | {"batch_size": 128, "film": True}, out)
 
 
 def unless_there(name: str, write: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -143,6 +152,10 @@ def cases(folder: Path) -> Iterator[dict[str, Case]]:
         yield {
             "train": Case(nothing, functools.partial(train, film=False)),
             "train, film": Case(nothing, functools.partial(train, film=True)),
+            "resume": Case(
+                lambda there: stopped(there / "run"),
+                lambda there: latens.resume(there / "run"),
+            ),
             "report": Case(
                 lambda there: shutil.copytree(trained, there / "run"),
                 lambda there: api.report(there / "run"),
@@ -193,7 +206,8 @@ def killed_before(operation: int, folder: Path, action: Action) -> bool:
 def left(folder: Path) -> dict[str, str]:
     """What lies in a folder, as digests; without times."""
     found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    older = {path for of in folder.rglob("checkpoints") for path in sorted(of.glob("[0-9]*"))[:-1]}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path not in older):
         content = path.read_bytes()
         name = str(path.relative_to(folder))
         if path.name == "metrics.jsonl":

@@ -1,5 +1,6 @@
 """What a stranger's file, a signal or a damaged disk must not do."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +238,83 @@ def test_figures_are_json(run, run_latens):
         raise AssertionError(f"{constant} is no JSON")
 
     assert json.loads(figures, parse_constant=refuse)["images"]
+
+
+# ---- two at once -----------------------------------------------------------------------------
+
+
+def test_a_run_is_read_while_it_is_trained(tmp_path):
+    """Figures, doctor and page of whatever epoch it is at."""
+    words = "train digits --recipe mlp --hidden 16 --epochs 100000 --no-film --no-report --out run"
+    training = subprocess.Popen(
+        [sys.executable, "-m", "latens", *words.split()], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not (metrics.is_file() and metrics.read_text().count("\n") > 1):
+            assert training.poll() is None
+            time.sleep(0.05)
+        for _ in range(5):
+            assert latens.evaluate(tmp_path / "run").images == 179
+            assert latens.Run.open(tmp_path / "run").metrics
+        assert training.poll() is None
+    finally:
+        training.kill()
+        training.wait()
+
+
+def at_once(*programs, **environment):
+    """Python programs that run at the same time; what each printed."""
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for program in programs
+    ]
+    ended = [process.communicate(timeout=200) for process in begun]
+    assert [p.returncode for p in begun] == [0] * len(begun), ended
+    return [out for out, _ in ended]
+
+
+def test_two_build_one_cache(tmp_path):
+    folder = images_in(tmp_path / "some", 1_000)
+    program = f"import latens; print(latens.load_data({str(folder)!r}).fingerprint())"
+    cache = tmp_path / "cache"
+    one, two = at_once(program, program, LATENS_CACHE=str(cache))
+    assert one == two
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".npy"]
+
+
+def test_two_reports_of_one_run(tmp_path, run):
+    shutil.copytree(run.path, tmp_path / "run")
+    program = f"from latens.api import report; print(report({str(tmp_path / 'run')!r}))"
+    assert len(set(at_once(program, program))) == 1
+    assert not [path for path in (tmp_path / "run").rglob(".*") if path.name != ".gitignore"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
+def test_the_trainings_of_a_sweep_end_with_it(tmp_path):
+    """Whether it is told to end or killed."""
+
+    def trainings_here():
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                found += [path] if f"{tmp_path}/sweep".encode() in path.read_bytes() else []
+        return found
+
+    words = ["digits", "--recipe", "mlp", "--beta", "1", "2", "--epochs", "100000", "--jobs", "1"]
+    command = [sys.executable, "-m", "latens", "sweep", *words, "--out", f"{tmp_path}/sweep"]
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while len(trainings_here()) < 2 or not list(tmp_path.glob("sweep/*/metrics.jsonl")):
+            assert sweep.poll() is None, sweep.stderr.read()
+            time.sleep(0.1)
+        sweep.send_signal(end)
+        sweep.communicate(timeout=60)
+        while trainings_here():
+            time.sleep(0.1)

@@ -4,6 +4,7 @@ import glob
 import gzip
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -111,6 +112,11 @@ def _clear(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that becomes another, or would have."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
 def gunzip(path: Path) -> bytes:
     """The content of a gzip file.
 
@@ -133,9 +139,25 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def json_text(content: Any, indent: int | None = None) -> str:
+    """JSON; what is NaN or infinite becomes null, for JSON has no name for it."""
+
+    def plain(value: Any) -> Any:
+        match value:
+            case dict():
+                return {name: plain(of) for name, of in value.items()}
+            case list() | tuple():
+                return [plain(of) for of in value]
+            case float() if not math.isfinite(value):
+                return None
+        return value
+
+    return json.dumps(plain(content), indent=indent, allow_nan=False)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, each list of numbers on one line."""
-    text = json.dumps(content, indent=2)
+    text = json_text(content, indent=2)
     text = re.sub(r"\[[-+.,\deE\s]+\]", lambda found: " ".join(found[0].split()), text)
     write_bytes(path, f"{text}\n".encode())
 

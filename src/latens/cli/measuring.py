@@ -1,6 +1,5 @@
 """Commands that measure: evaluate, doctor, compare, report."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ from latens.cli.annotations import DeviceOption, RunPath, Seed, Split
 from latens.cli.app import app
 from latens.config import Precision
 from latens.errors import LatensError
+from latens.files import json_text
 
 
 @app.command
@@ -69,7 +69,7 @@ def evaluate(
         if any(others) or posterior != "encoder" or precision != "float32":
             raise LatensError("--all chooses all else: leave out the other options")
         full = api.evaluate_all(run, data, seed, device).as_dict() | {"run": str(run)}
-        print(json.dumps(full) if as_json else full_table(full))
+        print(json_text(full) if as_json else full_table(full))
         return
     figures = api.evaluate(
         run,
@@ -85,7 +85,7 @@ def evaluate(
         cells,
     ).as_dict()
     figures |= {"run": str(run), "data": data}
-    print(json.dumps(figures) if as_json else figures_table(figures))
+    print(json_text(figures) if as_json else figures_table(figures))
 
 
 @app.command
@@ -109,7 +109,7 @@ def doctor(
 
     findings = api.doctor(run, device=device)
     if as_json:
-        print(json.dumps([asdict(finding) | {"page": finding.page} for finding in findings]))
+        print(json_text([asdict(finding) | {"page": finding.page} for finding in findings]))
         return
     for finding in findings:
         print(f"{'!' if finding.serious else '-'} {finding.name}: {finding.figure}.")

@@ -4,11 +4,10 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from latens.console import warn
 from latens.errors import LatensError
 from latens.model import serialization
 from latens.model.latent_model import LatentModel, load_model
+from latens.run import schemas
 from latens.run.hub import fetch, is_address, is_of_hub, name_in_cache
 
 CONFIG = "config.yaml"
@@ -34,24 +34,6 @@ REPORT = "report.html"
 CHECKPOINTS_KEPT = 2
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 PACKAGES = ("latens", "torch", "numpy", "safetensors", "scikit-learn", "pillow")
-
-# What the files must hold for the rest of the package to rely on.
-RECORD = {"command": str, "options": dict, "data": dict, "parameters": int, "versions": dict}
-DATA = {
-    "name": str,
-    "source": str,
-    "shape": list,
-    "splits": dict,
-    "classes": list,
-    "attributes": list,
-    "binary": bool,
-    "fingerprint": str,
-}
-ROW = {"epoch": int, "images": int, "seconds": Real, "train": dict, "validation": dict}
-ROW |= {"clipped": Real}
-TERMS = {"loss": Real, "reconstruction": Real, "kl": Real}
-FIGURES_KEYS = {"elbo": Real, "reconstruction": Real, "kl": Real, "kind": str, "images": int}
-FIGURES_KEYS |= {"split": str, "active_units": int}
 
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -127,9 +109,7 @@ class Run:
         if not (path / CONFIG).is_file():
             raise LatensError(f"{path} is no run directory: there is no {CONFIG} in it")
         record = read_yaml(path / CONFIG)
-        _require(record, RECORD, path / CONFIG)
-        _require(record["data"], DATA, path / CONFIG)
-        _require_names(record["data"], path / CONFIG)
+        schemas.check_record(record, path / CONFIG)
         return cls(path, record)
 
     # ---- what is in it -----------------------------------------------------------------------
@@ -222,7 +202,7 @@ class Run:
         if not path.is_file():
             return None
         figures = files.read_json(path)
-        _require(figures, FIGURES_KEYS, path)
+        schemas.check(figures, schemas.Figures, path)
         return figures
 
     @property
@@ -242,7 +222,7 @@ class Run:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError):
                 raise LatensError(f"{path} is damaged: line {number} is not JSON") from None
-            _require_row(rows[-1], path)
+            schemas.check(rows[-1], schemas.Row, path)
         return rows
 
     @property
@@ -291,7 +271,7 @@ class Run:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 break
-            _require_row(row, path)
+            schemas.check(row, schemas.Row, path)
             kept.append(line + b"\n")
         if len(kept) < epoch:
             raise LatensError(f"{path} is damaged: it lacks epochs before the last checkpoint")
@@ -387,7 +367,8 @@ def check_out(out: Path, *names: str) -> None:
     """
     if out.exists() and not out.is_dir():
         raise LatensError(f"{out} is a file, and a folder is needed: choose another --out")
-    foreign = [p.name for p in out.iterdir()] if out.is_dir() else []
+    there = out.iterdir() if out.is_dir() else ()
+    foreign = [path.name for path in there if not files.is_temporary(path)]
     foreign = sorted(set(foreign) - {REPORT, PICTURES, *names})
     if foreign:
         raise LatensError(
@@ -400,30 +381,6 @@ def refuse_existing(path: Path) -> None:
     if path.exists():
         on = ", or go on with its training by --resume" if (path / CONFIG).is_file() else ""
         raise LatensError(f"{path} exists already: choose another folder{on}")
-
-
-def _require(content: Any, kinds: Mapping[str, type], path: Path) -> None:
-    """Raise a LatensError where `content` is not a mapping with such values."""
-    if not isinstance(content, dict):
-        raise LatensError(f"{path} is damaged or not latens's: it holds no names and values")
-    wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name), kind)]
-    if wrong:
-        raise LatensError(f"{path} is damaged or not latens's: see its {', '.join(wrong)}")
-
-
-def _require_names(data: dict[str, Any], path: Path) -> None:
-    for name in (*data["classes"], *data["attributes"]):
-        if not isinstance(name, str):
-            raise LatensError(f"{path} is damaged or not latens's: a class is called {name!r:.80}")
-        limits.check("name_length", len(name), f"the name of a class in {path} has")
-
-
-def _require_row(row: Any, path: Path) -> None:
-    _require(row, ROW, path)
-    _require(row["train"], TERMS, path)
-    _require(
-        row["validation"], TERMS | {"final_loss": Real, "elbo": Real, "active_units": int}, path
-    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
+
 from latens.errors import LatensError
 from latens.evaluation.metrics import Evaluation
 from latens.training.learner import LIMIT, NORM
@@ -59,9 +61,12 @@ class TrainingState:
         if isinstance(values.get("sums"), list):
             known = zip(_TERMS_OF_0_1_0, values["sums"], strict=True)
             values["sums"] = {name: value for name, value in known if value}
+        strange = values.keys() - cls.__dataclass_fields__.keys()
+        if strange:
+            raise LatensError(f"not the state of a training: it has {sorted(strange)[0]}")
         try:
-            return cls(**values)
-        except TypeError as error:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
             raise LatensError(f"not the state of a training: {error}") from error
 
     def as_dict(self) -> dict[str, Any]:
