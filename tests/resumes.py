@@ -51,6 +51,7 @@ SETS: dict[str, dict[str, Any]] = {
     "inverse autoregressive flow": {"posterior": "iaf"},
     "grid": {"posterior": "grid", "cells": 8},
     "early stopping": {"early_stopping": 1},
+    "compiled": {"compile": True},
     "batch of an eighth": {"batch_size": 180},
 }
 
