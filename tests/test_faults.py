@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 QUICK = ("train", "train, film", "export", "cache", "download")
 
 

@@ -76,8 +76,8 @@ def _find(folder: Path) -> tuple[Path, dict[str, ImageFile]]:
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The attributes' names, and each image's row of 0 and 1."""
-    lines = path.read_text("utf-8").split("\n")
     try:
+        lines = path.read_text("utf-8").split("\n")
         count, names = int(lines[0]), tuple(lines[1].split())
         rows = {}
         for line in filter(None, lines[2:]):
