@@ -60,6 +60,9 @@ def test_every_recipe_and_part_can_be_exported(options, tmp_path):
         if options.get("only", program.name) != program.name:
             continue
         assert deployment._write(program, tmp_path) <= 1e-4
+        written = onnx.load(tmp_path / f"{program.name}.onnx").graph
+        dims = [each.type.tensor_type.shape.dim[0] for each in (*written.input, *written.output)]
+        assert {dim.dim_param for dim in dims} == {"batch"}
         again = torch.export.load(tmp_path / f"{program.name}.pt2").module()(*program.batch(2))
         expected = program.module(*program.batch(2))
         for a, b in zip(_tuple(again), _tuple(expected), strict=True):

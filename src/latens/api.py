@@ -501,7 +501,8 @@ def describe(run: Run) -> str:
     latents = f"{run.levels} levels of latents" if run.levels > 1 else f"{dims} latent dimensions"
     splits = ", ".join(f"{count:,} {name}" for name, count in data["splits"].items())
     limits = config.run
-    length = f"{limits.epochs} epochs" if limits.epochs else f"{limits.minutes:g} minutes"
+    count, unit = limits.epochs or limits.minutes, "epoch" if limits.epochs else "minute"
+    length = f"{count:g} {unit}{'' if count == 1 else 's'}"
     return (
         f"{config.model.recipe} with {latents}, {run.objective}, "
         f"{config.model.likelihood} likelihood, {run.record['parameters']:,} parameters\n"

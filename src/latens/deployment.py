@@ -5,7 +5,6 @@ says in its metadata what goes in and what comes out.
 """
 
 import importlib
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -264,11 +263,22 @@ def _write(program: Program, folder: Path) -> float:
         raise LatensError(f"the {program.name} cannot be exported: {reason}") from error
     assert written is not None, "a program is returned where no file is named"
     proto = written.model_proto
+    _call_batch(proto)
     for key, value in _metadata(program).items():
         proto.metadata_props.add(key=key, value=value)
     path = folder / f"{program.name}.onnx"
     files.write_bytes(path, proto.SerializeToString())
     return _difference(program, path)
+
+
+def _call_batch(proto: Any) -> None:
+    """Name the free dimension of inputs, outputs and values, which the exporter numbers."""
+    values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
+    free = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in values:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == free:
+                dim.dim_param = "batch"
 
 
 def _difference(program: Program, path: Path) -> float:
@@ -384,13 +394,14 @@ def _describe(
         "programs": {program.name: _metadata(program) for program in programs},
         "largest difference to the model": differences,
         "int8 costs, nats per image": cost,
-        "preprocessing": "divide 8-bit pixels by 255; channels first, RGB",
+        "preprocessing": "divide 8-bit pixels by 255; channels first"
+        + (", RGB" if data["shape"][0] == 3 else ""),
         "image (channels, height, width)": data["shape"],
         "classes": data["classes"],
         "attributes": data.get("attributes", []),
         "figures": run.figures,
     }
-    files.write_bytes(folder / METADATA, f"{json.dumps(about, indent=2)}\n".encode())
+    files.write_bytes(folder / METADATA, f"{files.json_text(about, indent=2)}\n".encode())
     template = resources.files("latens").joinpath("templates/onnx.md.j2").read_text("utf-8")
     text = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(
         title=run.title,

@@ -146,7 +146,8 @@ def test_what_cannot_be_answered_is_one_line(client, images):
     refused(422, "give two", "/interpolate", files=files(images[:3]))
     refused(422, "no score beauty", "/score", files=files(images[:1]), data={"scores": "beauty"})
     refused(422, "1000", "/score", files=files(images[:1]), data={"importance_samples": 10**9})
-    refused(422, "give one for each", "/embed", files=files(images[:2]), data={"labels": ["3"]})
+    three = {"files": files(images[:1]), "data": {"labels": "3"}}
+    refused(422, "does not depend on labels", "/embed", **three)
     refused(422, "unknown label", "/sample", json={"label": "eleven"})
     refused(422, "1 to 64", "/sample", json={"number": 1000})
     refused(422, "number: ", "/sample", json={"number": 0})
@@ -228,6 +229,9 @@ def test_a_conditional_model_takes_the_labels_of_its_images(images, tmp_path):
         data = {"labels": ["3", "7"]}
         found = client.post("/embed", files=files(images[:2]), data=data).json()
         np.testing.assert_allclose(found["mu"], run.vae.embed(x, y), atol=1e-5)
+        lacking = client.post("/embed", files=files(images[:3]), data=data)
+        assert lacking.status_code == 422
+        assert "give one for each" in lacking.text
         alone = client.post("/embed", files=files(images[:1])).json()
         beside = client.post("/embed", files=files(images[:3])).json()
         np.testing.assert_allclose(alone["mu"][0], beside["mu"][0], atol=1e-5)

@@ -92,10 +92,13 @@ class Service:
         """Class indices by name; None where the model does not ask for them.
 
         Raises:
-            LatensError: no such class, or another number of labels than images.
+            LatensError: no such class, another number of labels than images, or a model that does
+                not depend on them.
         """
         if not labels:
             return None
+        if self.vae.label_embedding is None:
+            raise LatensError("this model does not depend on labels: leave them out")
         if len(labels) != number:
             raise LatensError(f"{number} images and {len(labels)} labels: give one for each image")
         statistics = LabelStatistics.of(self.vae)
@@ -103,8 +106,7 @@ class Service:
             raise LatensError(
                 "this model's images have attributes and no classes: leave out labels"
             )
-        y = torch.tensor([statistics.index(label) for label in labels])
-        return None if self.vae.label_embedding is None else y
+        return torch.tensor([statistics.index(label) for label in labels])
 
     def check_number(self, number: int) -> None:
         """Refuse more images than a request may have."""
