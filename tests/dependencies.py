@@ -57,14 +57,7 @@ def main() -> None:
         print(*wanted, sep=", ", flush=True)
         for command in COMMANDS:
             done = subprocess.run(
-                [
-                    python,
-                    "-W",
-                    "error::DeprecationWarning:latens",
-                    "-m",
-                    "latens",
-                    *command.split(),
-                ],
+                [python, "-m", "latens", *command.split()],
                 cwd=folder,
                 capture_output=True,
                 text=True,

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -58,13 +59,13 @@ class Case:
 # ---- commands --------------------------------------------------------------------------------
 
 
-def train(there: Path, film: bool) -> None:
+def train(there: Path, **options: Any) -> None:
     """Begin, or go on with what is there."""
     out = there / "run"
     if out.exists():
         latens.resume(out)
     else:
-        latens.train("digits", out=out, film=film, **OPTIONS)
+        latens.train("digits", out=out, **OPTIONS | options)
 
 
 def stopped(out: Path) -> None:
@@ -152,6 +153,7 @@ def cases(folder: Path) -> Iterator[dict[str, Case]]:
         yield {
             "train": Case(nothing, functools.partial(train, film=False)),
             "train, film": Case(nothing, functools.partial(train, film=True)),
+            "train, page": Case(nothing, functools.partial(train, film=False, report=True)),
             "resume": Case(
                 lambda there: stopped(there / "run"),
                 lambda there: latens.resume(there / "run"),

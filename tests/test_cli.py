@@ -488,6 +488,9 @@ def test_a_folder_that_is_no_run(run_latens, tmp_path_factory):
 def test_damaged_metrics(run_latens, run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 9, "tra')
+    assert len(latens.Run.open(run).metrics) == 8  # it may be being written
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("\n")
     expect_refusal(run_latens("report", run), "line 9 is not JSON")
 
 

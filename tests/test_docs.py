@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 import latens
+from in_process import InProcess
 from latens.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
@@ -99,14 +99,10 @@ class InTurn:
     def __exit__(self, *_):
         pass
 
+    def shutdown(self, **_):
+        pass
+
     map = staticmethod(map)
-
-
-def in_this_process(words, **_):
-    """In place of a sweep's `subprocess.run` of one of its trainings."""
-    assert words[:3] == [sys.executable, "-m", "latens"]
-    main(words[3:])
-    return subprocess.CompletedProcess(words, 0)
 
 
 @pytest.fixture
@@ -121,8 +117,7 @@ def quick(monkeypatch):
     turning = functools.partial(latens.pictures.turning, frames=4)
     monkeypatch.setattr(latens.pictures, "turning", turning)
     monkeypatch.setattr("latens.sweeps.ThreadPoolExecutor", InTurn)
-    in_turn = types.SimpleNamespace(run=in_this_process, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr("latens.sweeps.subprocess", in_turn)
+    monkeypatch.setattr("latens.sweeps.subprocess.Popen", InProcess)
 
 
 @pytest.fixture

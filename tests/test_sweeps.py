@@ -1,10 +1,9 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
 import latens
+from in_process import InProcess
 from latens import LatensError
 from latens.cli import main
 from latens.cli.training import _swept
@@ -17,31 +16,10 @@ WORDS = ["--network", "mlp", "--hidden", "16", "--latent-dim", "2", "--epochs", 
 WORDS += ["--no-report"]
 
 
-class RunHere(subprocess.Popen):
-    """The training that a sweep starts in a process, in this one: that spares a start of Python."""
-
-    def __init__(self, command, **_):
-        assert command[:3] == [sys.executable, "-m", "latens"]
-        self.status = 0
-        try:
-            main(command[3:])
-        except SystemExit as stop:
-            self.status = stop.code or 0
-
-    def wait(self, timeout=None):
-        return self.status
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
 @pytest.fixture
 def one_process(monkeypatch):
     """Sweeps start no process."""
-    monkeypatch.setattr("latens.sweeps.subprocess.Popen", RunHere)
+    monkeypatch.setattr("latens.sweeps.subprocess.Popen", InProcess)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +27,7 @@ def folder(tmp_path_factory):
     """A sweep of a conditional model over β."""
     out = tmp_path_factory.mktemp("sweeps") / "beta"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latens.sweeps.subprocess.Popen", RunHere)
+        patch.setattr("latens.sweeps.subprocess.Popen", InProcess)
         sweep("digits", recipe="conditional", beta=[1, 5, 20], out=out, **SMALL)
     return out
 

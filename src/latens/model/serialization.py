@@ -155,8 +155,9 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     if not isinstance(about, dict) or "model" not in about:
         raise LatensError(f"{folder / CONFIG} does not describe a latens model")
     described = about.pop("model")
+    tensors = _in_32_bits(read_tensors(folder / WEIGHTS)[0])
+    _check_size(described, tensors, folder / WEIGHTS)
     try:
-        _check_size(described, folder / WEIGHTS)
         # The weights drawn here are thrown away: leave the user's random numbers alone.
         with torch.random.fork_rng(devices=[]), counted_tensors():
             model = from_config(described)
@@ -164,15 +165,12 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         raise LatensError(f"{folder / CONFIG}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise LatensError(f"{folder / CONFIG} describes a {type(model).__name__}, not a model")
-    tensors = _in_32_bits(read_tensors(folder / WEIGHTS)[0])
     load_tensors(model, tensors, folder / WEIGHTS)
     return model.eval(), about
 
 
-def _check_size(described: Any, weights: Path) -> None:
-    """Raise a LatensError where a description asks for more weights than the file can hold."""
-    if not weights.is_file():
-        return
+def _check_size(described: Any, tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise a LatensError where a description asks for more weights than there are."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), counted_tensors():
             model = from_config(described)
@@ -181,8 +179,12 @@ def _check_size(described: Any, weights: Path) -> None:
     if not isinstance(model, torch.nn.Module):
         return
     wanted = sum(parameter.numel() for parameter in model.parameters())
-    if wanted > weights.stat().st_size:  # a weight takes a byte at least
-        raise LatensError(f"it has {wanted:,} weights, which do not fit into {weights.name}")
+    there = sum(tensor.numel() for tensor in tensors.values())
+    if wanted > there:
+        raise LatensError(
+            f"{path} does not fit the architecture beside it, which has {wanted:,} weights: there "
+            f"are {there:,}"
+        )
 
 
 def load_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -216,11 +216,14 @@ class Run:
         if not path.is_file():
             raise LatensError(f"{self.path} has no {METRICS}")
         rows = []
-        # A last line without its end is still being written
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        content = path.read_bytes()
+        lines = content.splitlines()
+        for number, line in enumerate(lines, 1):
             try:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError):
+                if number == len(lines) and not content.endswith(b"\n"):
+                    break  # it is being written, or its writer was killed
                 raise LatensError(f"{path} is damaged: line {number} is not JSON") from None
             schemas.check(rows[-1], schemas.Row, path)
         return rows
