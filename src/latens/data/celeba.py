@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from latens.data.cache import decoded
-from latens.data.decoding import ImageFile, Target
+from latens.data.decoding import ImageFile, Target, one_line
 from latens.data.files import SUFFIXES, split_by
 from latens.data.images import SPLITS, Images
 from latens.data.sources import Raw
@@ -66,9 +66,9 @@ def _find(folder: Path) -> tuple[Path, dict[str, ImageFile]]:
         raise LatensError(f"{folder} has neither {IMAGES}.zip nor a folder {IMAGES}")
     try:
         archive = zipfile.ZipFile(packed)
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # zipfile raises whatever a damaged directory leads it to
         raise LatensError(
-            f"{packed} is not a complete zip file ({error}): download it again"
+            f"{packed} is not a complete zip file ({one_line(error)}): download it again"
         ) from error
     names = [name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES]
     return packed, {Path(name).name: zipfile.Path(archive, name) for name in names}
