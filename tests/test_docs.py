@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,9 @@ def quick(monkeypatch):
     turning = functools.partial(latens.pictures.turning, frames=4)
     monkeypatch.setattr(latens.pictures, "turning", turning)
     monkeypatch.setattr("latens.sweeps.ThreadPoolExecutor", InTurn)
-    monkeypatch.setattr("latens.sweeps.subprocess.Popen", InProcess)
+    known = {name: getattr(subprocess, name) for name in ("DEVNULL", "PIPE")}
+    in_turn = types.SimpleNamespace(Popen=InProcess, **known)  # `subprocess` itself is everybody's
+    monkeypatch.setattr("latens.sweeps.subprocess", in_turn)
 
 
 @pytest.fixture
