@@ -419,7 +419,7 @@ def _temperatures(temperature: float | str | Sequence[float]) -> list[float]:
     given = temperature.split(",") if isinstance(temperature, str) else temperature
     try:
         values = [float(value) for value in ([given] if isinstance(given, int | float) else given)]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = []
     if not values or not all(0 < value < math.inf for value in values):
         raise LatensError(f"temperature is {temperature}: it must be a number above 0")

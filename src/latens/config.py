@@ -443,8 +443,8 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     kind, what = next(kinds[option] for option in options if option in kinds)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise LatensError(f"{name} is {value!r}: it must be {what}")
-    if isinstance(value, Real) and not -LARGEST < float(value) < LARGEST:  # nor NaN
-        raise LatensError(f"{name} is {value}: it must be a number below 2 to the 63rd")
+    if isinstance(value, int | float) and not -LARGEST < value < LARGEST:  # nor NaN
+        raise LatensError(f"{name} is too large or no number: it must be below 2 to the 63rd")
 
 
 def _height_width(size: Any) -> tuple[int, int]:
@@ -452,7 +452,7 @@ def _height_width(size: Any) -> tuple[int, int]:
     parts = size if isinstance(size, list | tuple) else str(size).lower().split("x")
     try:
         height, width = (int(part) for part in (parts if len(parts) == 2 else [*parts, *parts]))
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         height = width = 0
     if min(height, width) < 1:
         raise LatensError(f"size is {size}: it must be a number of pixels, or HEIGHTxWIDTH")
@@ -464,7 +464,7 @@ def _low_high(given: Any) -> tuple[float, float]:
     parts = given if isinstance(given, list | tuple) else str(given).split(",")
     try:
         low, high = (float(part) for part in parts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low = high = math.nan
     if not -math.inf < low < high < math.inf:
         raise LatensError(f"range is {given}: it must be LOW,HIGH, two numbers, the lower first")
@@ -476,7 +476,7 @@ def _widths(name: str, value: Any) -> tuple[int, ...]:
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
         widths = tuple(int(part) for part in parts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         widths = (0,)
     if min(widths, default=0) < 1:
         raise LatensError(f"{name} is {value}: it must be widths above 0, such as 512,256")

@@ -1,5 +1,6 @@
 """Downloads, from a server of the test's own."""
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -22,7 +23,7 @@ from latens.data.sources import IDX_FILES, SOURCES, Source, _idx, fetch
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves files; those called slow stop in the middle."""
+    """Serves files; while `slow`, it stops in the middle of one."""
 
     slow = False
 
@@ -35,7 +36,10 @@ class Handler(SimpleHTTPRequestHandler):
         content = source.read()
         outputfile.write(content[: len(content) // 2])
         outputfile.flush()
-        time.sleep(30)
+        while self.slow:
+            time.sleep(0.05)
+        with contextlib.suppress(OSError):  # who asked may be gone
+            outputfile.write(content[len(content) // 2 :])
         return None
 
 
@@ -124,23 +128,41 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew(source, cache, server):
     assert fetch(small, IDX_FILES[0]).read_bytes() == good
 
 
+def downloading(small, address):
+    """A process that fetches a file."""
+    code = (
+        "from latens.data.sources import Source, fetch, _idx;"
+        f"fetch(Source('small', _idx, 5, 'small', ({address!r},), {small.files!r}),"
+        f" {IDX_FILES[0]!r})"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+
+
+def test_two_downloads_of_one_file_at_once(source, cache, server):
+    small, _ = source
+    Handler.slow = True
+    both = [downloading(small, server[1]) for _ in range(2)]
+    while len(list((cache / "small").glob("*"))) < 2 and None in [one.poll() for one in both]:
+        time.sleep(0.05)
+    Handler.slow = False
+    assert [one.wait() for one in both] == [0, 0]
+    assert [path.name for path in (cache / "small").iterdir()] == [IDX_FILES[0]]
+    path = fetch(small, IDX_FILES[0])
+    assert path.read_bytes() == (server[0] / IDX_FILES[0]).read_bytes()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_download_is_not_taken_for_good(source, cache, server, how):
     small, _ = source
     Handler.slow = True
-    code = (
-        "from latens.data.sources import Source, fetch, _idx;"
-        f"fetch(Source('small', _idx, 5, 'small', ({server[1]!r},), {small.files!r}),"
-        f" {IDX_FILES[0]!r})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = downloading(small, server[1])
     while not any((cache / "small").glob("*")) and process.poll() is None:
         time.sleep(0.05)
     assert any((cache / "small").glob("*")), "the download began"
     process.send_signal(how)
     assert process.wait() != 0
-    assert not (cache / "small" / IDX_FILES[0]).exists()
     Handler.slow = False
+    assert not (cache / "small" / IDX_FILES[0]).exists()
     path = fetch(small, IDX_FILES[0])
     assert path.read_bytes() == (server[0] / IDX_FILES[0]).read_bytes()
 

@@ -82,17 +82,17 @@ def _is_shard(path: Path) -> bool:
 
 
 def _numbered(name: str) -> list[str]:
-    """A name for each number in its braces."""
-    first = re.search(r"\{(\d+)\.\.(\d+)\}", name)
-    if first is None:
-        return [name]
-    low, high = map(int, first.groups())
-    if high < low:
-        raise LatensError(f"{name} is from {low} to {high}: give the smaller number first")
-    limits.check("shards", high - low + 1, f"{name} names")
-    before, after, width = name[: first.start()], name[first.end() :], len(first[1])
-    names = [f"{before}{i:0{width}d}" for i in range(low, high + 1)]
-    return [start + rest for start in names for rest in _numbered(after)]
+    """A name for each number in its braces; of several braces, for each combination."""
+    parts = re.split(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}", name)
+    pieces, count = [parts[:1]], 1
+    for first, last, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        low, high, width = int(first), int(last), len(first)
+        if high < low:
+            raise LatensError(f"{name} is from {low} to {high}: give the smaller number first")
+        count *= high - low + 1
+        limits.check("shards", count, f"{name} names")
+        pieces += [[f"{i:0{width}d}" for i in range(low, high + 1)], [text]]
+    return ["".join(combination) for combination in itertools.product(*pieces)]
 
 
 # ---- all shards ------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class DiagonalGaussian(Posterior, name="gaussian"):
         latent_dim: D, the number of latent dimensions.
 
     Raises:
-        LatensError: `latent_dim` below 1.
+        LatensError: an argument below 1.
     """
 
     def __init__(self, features: int, latent_dim: int):
@@ -169,12 +169,12 @@ class FullCovarianceGaussian(Posterior, name="full"):
         latent_dim: D, the number of latent dimensions.
 
     Raises:
-        LatensError: `latent_dim` below 1.
+        LatensError: an argument below 1.
     """
 
     def __init__(self, features: int, latent_dim: int):
         super().__init__()
-        check_sizes(latent_dim=latent_dim)
+        check_sizes(features=features, latent_dim=latent_dim)
         self.features = features
         self.latent_dim = latent_dim
         self.event_shape = (latent_dim,)
@@ -220,7 +220,8 @@ class IAF(Posterior, name="iaf"):
 
     def __init__(self, features: int, latent_dim: int, iaf_steps: int = 2, iaf_width: int = 128):
         super().__init__()
-        check_sizes(latent_dim=latent_dim, iaf_steps=iaf_steps, iaf_width=iaf_width)
+        check_sizes(features=features, latent_dim=latent_dim)
+        check_sizes(iaf_steps=iaf_steps, iaf_width=iaf_width)
         transform = load_zuko().flows.MaskedAutoregressiveTransform
 
         self.features = features

@@ -405,6 +405,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise LatensError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise LatensError(f"{path} holds no 'name: value' lines")
+    for name in content:
+        if not isinstance(name, str):
+            raise LatensError(f"{path} has a name that is no text: {name}")
     return content
 
 

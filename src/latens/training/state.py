@@ -58,9 +58,9 @@ class TrainingState:
             LatensError: names that are not a training's.
         """
         values = dict(values)
-        if isinstance(values.get("sums"), list):
-            known = zip(_TERMS_OF_0_1_0, values["sums"], strict=True)
-            values["sums"] = {name: value for name, value in known if value}
+        old = values.get("sums")
+        if isinstance(old, list) and len(old) == len(_TERMS_OF_0_1_0):
+            values["sums"] = {name: of for name, of in zip(_TERMS_OF_0_1_0, old, strict=True) if of}
         strange = values.keys() - cls.__dataclass_fields__.keys()
         if strange:
             raise LatensError(f"not the state of a training: it has {sorted(strange)[0]}")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from latens import limits
 from latens.errors import LatensError
 from latens.model.networks.conv import COARSEST_SIDE, LEAST_SIDE
 from latens.model.networks.mlp import check_sizes
@@ -59,6 +60,7 @@ class Levels:
             wanted = [(math.ceil(side / 2**k), PER_RESOLUTION, 1) for k in sides]
         else:
             wanted = [_numbers(text, part) for part in text.split(",")]
+        limits.check("tensors", sum(count for _, count, _ in wanted), f"levels of {text} have")
         sides = [side for side, _, _ in wanted]
         if any(coarse >= fine for coarse, fine in pairwise(sides)):
             raise LatensError(f"levels are {text}: from coarse to fine, each resolution once")
