@@ -351,7 +351,7 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
         vae.about["figures"] = figures
         exported.save_model(vae, bits)
         exported.save_figures(figures)
-        vae.generate_model_card().save(partial / "README.md")
+        files.write_bytes(partial / "README.md", vae.card().encode())
     return Run(out, record)
 
 

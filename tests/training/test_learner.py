@@ -13,11 +13,10 @@ from latens.training.learner import (
     LIMIT,
     NORM,
     Learner,
-    adamw_,
-    adamw_rates,
     seed_noise,
     step_seeds,
 )
+from latens.training.optimiser import AdamW, adamw_, adamw_rates
 from latens.training.processes import Processes
 from latens.training.trainer import learner_of
 
@@ -237,16 +236,20 @@ def test_a_step_that_cannot_be_compiled_is_made_without(digits, capsys, monkeypa
 
 
 def test_adamw_is_torchs():
-    one, other = torch.randn(2, 5, 3).unbind()
-    other = one.clone().requires_grad_()
-    optimizer = torch.optim.AdamW([other], lr=0.01, weight_decay=0.1)
+    """Both ways of a step, eager and as it is compiled, beside torch's class."""
+    weights = torch.randn(5, 3)
+    eager, compiled, other = (weights.clone().requires_grad_() for _ in range(3))
+    ours = AdamW({"x": eager}, weight_decay=0.1, fused=True)
+    torchs = torch.optim.AdamW([other], lr=0.01, weight_decay=0.1, fused=True)
     moments = {"exp_avg": torch.zeros(5, 3), "exp_avg_sq": torch.zeros(5, 3)}
     moments["step"] = torch.zeros(())
     for n in range(1, 11):
-        other.grad = torch.randn(5, 3)
-        adamw_(one, other.grad, moments, adamw_rates(0.01, 0.1, n))
-        optimizer.step()
-    torch.testing.assert_close(one, other.detach())
+        eager.grad = other.grad = torch.randn(5, 3)
+        ours.step(0.01, eager.grad.norm())
+        adamw_(compiled, eager.grad, moments, adamw_rates(0.01, 0.1, n))
+        torchs.step()
+    assert torch.equal(eager, other)
+    torch.testing.assert_close(compiled, other)
 
 
 def test_without_a_compiler_the_step_is_not_compiled_and_one_line_says_so(monkeypatch, capsys):

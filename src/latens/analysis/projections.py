@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from latens.analysis.generation import likeliest_condition
@@ -69,6 +68,8 @@ class Plane:
         if z.shape[1] > dims:
             components = min(dims, *z.shape)
             with np.errstate(invalid="ignore"):  # a single point has no variance
+                from sklearn.decomposition import PCA
+
                 solver = "full" if z.shape[1] <= FULL_PCA else "randomized"
                 pca = PCA(components, svd_solver=solver, random_state=0)
                 self.pca = pca.fit(z.double().numpy())

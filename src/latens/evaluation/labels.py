@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LinearRegression
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from latens.data import Images
@@ -149,6 +147,8 @@ def label_statistics(
     if exclusive:
         direction = means - mean[known].mean(0)
     else:
+        from sklearn.linear_model import LinearRegression
+
         fitted = LinearRegression().fit(has[known].double().numpy(), mean[known].numpy())
         direction = torch.from_numpy(fitted.coef_.T)
     has_densities = exclusive and not vae.decodes_labels  # else z is free of the class
@@ -197,6 +197,8 @@ def neighbour_accuracy(vae: LatentModel, train: Images, test: Images, neighbours
     Raises:
         LatensError: images without classes, or fewer images than neighbours.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+
     if train.labels is None or test.labels is None or train.labels.dim() > 1:
         raise LatensError("neighbours vote for classes, and these images have none")
     if not 1 <= neighbours <= len(train):

@@ -5,15 +5,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
 from latens.errors import LatensError
+from latens.files import write_bytes
 from latens.model.latents import Draw
 from latens.model.networks.labels import LabelEmbedding
 from latens.model.parts import Classifier, Likelihood, Part
@@ -25,7 +26,7 @@ LEAST_SINE = 1e-4  # below it two latents lie on one line through the origin
 VALUES_AT_ONCE = 2**22
 
 
-class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
+class LatentModel(Part, ABC):
     """p(x, z) with an approximate posterior q(z|x), of one level of latents or of several.
 
     A subclass says how to draw, encode, decode and sample its prior; everything else follows, and
@@ -321,26 +322,61 @@ class LatentModel(Part, ModelHubMixin, ABC, library_name="latens"):
 
     # ---- saving and sharing ------------------------------------------------------------------
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_model(save_directory, self, self.about)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model and its card: `config.json`, `model.safetensors`, `README.md`.
+
+        Raises:
+            LatensError: a part that cannot be written down.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_model(folder, self, self.about)
+        write_bytes(folder / "README.md", self.card().encode())
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> "LatentModel":
-        folder = Path(model_id)
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "LatentModel":
+        """The model in a folder, or on the Hub as USER/NAME.
+
+        Args:
+            name: of the folder, or on the Hub.
+            **options: of `huggingface_hub.snapshot_download`, such as `revision` and `token`.
+
+        Raises:
+            LatensError: files that are missing, damaged, foreign, or do not fit together.
+        """
+        folder = Path(name)
         if not folder.is_dir():
-            options = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    allow_patterns=[CONFIG, WEIGHTS],
-                    **{name: kwargs[name] for name in options if name in kwargs},
-                )
-            )
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS], **options))
         return load_model(folder)
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card: the architecture, what it was trained on, and its figures."""
-        return model_card(self, self.about, **kwargs)
+    def push_to_hub(
+        self, name: str, *, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """Put what `save_pretrained` writes on the Hub as USER/NAME; returns its address.
+
+        `latens push` does it for a run, with its figures and pictures.
+
+        Args:
+            name: what does not exist is created.
+            private: only its owner can see it; None: as the account has it.
+            token: in place of that of `hf auth login`.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        created = api.create_repo(name, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.upload_folder(
+                repo_id=created.repo_id, folder_path=folder, commit_message="Pushed by latens"
+            )
+        return str(created)
+
+    def card(self) -> str:
+        """The model card, in Markdown: architecture, what it was trained on, and its figures."""
+        return model_card(self, self.about)
 
 
 def load_model(folder: Path) -> LatentModel:

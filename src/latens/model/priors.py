@@ -80,7 +80,8 @@ class GaussianMixture(Prior, name="mixture"):
         self.event_shape = tuple(event_shape)
         self.components = components
         spread = min(FIRST_SPREAD, FIRST_NORM / math.prod(event_shape))  # so z has variance 1
-        self.mean = nn.Parameter(math.sqrt(spread) * torch.randn(components, *event_shape))
+        mean = torch.empty(components, *event_shape)
+        self.mean = nn.Parameter(nn.init.normal_(mean, std=math.sqrt(spread)))
         self.log_scale = nn.Parameter(torch.full_like(self.mean, 0.5 * math.log(1 - spread)))
         self.logits = nn.Parameter(torch.zeros(components))
 

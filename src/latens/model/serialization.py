@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -17,7 +16,7 @@ from torch import Tensor
 from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.files import read_json, write_bytes, write_json
-from latens.model.parts import Part, counted_tensors, from_config, to_config
+from latens.model.parts import Part, counted_tensors, from_config, shapes_only, to_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -172,7 +171,7 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 def _check_size(described: Any, tensors: dict[str, Tensor], path: Path) -> None:
     """Raise a LatensError where a description asks for more weights than there are."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), counted_tensors():
+        with shapes_only(), counted_tensors():
             model = from_config(described)
     except LatensError:  # as of zuko's flows, which need values; or told in a moment
         return
@@ -203,8 +202,10 @@ def load_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path)
         raise LatensError(f"{path} does not fit the architecture beside it: {first}") from error
 
 
-def model_card(model: Part, about: dict[str, Any], **kwargs: Any) -> ModelCard:
-    """The card of a model: its architecture, what it was trained on, and its figures."""
+def model_card(model: Part, about: dict[str, Any]) -> str:
+    """A model card, in Markdown: architecture, what it was trained on, and its figures."""
+    from huggingface_hub import ModelCard, ModelCardData
+
     learned_from = about.get("training", {}).get("data", {}).get("name")
     data = ModelCardData(
         library_name="latens",
@@ -214,12 +215,12 @@ def model_card(model: Part, about: dict[str, Any], **kwargs: Any) -> ModelCard:
     training = about.get("training", {})
     options = TrainConfig.from_record(training.get("options", {})).options()
     template = files("latens").joinpath("templates/card.md.j2").read_text("utf-8")
-    return ModelCard.from_template(
+    card = ModelCard.from_template(
         data,
         template_str=template,
         about=about,
         model=model,
         options=options,
         terms=RESTRICTED.get(learned_from),
-        **kwargs,
     )
+    return str(card)

@@ -17,13 +17,13 @@ from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
 from latens.model.serialization import load_tensors
 from latens.training.objectives import Objective
+from latens.training.optimiser import AdamW, adamw_, adamw_rates
 from latens.training.processes import Processes
 
 # The scale of gradients depends on pixels and likelihood; an outlier is one beside its neighbours.
 CLIP_FACTOR, CLIP_MEMORY = 4.0, 100
 # Steps between two averagings of the weights, each of which walks through all of them twice.
 AVERAGE_EVERY = 8
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's
 LEAST_NORM = 1e-30  # of a gradient that is divided by it
 NORM, LIMIT = "gradient_norm", "clip_limit"  # beside the terms of the loss
 
@@ -98,7 +98,6 @@ class StepOptions:
     """What a step depends on besides the model and the objective.
 
     Attributes:
-        learning_rate: of the first step; each step is told its own.
         weight_decay: AdamW's.
         clip: the largest norm of a gradient; None: relative to the usual one.
         ema: decay per step of the averaged weights.
@@ -107,7 +106,6 @@ class StepOptions:
         bf16: the networks compute in bfloat16.
     """
 
-    learning_rate: float
     weight_decay: float = 0.0
     clip: float | None = None
     ema: float = 0.999
@@ -135,19 +133,13 @@ class Learner:
         self.model = training_loss.model
         self.model.train()
         self.averaged = copy.deepcopy(self.model)
-        trainable = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        trainable: dict[str, Tensor] = {
+            name: p for name, p in self.model.named_parameters() if p.requires_grad
+        }
         if not trainable:
             raise LatensError("every parameter of the model is frozen: there is nothing to train")
-        self.names = [name for name, _ in trainable]
-        self.parameters: list[Tensor] = [parameter for _, parameter in trainable]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=options.learning_rate,
-            betas=BETAS,
-            eps=EPSILON,
-            weight_decay=options.weight_decay,
-            fused=device.type != "mps",
-        )
+        self.parameters = list(trainable.values())
+        self.optimizer = AdamW(trainable, options.weight_decay, fused=device.type != "mps")
         self.loss: nn.Module = processes.wrap(training_loss)
         self.usual_norm = torch.zeros((), device=device)  # 0 before the first step
         self.steps = 0
@@ -177,8 +169,6 @@ class Learner:
         """
         device = self.processes.device
         seed_noise(seed, device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         pixels = batch.pixels.to(device, non_blocking=True)
         labels = None if batch.labels is None else batch.labels.to(device)
         if moved:
@@ -205,18 +195,10 @@ class Learner:
         limit, clipped = self._limit(norm)
         if device.type != "cpu" or norm > limit:  # on a CPU looking costs nothing
             torch._foreach_mul_(gradients, clipped / norm.clamp(min=LEAST_NORM))  # pyright: ignore[reportPrivateImportUsage]
-        self._move(norm)
+        self.optimizer.step(rate, norm)
         for parameter in self.parameters:  # zero_grad, without what it tells a profiler
             parameter.grad = None
         return _sums(terms) | {NORM: norm, LIMIT: limit}
-
-    def _move(self, norm: Float[Tensor, ""]) -> None:
-        """Take the optimiser's step, unless the gradient is NaN or infinite."""
-        if self.optimizer.defaults["fused"]:  # which skips a step by itself, without a look
-            setattr(self.optimizer, "found_inf", (~norm.isfinite()).float())  # noqa: B010
-            self.optimizer.step()
-        elif norm.isfinite():
-            self.optimizer.step()
 
     def _limit(self, norm: Float[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The largest norm let through, the user's or relative to the usual; the norm within it."""
@@ -235,8 +217,8 @@ class Learner:
         if self._compiled is None:
             torch._dynamo.config.trace_autograd_ops = True  # the gradient in the same graph
             # A parameter that the first step has left alone has no moments: nothing depends on it
-            self._touched = [p for p in self.parameters if self.optimizer.state.get(p)]
-            self._moments = [self.optimizer.state[p] for p in self._touched]
+            self._moments = list(self.optimizer.moments.values())
+            self._touched = [self.optimizer.parameters[name] for name in self.optimizer.moments]
             self._compiled = torch.compile(self._whole_step, dynamic=False, fullgraph=True)
         rates = adamw_rates(rate, self.options.weight_decay, self.steps)
         return self._compiled(pixels, y, rates.to(self.processes.device))
@@ -280,15 +262,10 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, averaged weights, the optimiser's moments and the usual norm, by name."""
-        moments = {
-            f"{name}.{key}": value
-            for name, parameter in zip(self.names, self.parameters, strict=True)
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
         return {
             **{f"model.{name}": value for name, value in self.model.state_dict().items()},
             **{f"average.{name}": value for name, value in self.averaged.state_dict().items()},
-            **{f"optimizer.{name}": value for name, value in moments.items()},
+            **{f"optimizer.{name}": value for name, value in self.optimizer.tensors().items()},
             "usual_norm.": self.usual_norm,
         }
 
@@ -311,23 +288,9 @@ class Learner:
         try:
             self.usual_norm.copy_(parts["usual_norm"][""])
             if begun:
-                self._restore_moments(parts["optimizer"])
+                self.steps = self.optimizer.restore(parts["optimizer"])
         except (KeyError, RuntimeError) as error:
             raise LatensError(f"{path} holds a checkpoint of another kind: {error}") from error
-
-    def _restore_moments(self, moments: dict[str, Tensor]) -> None:
-        state = {}
-        for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
-            if f"{name}.step" not in moments:  # no gradient has come to it yet
-                continue
-            values = {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for key in ("exp_avg", "exp_avg_sq"):
-                # In the parameter's own memory layout: the fused step walks both in parallel
-                values[key] = torch.empty_like(parameter).copy_(values[key])
-            self.steps = max(self.steps, int(values["step"]))
-            state[i] = values
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 @torch.no_grad()
@@ -335,31 +298,6 @@ def _sums(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each term summed over the images."""
     sums = torch.stack([values.detach() for values in terms.values()]).sum(1)
     return dict(zip(terms, sums, strict=True))
-
-
-def adamw_rates(rate: float, weight_decay: float, n: int) -> Float[Tensor, "3"]:
-    """What the n-th step of AdamW multiplies by: weights, their step, the root of the squares.
-
-    Once for all weights: a compiler would work it out anew for every few of them.
-    """
-    step = rate / (1 - BETAS[0] ** n)
-    return torch.tensor((1 - rate * weight_decay, step, (1 - BETAS[1] ** n) ** -0.5))
-
-
-@torch.no_grad()
-def adamw_(
-    parameter: Tensor, gradient: Tensor, moments: dict[str, Tensor], rates: Float[Tensor, "3"]
-) -> None:
-    """A step of AdamW in place, in the terms of torch's own, whose fused one cannot be compiled.
-
-    Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
-    """
-    keep, step, root = rates
-    mean, square = moments["exp_avg"], moments["exp_avg_sq"]
-    moments["step"].add_(1)
-    mean.lerp_(gradient, 1 - BETAS[0])
-    square.lerp_(gradient * gradient, 1 - BETAS[1])
-    parameter.mul_(keep).sub_(step * mean / (square.sqrt() * root + EPSILON))
 
 
 def seed_noise(seed: int, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from latens.console import note, warn
 from latens.data import NAMES, DataSet
 from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
+from latens.model.parts import shapes_only
 from latens.training.objectives import Objective
 
 CHANNELS = (32, 16, 8)  # of the finest level, from the default down
@@ -92,7 +93,7 @@ def check_memory(
     if memory is None or config.run.device != "cpu":
         return
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with shapes_only():
             weights = sum(parameter.numel() for parameter in build(config, data).parameters())
     except LatensError:  # a part that cannot be made without values, or an error told in a moment
         return

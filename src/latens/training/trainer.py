@@ -411,7 +411,6 @@ def learner_of(setup: TrainingSetup, processes: Processes) -> Learner:
         moving=tuple(setup.moved(0.0, 0)),
     )
     options = StepOptions(
-        learning_rate=config.optimiser.learning_rate,
         weight_decay=config.optimiser.weight_decay,
         clip=config.optimiser.clip,
         ema=config.optimiser.ema,

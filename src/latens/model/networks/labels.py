@@ -29,7 +29,8 @@ class LabelEmbedding(Part):
         self.count = count
         self.exclusive = exclusive
         self.width = width
-        self.weight = nn.Parameter(torch.randn(count, width) / (1 if exclusive else count**0.5))
+        std = 1 if exclusive else count**-0.5
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(count, width), std=std))
 
     def forward(self, y: Int[Tensor, "N *A"] | None) -> Float[Tensor, "N E"]:
         """The vectors of labels.

@@ -1,7 +1,5 @@
 """What a chapter found, in one sentence with a number that was measured for it."""
 
-from sklearn.neighbors import KNeighborsClassifier
-
 from latens.report.context import ReportContext
 
 NEIGHBOURS = 10
@@ -31,6 +29,8 @@ def latent_space_finding(context: ReportContext) -> str:
     known = labels >= 0
     z, y = context.latents.mean[known].numpy(), labels[known].numpy()
     half = len(y) // 2
+    from sklearn.neighbors import KNeighborsClassifier
+
     nearest = KNeighborsClassifier(NEIGHBOURS).fit(z[:half], y[:half])
     chance = max((y == k).mean() for k in set(y.tolist()))
     return (
