@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 import latens
 from latens.data import load_data
 from latens.errors import LatensError
+from latens.report.contents import SECTIONS
 from latens.report.context import ReportContext
 from latens.report.html import draw_pictures
-from latens.report.sections import SECTIONS
 from latens.report.sections.films import _layer_names
 from latens.run.data import data_of
 from latens.training import trainer

@@ -3,8 +3,15 @@ import sys
 import numpy as np
 import pytest
 
-from latens.pictures import curves, curves_of, kl_over_training, kl_per_dim, rate_distortion
-from latens.pictures.style import CLASSES, TRAIN, VALIDATION, render
+from latens.pictures import (
+    curves_of,
+    kl_over_training,
+    kl_per_dim,
+    learning_curves,
+    rate_distortion,
+)
+from latens.pictures.plots import render
+from latens.pictures.style import CLASSES, TRAIN, VALIDATION
 
 
 def rows(n, start=100.0):
@@ -32,7 +39,7 @@ def colours(image):
 
 @pytest.mark.parametrize("n", [1, 2, 10, 300])
 def test_both_curves_are_drawn(n):
-    image = curves(rows(n), "a title · a run")
+    image = learning_curves(rows(n), "a title · a run")
     assert {TRAIN, VALIDATION} <= colours(image)
     assert image.width > 1000
 
@@ -42,9 +49,9 @@ def test_without_beta_the_norm_of_the_gradient_is_drawn():
     without = [
         {k: v for k, v in row.items() if k != "beta"} | {"gradient_norm": 2} for row in given
     ]
-    assert curves(without).tobytes() != curves(given).tobytes()
+    assert learning_curves(without).tobytes() != learning_curves(given).tobytes()
     steeper = [row | {"gradient_norm": row["epoch"]} for row in without]
-    assert curves(steeper).tobytes() != curves(without).tobytes()
+    assert learning_curves(steeper).tobytes() != learning_curves(without).tobytes()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -56,13 +63,13 @@ def test_epochs_are_whole_numbers(monkeypatch, count):
         return render(figure, title)
 
     monkeypatch.setattr(sys.modules[curves.__module__], "render", render_too)
-    curves(rows(count))
+    learning_curves(rows(count))
     ticks = figures[0].axes[0].get_xticks()
     assert (ticks == ticks.round()).all()
 
 
 def test_curves_tell_the_numbers_apart():
-    assert curves(rows(10)).tobytes() != curves(rows(10, start=50)).tobytes()
+    assert learning_curves(rows(10)).tobytes() != learning_curves(rows(10, start=50)).tobytes()
 
 
 @pytest.mark.parametrize("dims", [1, 20, 300])

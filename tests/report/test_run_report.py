@@ -16,11 +16,11 @@ from PIL import Image
 import latens
 from latens import LatensError, pictures
 from latens.pictures import read_frames, tile
+from latens.report.contents import SECTIONS
 from latens.report.context import ReportContext
 from latens.report.explorer import explorer_of
 from latens.report.html import LARGEST, draw_pictures
 from latens.report.run_report import render, write_report
-from latens.report.sections import SECTIONS
 
 
 class Page(HTMLParser):

@@ -7,9 +7,9 @@ from PIL import Image
 
 import latens
 from latens.analysis.traversals import lattice, manifold
+from latens.report.contents import SECTIONS
 from latens.report.context import ReportContext
 from latens.report.html import draw_pictures
-from latens.report.sections import SECTIONS
 from latens.report.sections.manifolds import grid_side, manifold_image, manifolds_of
 from latens.run.data import data_of
 from latens.run.directory import best_row

@@ -1,14 +1,14 @@
 """The density of a class in latent space: a mixture of Gaussians, fitted to its images' latents."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 # On latents of MNIST at 2 and 10 dims ten components with full covariances fit as well as forty,
 # and better than diagonal ones.
@@ -74,8 +74,8 @@ class ClassDensity:
         return cls(rounded(weight), rounded(mean), rounded(cholesky))
 
     @cached_property
-    def distribution(self) -> MixtureSameFamily:
-        """p(z|y), event `[D]`, in float64 on the CPU."""
+    def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights `[K]`, means `[K, D]` and L `[K, D, D]`, in float64 on the CPU."""
         mean = torch.tensor(self.mean, dtype=torch.float64)
         cholesky = torch.tensor(self.cholesky, dtype=torch.float64)
         dims = mean.shape[1]
@@ -85,23 +85,25 @@ class ClassDensity:
             scale = mean.new_zeros(len(mean), dims, dims)
             rows, columns = torch.tril_indices(dims, dims)
             scale[:, rows, columns] = cholesky
-        return MixtureSameFamily(
-            Categorical(torch.tensor(self.weight, dtype=torch.float64)),
-            MultivariateNormal(mean, scale_tril=scale),
-        )
+        return torch.tensor(self.weight, dtype=torch.float64), mean, scale
 
     def sample(self, number: int, temperature: float = 1.0) -> Float[Tensor, "number D"]:
         """`number` latents; their deviation from the component's mean is times `temperature`."""
-        p = self.distribution
-        component = p.mixture_distribution.sample((number,))
-        gaussian = cast("MultivariateNormal", p.component_distribution)
-        noise = torch.randn(number, gaussian.event_shape[0], dtype=torch.float64)
-        deviation = torch.einsum("nij,nj->ni", gaussian.scale_tril[component], noise)
-        return (gaussian.mean[component] + temperature * deviation).float()
+        weight, mean, scale = self._parameters
+        component = torch.multinomial(weight / weight.sum(), number, replacement=True)
+        noise = torch.randn(number, mean.shape[1], dtype=torch.float64)
+        deviation = torch.einsum("nij,nj->ni", scale[component], noise)
+        return (mean[component] + temperature * deviation).float()
 
     def log_prob(self, z: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
-        """Log p(z|y) in nats."""
-        return self.distribution.log_prob(z.double().cpu())
+        """Log p(z|y) in nats: log Σ_k w_k N(z; μ_k, L_k L_kᵀ)."""
+        weight, mean, scale = self._parameters
+        dims = mean.shape[1]
+        white = torch.linalg.solve_triangular(scale, torch.eye(dims).double(), upper=False)
+        distances = torch.einsum("kij,...kj->...ki", white, z.double().cpu()[..., None, :] - mean)
+        log_norm = 0.5 * dims * math.log(2 * math.pi) + scale.diagonal(0, 1, 2).log().sum(1)
+        log_p = (weight / weight.sum()).log() - log_norm - 0.5 * distances.square().sum(-1)
+        return log_p.logsumexp(-1)
 
 
 def rounded(values: Tensor) -> list[Any]:

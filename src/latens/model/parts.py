@@ -6,18 +6,15 @@ composition, one's own parts included, without pickle.
 """
 
 import difflib
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
 
 from latens import limits
 from latens.catalogue import argument_names
@@ -183,47 +180,26 @@ def to_config(part: Configurable) -> dict[str, Any]:
 
 
 @contextmanager
-def counted_tensors() -> Iterator[None]:
+def counted(check: Callable[[int], None] | None = None) -> Iterator[None]:
     """Inside, no more tensors of weights can be made than `latens.limits` allows.
+
+    Args:
+        check: is told how many weights there are, each time that a tensor was set aside for some
+            and before they get their values; raises a LatensError where there are too many.
 
     Raises:
         LatensError: in the block, by the first one too many.
     """
-    count = itertools.count(1)
+    tensors = weights = 0
 
-    def registered(*_: Any) -> None:
-        limits.check("tensors", next(count), "the model has")
+    def registered(_: nn.Module, __: str, parameter: nn.Parameter) -> None:
+        nonlocal tensors, weights
+        tensors, weights = tensors + 1, weights + parameter.numel()
+        limits.check("tensors", tensors, "the model has")
+        if check is not None:
+            check(weights)
 
     with register_module_parameter_registration_hook(registered):
-        yield
-
-
-_RANDOM_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
-
-
-class _NoRandomFills(TorchFunctionMode):
-    """Leaves tensors as they are where they would be initialised.
-
-    On the meta device there is nothing to fill, and torch would load its compiler to do so.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if func in _RANDOM_FILLS or getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else given["tensor"]
-        return func(*args, **given)
-
-
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Inside, models are made without values, and the user's random numbers are left alone."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoRandomFills():
         yield
 
 

@@ -39,8 +39,7 @@ class DiagonalGaussian(Posterior, name="gaussian"):
 
     def __init__(self, features: int, latent_dim: int):
         super().__init__()
-        if latent_dim < 1:
-            raise LatensError(f"latent_dim is {latent_dim}: it must be 1 or more")
+        check_sizes(features=features, latent_dim=latent_dim)
         self.features = features
         self.latent_dim = latent_dim
         self.event_shape = (latent_dim,)

@@ -80,8 +80,8 @@ class GaussianMixture(Prior, name="mixture"):
         self.event_shape = tuple(event_shape)
         self.components = components
         spread = min(FIRST_SPREAD, FIRST_NORM / math.prod(event_shape))  # so z has variance 1
-        mean = torch.empty(components, *event_shape)
-        self.mean = nn.Parameter(nn.init.normal_(mean, std=math.sqrt(spread)))
+        self.mean = nn.Parameter(torch.empty(components, *event_shape))
+        nn.init.normal_(self.mean, std=math.sqrt(spread))
         self.log_scale = nn.Parameter(torch.full_like(self.mean, 0.5 * math.log(1 - spread)))
         self.logits = nn.Parameter(torch.zeros(components))
 
@@ -122,7 +122,8 @@ class VampPrior(Prior, name="vamp"):
         self.event_shape = tuple(event_shape)
         self.image_shape = tuple(image_shape)
         self.components = components
-        self.logits = nn.Parameter(torch.randn(components, *image_shape))
+        self.logits = nn.Parameter(torch.empty(components, *image_shape))
+        nn.init.normal_(self.logits)
 
     def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
         """Begin at training images drawn at random, repeated where there are fewer than K."""

@@ -16,13 +16,14 @@ from torch import Tensor
 from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.files import read_json, write_bytes, write_json
-from latens.model.parts import Part, counted_tensors, from_config, shapes_only, to_config
+from latens.model.parts import Part, counted, from_config, to_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKSUM = "crc32"  # among the metadata of a file
 NAMES_WITHOUT_CHECKSUM = {"format", "state"}
 SCALE = "scale of "  # before the name of a tensor of whole numbers
+SLACK = 2  # a part may make weights and replace them
 WeightBits = Literal[8, 16, 32]
 # Data whose terms also bind what is learned from them, as a model's card says.
 RESTRICTED = {
@@ -155,10 +156,18 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         raise LatensError(f"{folder / CONFIG} does not describe a latens model")
     described = about.pop("model")
     tensors = _in_32_bits(read_tensors(folder / WEIGHTS)[0])
-    _check_size(described, tensors, folder / WEIGHTS)
+    there = sum(tensor.numel() for tensor in tensors.values())
+
+    def check(weights: int) -> None:
+        if weights > SLACK * there:
+            raise LatensError(
+                f"{folder / WEIGHTS} does not fit the architecture beside it, which has more than "
+                f"{weights:,} weights: there are {there:,}"
+            )
+
     try:
         # The weights drawn here are thrown away: leave the user's random numbers alone.
-        with torch.random.fork_rng(devices=[]), counted_tensors():
+        with torch.random.fork_rng(devices=[]), counted(check):
             model = from_config(described)
     except LatensError as error:
         raise LatensError(f"{folder / CONFIG}: {error}") from error
@@ -166,24 +175,6 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         raise LatensError(f"{folder / CONFIG} describes a {type(model).__name__}, not a model")
     load_tensors(model, tensors, folder / WEIGHTS)
     return model.eval(), about
-
-
-def _check_size(described: Any, tensors: dict[str, Tensor], path: Path) -> None:
-    """Raise a LatensError where a description asks for more weights than there are."""
-    try:
-        with shapes_only(), counted_tensors():
-            model = from_config(described)
-    except LatensError:  # as of zuko's flows, which need values; or told in a moment
-        return
-    if not isinstance(model, torch.nn.Module):
-        return
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    there = sum(tensor.numel() for tensor in tensors.values())
-    if wanted > there:
-        raise LatensError(
-            f"{path} does not fit the architecture beside it, which has {wanted:,} weights: there "
-            f"are {there:,}"
-        )
 
 
 def load_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -10,17 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from latens.pictures.style import (
-    BAR,
-    CLASSES,
-    HEAT,
-    INK,
-    MARKERS,
-    TRAIN,
-    VALIDATION,
-    render,
-    styled,
-)
+from latens.pictures.plots import render, styled
+from latens.pictures.style import BAR, CLASSES, HEAT, INK, MARKERS, TRAIN, VALIDATION
 
 Rows = Sequence[Mapping[str, Any]]
 TERMS = {"loss": "loss", "reconstruction": "reconstruction, −log p(x|z)", "kl": "KL(q ‖ p)"}
@@ -30,7 +21,7 @@ LONGEST_PLACE = 3  # letters of an index that are written side by side
 MOST_DIMS = 100  # latent dimensions in one picture, those with the largest KL
 
 
-def curves(rows: Rows, title: str = "") -> Image.Image:
+def learning_curves(rows: Rows, title: str = "") -> Image.Image:
     """Loss, reconstruction and KL of training and validation, β, learning rate and active units.
 
     An objective without β leaves its place to the norm of the gradient.

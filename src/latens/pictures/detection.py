@@ -7,7 +7,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from latens.pictures.style import CLASSES, INK, TRAIN, VALIDATION, render, styled
+from latens.pictures.plots import render, styled
+from latens.pictures.style import CLASSES, INK, TRAIN, VALIDATION
 
 Scores = Float[np.ndarray, " _"]  # of good and of bad images there may be another number
 BINS = 40

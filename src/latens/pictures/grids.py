@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -185,6 +184,8 @@ def in_colours(
     """Numbers in [0, 1] as colours; or, where `diverging`, from −1 (blue) over 0 to 1 (red)."""
     if diverging:
         values = (values + 1) / 2
+    import matplotlib  # takes half a second
+
     scale = matplotlib.colormaps[DIVERGING if diverging else HEAT]
     colours = torch.from_numpy(scale(values.cpu().numpy())[..., :3])
     return colours.movedim(-1, -3).float()

@@ -11,19 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from PIL import Image
-from scipy.stats import gaussian_kde, norm
 
-from latens.pictures.style import (
-    CLASSES,
-    DPI,
-    INK,
-    MARKERS,
-    SOFT,
-    TRAIN,
-    VALIDATION,
-    render,
-    styled,
-)
+from latens.pictures.plots import render, styled
+from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN, VALIDATION
 
 SIGMAS = (1, 2, 3)
 OUTSIDE = 0.001  # of the points, at most, beyond each edge of a plane
@@ -276,14 +266,21 @@ def histograms(
     edges = np.linspace(-4, 4, 41)
     grid = np.linspace(-4, 4, 161)
     label = "density of N(0, 1)" if prior is None else "density of p(z)"
+    gaussian = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+
+    def density_of(values: np.ndarray) -> np.ndarray:
+        from scipy.stats import gaussian_kde  # takes half a second to import
+
+        return gaussian_kde(values, KDE_WIDTH)(grid)
+
     with styled():
         figure = Figure(figsize=(max(4.2, 2.1 * columns), 1.55 * rows + 0.9), layout="constrained")
         every = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
         for ax, d in zip(every, shown, strict=False):
             heights, _ = np.histogram(z[:, d].clip(-4, 4), edges, density=True)
             ax.stairs(heights, edges, fill=True, color=TRAIN, alpha=0.75)
-            density = norm.pdf if prior is None else gaussian_kde(prior[:, d], KDE_WIDTH)
-            ax.plot(grid, density(grid), color=VALIDATION, lw=1.4)
+            density = gaussian if prior is None else density_of(prior[:, d])
+            ax.plot(grid, density, color=VALIDATION, lw=1.4)
             ax.set_title(names[d] if names else f"z[{d}]", fontsize=8)
             ax.set_yticks([])
             ax.tick_params(labelsize=7)

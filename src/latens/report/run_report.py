@@ -13,11 +13,11 @@ from markupsafe import Markup
 from latens import files
 from latens.data import DataSet
 from latens.errors import LatensError
+from latens.report.contents import SECTIONS
 from latens.report.context import SEED, ReportContext
 from latens.report.explorer import explorer_of, neighbour_maps, points_of
 from latens.report.html import Chapter, asset, draw_pictures, page
 from latens.report.primer import Primer, primer_of
-from latens.report.sections import SECTIONS
 from latens.run import directory as runs
 from latens.run.directory import Run, best_row
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from latens.data import IN_MEMORY, NAMES, DataSet, Images, load_data
 from latens.errors import LatensError
 from latens.model import recipes
 from latens.model.latent_model import LatentModel, load_model
-from latens.model.parts import Configurable, counted_tensors, from_config, to_config
+from latens.model.parts import Configurable, counted, from_config, to_config
 from latens.run.data import data_options
 from latens.run.directory import Run, versions
 from latens.training.devices import (
@@ -174,7 +175,6 @@ def prepare(
     images = _load(data, config)
     config = resolve(config, images)
     if model is None:
-        check_memory(config, images, build_model)
         config = fitted(config, images, objective, build_model)
     torch.manual_seed(config.run.seed)
     model = model or build_model(config, images)
@@ -406,7 +406,7 @@ def build_model(config: TrainConfig, data: DataSet) -> LatentModel:
     """
     options = config.model
     kinds = ("network", "posterior", "prior", "likelihood")
-    with counted_tensors():
+    with counted(partial(check_memory, config)):
         return recipes.build(
             options.recipe,
             data.shape,

@@ -13,7 +13,6 @@ from latens.console import note, warn
 from latens.data import NAMES, DataSet
 from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
-from latens.model.parts import shapes_only
 from latens.training.objectives import Objective
 
 CHANNELS = (32, 16, 8)  # of the finest level, from the default down
@@ -77,14 +76,12 @@ def _tell_of_too_little(seen: float, data: DataSet, minutes: float) -> None:
         )
 
 
-def check_memory(
-    config: TrainConfig, data: DataSet, build: Callable[[TrainConfig, DataSet], LatentModel]
-) -> None:
-    """Refuse a network whose training cannot fit this machine's memory, before it is made.
+def check_memory(config: TrainConfig, weights: int) -> None:
+    """Refuse a network whose training cannot fit this machine's memory.
 
     Args:
         config: resolved.
-        build: a model from a configuration.
+        weights: that the network has, or the part of it that was made so far.
 
     Raises:
         LatensError: too large a network.
@@ -92,17 +89,12 @@ def check_memory(
     memory = _memory()
     if memory is None or config.run.device != "cpu":
         return
-    try:
-        with shapes_only():
-            weights = sum(parameter.numel() for parameter in build(config, data).parameters())
-    except LatensError:  # a part that cannot be made without values, or an error told in a moment
-        return
     needed = weights * BYTES_OF_A_WEIGHT
     if needed > memory:
         raise LatensError(
-            f"a network of {weights:,} weights takes {needed / 1e9:,.0f} GB to train, and this "
-            f"machine has {memory / 1e9:,.0f} GB: choose a smaller --channels, --hidden, "
-            "--features or --size"
+            f"a network of more than {weights:,} weights takes more than {needed / 1e9:,.0f} GB to "
+            f"train, and this machine has {memory / 1e9:,.0f} GB: choose a smaller --channels, "
+            "--hidden, --features or --size"
         )
 
 

@@ -29,8 +29,8 @@ class LabelEmbedding(Part):
         self.count = count
         self.exclusive = exclusive
         self.width = width
-        std = 1 if exclusive else count**-0.5
-        self.weight = nn.Parameter(nn.init.normal_(torch.empty(count, width), std=std))
+        self.weight = nn.Parameter(torch.empty(count, width))
+        nn.init.normal_(self.weight, std=1 if exclusive else count**-0.5)
 
     def forward(self, y: Int[Tensor, "N *A"] | None) -> Float[Tensor, "N E"]:
         """The vectors of labels.

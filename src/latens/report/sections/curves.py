@@ -13,7 +13,7 @@ from latens.run.directory import best_row
 
 def training_curves(context: ReportContext) -> Iterator[Picture]:
     """The terms of the loss over the epochs, and the KL of each latent dimension."""
-    image = pictures.curves(context.rows, context.title("training"))
+    image = pictures.learning_curves(context.rows, context.title("training"))
     first = "β" if all("beta" in row for row in context.rows) else "gradient norm"
     yield Picture(
         "curves",
