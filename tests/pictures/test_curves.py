@@ -62,7 +62,7 @@ def test_epochs_are_whole_numbers(monkeypatch, count):
         figures.append(figure)
         return render(figure, title)
 
-    monkeypatch.setattr(sys.modules[curves.__module__], "render", render_too)
+    monkeypatch.setattr(sys.modules[learning_curves.__module__], "render", render_too)
     learning_curves(rows(count))
     ticks = figures[0].axes[0].get_xticks()
     assert (ticks == ticks.round()).all()
