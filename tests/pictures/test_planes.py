@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from latens.pictures import histograms, latent_plane, plane_limits, turning
 from latens.pictures.planes import TURN_FRAMES, _outside, colour_of, marker_of
@@ -55,9 +56,10 @@ def test_a_few_far_points_leave_room_for_the_others_and_are_told():
     assert 0 < count < 25
     assert max(-left, right, -bottom, top) < 6
     assert min(-left, right, -bottom, top) > 3
-    told = _outside(z, (left, right, bottom, top)).strip()
-    assert told == f"({count} of 5000 points are outside)"
-    assert _outside(z, (-2000.0, 2000.0, -2000.0, 2000.0)) == ""
+    ax = Figure().add_subplot()
+    (told,) = _outside(ax, z, (left, right, bottom, top))
+    assert told.get_text() == f"{count} of 5000 points are outside"
+    assert _outside(ax, z, (-2000.0, 2000.0, -2000.0, 2000.0)) == []
     assert (
         latent_plane(z).tobytes() != latent_plane(z, limits=(left, right, bottom, 2000.0)).tobytes()
     )

@@ -19,6 +19,7 @@ from .grids import table as table
 from .grids import tile as tile
 from .planes import histograms as histograms
 from .planes import latent_plane as latent_plane
+from .planes import latent_planes as latent_planes
 from .planes import plane_limits as plane_limits
 from .planes import turning as turning
 from .plots import places_of_axes as places_of_axes

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from PIL import Image
 
-from latens.pictures.plots import render, styled
+from latens.pictures.plots import Still, render, styled
 from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN, VALIDATION
 
 SIGMAS = (1, 2, 3)
@@ -66,29 +67,55 @@ def latent_plane(
         limits: left, right, bottom, top; None leaves room around all points.
         dpi: of the image.
     """
+    limits = limits or plane_limits(z, prior)
+    return latent_planes([z], labels, names, [title], axes, prior, limits, dpi)[0]
+
+
+def latent_planes(
+    frames: Sequence[Float[np.ndarray, "N 2"]],
+    labels: Int[np.ndarray, " N"] | None,
+    names: Sequence[str],
+    titles: Sequence[str],
+    axes: tuple[str, str],
+    prior: tuple[float, float] | None,
+    limits: tuple[float, float, float, float],
+    dpi: int = DPI,
+) -> list[Image.Image]:
+    """`latent_plane` of several latents of the same images, on one plane.
+
+    What stands still is drawn once: axes and letters take most of the time.
+    """
+    left, right, bottom, top = limits
     with styled():
         figure = Figure(figsize=PLANE_SIZE)
         ax = figure.add_axes(_place(labels))
-        _scatter(ax, z, labels)
-        if prior is not None:
-            _contours(ax, prior)
-        left, right, bottom, top = limits or plane_limits(z, prior)
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
-        ax.set_xlabel(axes[0] + _outside(z, (left, right, bottom, top)))
-        ax.set_ylabel(axes[1])
-        _label_centres(ax, z, labels, names)
+        ax.set(xlabel=axes[0], ylabel=axes[1])
         _legend(figure, labels, names)
-        image = render(figure, title, dpi)
-        _tell_axes(image, figure, ax)
-        return image
+        still = Still(figure, dpi)
+        images = []
+        for z, title in zip(frames, titles, strict=True):
+            moving = _scatter(ax, z, labels) + _label_centres(ax, z, labels, names)
+            moving += _outside(ax, z, limits)
+            if prior is not None:
+                moving += _contours(ax, prior)
+            images.append(still.render(moving, title))
+            _tell_axes(images[-1], figure, ax)
+            if len(images) < len(frames):
+                for artist in moving:
+                    artist.remove()
+    return images
 
 
-def _contours(ax: Axes, centre: tuple[float, float]) -> None:
+def _contours(ax: Axes, centre: tuple[float, float]) -> list[Artist]:
     """Dashed circles at 1, 2 and 3 σ of a unit Gaussian."""
+    drawn: list[Artist] = []
     for sigma in SIGMAS:
-        ax.add_patch(Circle(centre, sigma, fill=False, ls="--", lw=1.1, ec=INK, zorder=4))
+        circle = Circle(centre, sigma, fill=False, ls="--", lw=1.1, ec=INK, zorder=4)
+        drawn.append(ax.add_patch(circle))
         top = centre[0], centre[1] + sigma
-        ax.annotate(f"{sigma}σ", top, fontsize=8, ha="center", va="bottom", zorder=5)
+        drawn.append(ax.annotate(f"{sigma}σ", top, fontsize=8, ha="center", va="bottom", zorder=5))
+    return drawn
 
 
 def _tell_axes(image: Image.Image, figure: Figure, ax: Axes) -> None:
@@ -124,12 +151,18 @@ def plane_limits(
     return float(left), float(right), float(bottom), float(top)
 
 
-def _outside(z: Float[np.ndarray, "N 2"], limits: tuple[float, float, float, float]) -> str:
-    """How many points a plane does not show, in words."""
+def _outside(
+    ax: Axes, z: Float[np.ndarray, "N 2"], limits: tuple[float, float, float, float]
+) -> list[Artist]:
+    """How many points a plane does not show, in words at its lower right."""
     left, right, bottom, top = limits
     x, y = z.T
     count = int(((x < left) | (x > right) | (y < bottom) | (y > top)).sum())
-    return f"   ({count} of {len(z)} points are outside)" if count else ""
+    if not count:
+        return []
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, -22)}
+    words = f"{count} of {len(z)} points are outside"
+    return [ax.annotate(words, (1, 0), ha="right", va="top", color=SOFT, **place)]
 
 
 def turning(
@@ -186,16 +219,19 @@ def _scatter(
     z: Float[np.ndarray, "N 2"],
     labels: Int[np.ndarray, " N"] | None,
     depth: Float[np.ndarray, " N"] | None = None,
-) -> None:
+) -> list[Artist]:
     """Points by class; `depth` in [−1, 1] makes far ones paler."""
     alpha = np.full(len(z), 0.75) if depth is None else 0.55 - 0.4 * depth.clip(-1, 1)
     size = POINT * (2.2 if depth is not None or len(z) <= FEW else 1 if len(z) <= MANY else 0.55)
     kinds = [-1] if labels is None else sorted(set(labels.tolist()))
+    drawn: list[Artist] = []
     for kind in kinds:
         of = slice(None) if labels is None else labels == kind
         colour = TRAIN if labels is None else colour_of(kind)
         marker = "o" if labels is None else marker_of(kind)
-        ax.scatter(*z[of].T, s=size, c=to_rgba_array(colour, alpha[of]), marker=marker, lw=0)
+        colours = to_rgba_array(colour, alpha[of])
+        drawn.append(ax.scatter(*z[of].T, s=size, c=colours, marker=marker, lw=0))
+    return drawn
 
 
 def _label_centres(
@@ -203,16 +239,19 @@ def _label_centres(
     z: Float[np.ndarray, "N 2"],
     labels: Int[np.ndarray, " N"] | None,
     names: Sequence[str],
-) -> None:
+) -> list[Artist]:
     """The name of each class at the median of its points, so that none depends on its colour."""
     if labels is None:
-        return
+        return []
+    drawn: list[Artist] = []
     largest_first = sorted(set(labels.tolist()) - {-1}, key=lambda k: -(labels == k).sum())
     for kind in largest_first[:MOST_IN_LEGEND]:
         x, y = np.median(z[labels == kind], axis=0)
         box = {"boxstyle": "round,pad=0.2", "fc": "#ffffffd9", "ec": colour_of(kind), "lw": 1}
         words = ax.annotate(_name(names, kind), (x, y), ha="center", va="center", zorder=6)
         words.set(fontsize=8, weight="bold", bbox=box)
+        drawn.append(words)
+    return drawn
 
 
 def _name(names: Sequence[str], kind: int) -> str:

@@ -2,12 +2,13 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -53,9 +54,35 @@ def styled() -> Iterator[None]:
 
 def render(figure: Figure, title: str = "", dpi: int = PLOT_DPI) -> Image.Image:
     """A plot under its title; its `info["dpi"]` tells at which size it is meant to be seen."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    return Still(figure, dpi).render([], title)
+
+
+class Still:
+    """What stands still in a film of plots: drawn once, on which each frame's own is drawn.
+
+    Args:
+        figure: as it is now.
+        dpi: of the frames.
+    """
+
+    def __init__(self, figure: Figure, dpi: int = PLOT_DPI):
+        figure.set_dpi(dpi)
+        self.figure = figure
+        self.canvas = FigureCanvasAgg(figure)
+        self.canvas.draw()
+        figure.set_layout_engine("none")  # all is in its place, also where it becomes an SVG
+        self.background = self.canvas.copy_from_bbox(figure.bbox)
+
+    def render(self, moving: Sequence[Artist], title: str = "") -> Image.Image:
+        """A frame: what stands still, and these artists of the figure, under a title."""
+        self.canvas.restore_region(self.background)
+        for artist in sorted(moving, key=Artist.get_zorder):
+            artist.draw(self.canvas.get_renderer())
+        return _under_title(self.canvas, self.figure, title)
+
+
+def _under_title(canvas: FigureCanvasAgg, figure: Figure, title: str) -> Image.Image:
+    dpi = round(figure.dpi)
     plot = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     image = titled(plot, title, (0, 0), plot.size, dpi / DPI)
     image.info |= {"dpi": (dpi, dpi), "figure": figure}

@@ -85,4 +85,4 @@ def save(path: Path, image: Image.Image) -> None:
         OSError: it cannot be written.
     """
     with files.replacing(path) as temporary:
-        image.save(temporary, format="PNG", dpi=image.info.get("dpi", (DPI, DPI)), optimize=True)
+        image.save(temporary, format="PNG", dpi=image.info.get("dpi", (DPI, DPI)))

@@ -100,10 +100,11 @@ class Chapter:
 
 def draw_pictures(sections: Sequence[Section], context: Any, folder: Path) -> list[Chapter]:
     """Write every picture that applies to a run, or to several; returns what is for its page."""
-    chapters = []
+    begun: list[tuple[Chapter, list[Future[Shown]]]] = []
     with ThreadPoolExecutor() as pool, progress("sections") as bar:  # drawing beside writing
         for section in bar.track(sections, description="drawing"):
             chapter, ready = Chapter(section), list[Future[Shown]]()
+            begun.append((chapter, ready))
             with torch.random.fork_rng(devices=[]):  # samples, and bits drawn at each visit
                 torch.manual_seed(SEED)
                 try:
@@ -112,9 +113,11 @@ def draw_pictures(sections: Sequence[Section], context: Any, folder: Path) -> li
                     chapter.finding = section.finding(context)
                 except LatensError as error:
                     chapter.note = str(error)
-            chapter.shown = [shown for each in ready if (shown := each.result()).picture.on_page]
-            if chapter.shown or chapter.note not in ("", *(c.note for c in chapters)):
-                chapters.append(chapter)
+    chapters: list[Chapter] = []
+    for chapter, ready in begun:
+        chapter.shown = [shown for each in ready if (shown := each.result()).picture.on_page]
+        if chapter.shown or chapter.note not in ("", *(c.note for c in chapters)):
+            chapters.append(chapter)
     return chapters
 
 

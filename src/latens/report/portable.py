@@ -34,6 +34,11 @@ class _Tape(TorchDispatchMode):
         super().__init__()
         self.operations: list[tuple[Any, Sequence[Any], dict[str, Any], Any]] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: else torch would load its compiler to skip it."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -70,18 +70,8 @@ def _latent_film(context: ReportContext) -> Picture:
     images = context.data.validation.take(slice(0, z.shape[1]))
     classes = images.labels is not None and images.labels.dim() == 1
     labels = images.labels.cpu().numpy() if images.labels is not None and classes else None
-    frames = [
-        pictures.latent_plane(
-            at,
-            labels,
-            context.classes,
-            context.title(f"validation images, epoch {epoch}"),
-            axes,
-            prior,
-            limits,
-        )
-        for epoch, at in zip(recording.epochs, points, strict=True)
-    ]
+    titles = [context.title(f"validation images, epoch {epoch}") for epoch in recording.epochs]
+    frames = pictures.latent_planes(points, labels, context.classes, titles, axes, prior, limits)
     of = film(
         "film-latent-space", frames, "latent space from epoch to epoch", _steps(recording), TRAINING
     )

@@ -1,5 +1,6 @@
 """What a chapter found, in one sentence with a number that was measured for it."""
 
+from latens.evaluation.labels import vote
 from latens.report.context import ReportContext
 
 NEIGHBOURS = 10
@@ -27,14 +28,13 @@ def latent_space_finding(context: ReportContext) -> str:
     if labels is None or not context.classes or int((labels >= 0).sum()) < least:
         return words
     known = labels >= 0
-    z, y = context.latents.mean[known].numpy(), labels[known].numpy()
+    z, y = context.latents.mean[known], labels[known]
     half = len(y) // 2
-    from sklearn.neighbors import KNeighborsClassifier
-
-    nearest = KNeighborsClassifier(NEIGHBOURS).fit(z[:half], y[:half])
-    chance = max((y == k).mean() for k in set(y.tolist()))
+    told = vote(z[:half], y[:half], z[half:], NEIGHBOURS)
+    right = (told == y[half:]).double().mean().item()
+    chance = y.bincount().max().item() / len(y)
     return (
         f"{words} The {NEIGHBOURS} nearest of {half:,} other images in latent space tell the class "
-        f"of {nearest.score(z[half:], y[half:]):.0%} of test images; always naming the largest "
+        f"of {right:.0%} of test images; always naming the largest "
         f"class would tell {chance:.0%}."
     ).strip()
