@@ -3,9 +3,11 @@
 import copy
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from latens.data import Images
 from latens.model.parts import Likelihood
@@ -33,12 +35,12 @@ def mean_image_cost(likelihood: Likelihood, train: Images, test: Images) -> floa
 def _fit(
     likelihood: Likelihood, scale: list[Tensor], parameters: Tensor, x: Float[Tensor, "N C H W"]
 ) -> None:
-    optimiser = torch.optim.LBFGS(scale, max_iter=30, line_search_fn="strong_wolfe")
+    from scipy.optimize import minimize  # torch's would load its compiler
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def cost(values: np.ndarray) -> tuple[float, np.ndarray]:
+        vector_to_parameters(torch.from_numpy(values).to(x.dtype), scale)
         loss = -likelihood(parameters).log_prob(x).mean()
-        loss.backward()
-        return loss
+        return loss.item(), parameters_to_vector(torch.autograd.grad(loss, scale)).double().numpy()
 
-    optimiser.step(closure)
+    found = minimize(cost, parameters_to_vector(scale).detach().double().numpy(), jac=True)
+    vector_to_parameters(torch.from_numpy(found.x).to(x.dtype), scale)

@@ -181,9 +181,12 @@ def turning(
     pictures = []
     with styled():
         figure = Figure(figsize=TURNING_SIZE)
+        ax = figure.add_axes(_place(labels))
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        ax.set_axis_off()
+        _legend(figure, labels, names)
+        still = Still(figure, DPI)
         for frame in range(frames):
-            figure.clear()
-            ax = figure.add_axes(_place(labels))
             angle = 2 * math.pi * frame / frames
             x, y = z[:, 0], z[:, 1]
             across = x * math.cos(angle) - y * math.sin(angle)
@@ -191,18 +194,17 @@ def turning(
             up = z[:, 2] * math.cos(lift) + depth * math.sin(lift)
             near = np.argsort(-depth, kind="stable")
             points = np.stack((across, up), 1)[near]
-            _axes_in_space(ax, reach, angle, lift)
-            _scatter(
-                ax, points, None if labels is None else labels[near], depth=depth[near] / reach
-            )
-            ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-            ax.set_axis_off()
-            _legend(figure, labels, names)
-            pictures.append(render(figure, title, DPI))
+            of = None if labels is None else labels[near]
+            moving = _axes_in_space(ax, reach, angle, lift)
+            moving += _scatter(ax, points, of, depth=depth[near] / reach)
+            pictures.append(still.render(moving, title))
+            for artist in moving:
+                artist.remove()
     return pictures
 
 
-def _axes_in_space(ax: Axes, reach: float, angle: float, lift: float) -> None:
+def _axes_in_space(ax: Axes, reach: float, angle: float, lift: float) -> list[Artist]:
+    drawn: list[Artist] = []
     directions = {
         "PC 1": (math.cos(angle), math.sin(angle) * math.sin(lift)),
         "PC 2": (-math.sin(angle), math.cos(angle) * math.sin(lift)),
@@ -210,8 +212,10 @@ def _axes_in_space(ax: Axes, reach: float, angle: float, lift: float) -> None:
     }
     for name, (across, up) in directions.items():
         length = 0.8 * reach
-        ax.plot([0, across * length], [0, up * length], color=SOFT, lw=0.9, zorder=0)
-        ax.annotate(name, (across * length, up * length), fontsize=8, color=SOFT)
+        drawn += ax.plot([0, across * length], [0, up * length], color=SOFT, lw=0.9, zorder=0)
+        end = across * length, up * length
+        drawn.append(ax.annotate(name, end, fontsize=8, color=SOFT))
+    return drawn
 
 
 def _scatter(
