@@ -5,13 +5,15 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peers
+from PIL import Image
 from share import rates
-from timing import in_turn, spread, table
+from timing import in_turn, ratio, spread, table
 
 import latens
 from latens.data import DataSet
@@ -19,9 +21,15 @@ from latens.data import DataSet
 FIXED = {"recipe": "mlp", "batch_size": 128, "epochs": 1, "compile": False, "film": False}
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 FIRST_STEP = """
-import benchmarks_path, peers, latens
-t = peers.trainer(latens.load_data("mnist"), recipe="mlp", film=False, compile=False)
-t.step(*next(t.rest_of_epoch()))
+import os
+from latens.training.learner import Learner
+step = Learner.step
+def first(*arguments):
+    step(*arguments)
+    os._exit(0)
+Learner.step = first
+from latens.cli import main
+main("train mnist --recipe mlp --no-compile".split())
 """
 
 
@@ -114,20 +122,33 @@ def by_option(rounds: int) -> dict[str, list[float]]:
 
 
 def start_up(rounds: int) -> dict[str, list[float]]:
-    """Seconds of whole processes."""
-    here = Path(__file__).parent
-    step = FIRST_STEP.replace("benchmarks_path, ", "")
-    commands = {
-        "`python -c pass`": [sys.executable, "-c", "pass"],
-        "`import torch`": [sys.executable, "-c", "import torch"],
-        "`import latens`": [sys.executable, "-c", "import latens"],
-        "`latens --help`": [sys.executable, "-m", "latens", "--help"],
-        "to the first step of a training on MNIST": [sys.executable, "-c", step],
-    }
+    """Seconds of whole processes, and how often `import torch` goes into each."""
+    latens_ = [sys.executable, "-m", "latens"]
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "5.png"
+        Image.fromarray(latens.load_data("mnist").test.pixels[15, 0].numpy()).save(image)
+        commands = {
+            "`python -c pass`": [sys.executable, "-c", "pass"],
+            "`import torch`": [sys.executable, "-c", "import torch"],
+            "`import latens`": [sys.executable, "-c", "import latens"],
+            "`latens --help`": [*latens_, "--help"],
+            "to the first step of `latens train mnist`": [sys.executable, "-c", FIRST_STEP],
+            "`latens sample mnist-2d`": [*latens_, "sample", "mnist-2d", "--out", "samples.png"],
+            "`latens reconstruct mnist-2d IMAGE`": [
+                *(*latens_, "reconstruct", "mnist-2d", str(image), "--out", "pairs.png"),
+            ],
+            "`latens report mnist-2d`": [*latens_, "report", "mnist-2d", "--out", "page"],
+            "`latens train digits --likelihood gaussian`": [
+                *(*latens_, "train", "digits", "--likelihood", "gaussian"),
+            ],
+        }
 
-    def run(command: list[str]) -> None:
-        subprocess.run(command, check=True, capture_output=True, cwd=here)
+        def run(command: list[str]) -> None:
+            subprocess.run(command, check=True, capture_output=True, cwd=folder)
 
-    found = in_turn({name: lambda c=command: run(c) for name, command in commands.items()}, rounds)
-    table("Starting up", ["", "seconds"], [(n, spread(s, ".2f")) for n, s in found.items()])
+        found = in_turn({name: partial(run, words) for name, words in commands.items()}, rounds)
+    torch_ = found["`import torch`"]
+    rows = [(n, spread(s, ".2f"), spread(ratio(s, torch_), ".2f")) for n, s in found.items()]
+    table("Starting up", ["", "seconds", "over `import torch`"], rows)
     return found

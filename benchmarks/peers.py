@@ -1,8 +1,7 @@
 """The peers, on the same network, batch and optimiser, each in its own way of working.
 
-Equivalents written for this comparison, not copies: torch's `examples/vae` reads MNIST through
-torchvision, of which `PillowImages` does the same work (an image made by Pillow and turned into a
-tensor, one by one); pythae is the library itself.
+Equivalents written for this comparison, not copies, the example in `example.py`; pythae is the
+library itself.
 """
 
 import logging
@@ -11,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
+from example import BATCH, LEARNING_RATE, Eager, ExampleMLP, PillowImages
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from latens import VAE, Decoder, Encoder, Run, TrainConfig
 from latens.data import DataSet, Images
@@ -24,8 +21,6 @@ from latens.evaluation.metrics import evaluate
 from latens.training.processes import Processes
 from latens.training.setup import options_of_own, prepare
 from latens.training.trainer import Trainer
-
-BATCH, LEARNING_RATE = 128, 1e-3
 
 
 class Contender(Protocol):
@@ -38,33 +33,6 @@ class Contender(Protocol):
     def evaluate(self) -> float:
         """The mean −ELBO of all test images, in nats per image."""
         ...
-
-
-class ExampleMLP(nn.Module):
-    """784-400-20 and back: the network of torch's example (Kingma & Welling 2014, appendix C)."""
-
-    def __init__(self, latent_dim: int = 20):
-        super().__init__()
-        self.hidden = nn.Linear(784, 400)
-        self.mean = nn.Linear(400, latent_dim)
-        self.logvar = nn.Linear(400, latent_dim)
-        self.unhidden = nn.Linear(latent_dim, 400)
-        self.output = nn.Linear(400, 784)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log σ² of q(z|x)."""
-        h = F.relu(self.hidden(x.flatten(1)))
-        return self.mean(h), self.logvar(h)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Pixels in (0, 1)."""
-        return torch.sigmoid(self.output(F.relu(self.unhidden(z))))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels, mean and log σ²."""
-        mean, logvar = self.encode(x)
-        z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-        return self.decode(z), mean, logvar
 
 
 class CNNEncoder(Encoder):
@@ -127,61 +95,15 @@ class ExampleCNN(nn.Module):
         return torch.sigmoid(self.decoder(z)), mean, logvar
 
 
-class PillowImages(Dataset[tuple[Tensor, int]]):
-    """MNIST as torchvision's `MNIST` and `ToTensor` hand it out: one by one, through Pillow."""
-
-    def __init__(self, images: Images):
-        assert images.labels is not None
-        self.pixels, self.labels = images.pixels[:, 0], images.labels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels, label = self.pixels[index], int(self.labels[index])
-        image = Image.fromarray(pixels.numpy(), mode="L")
-        values = torch.from_numpy(np.array(image, np.uint8, copy=True))
-        values = values.view(*image.size[::-1], len(image.getbands()))
-        return values.permute(2, 0, 1).contiguous().to(torch.get_default_dtype()).div(255), label
-
-
-class Eager:
-    """The plain loop of tutorials: float32, eager, a DataLoader, the loss read at every step."""
-
-    def __init__(self, network: nn.Module, train: Dataset, test: Dataset):
-        self.network = network
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-        self.batches = DataLoader(train, batch_size=BATCH, shuffle=True)
-        self.test_batches = DataLoader(test, batch_size=BATCH)
-
-    def loss(self, x: Tensor) -> Tensor:
-        """−ELBO summed over the images of a batch, in nats."""
-        pixels, mean, logvar = self.network(x)
-        cross_entropy = F.binary_cross_entropy(pixels.flatten(1), x.flatten(1), reduction="sum")
-        return cross_entropy - 0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
-
-    def train(self) -> None:
-        """See all training images once."""
-        self.network.train()
-        total = 0.0
-        for x, *_ in self.batches:
-            self.optimizer.zero_grad()
-            loss = self.loss(x)
-            loss.backward()
-            total += loss.item()
-            self.optimizer.step()
-
-    def evaluate(self) -> float:
-        """The mean −ELBO of all test images, in nats per image."""
-        self.network.eval()
-        with torch.no_grad():
-            total = sum(self.loss(x).item() for x, *_ in self.test_batches)
-        return total / len(self.test_batches.dataset)  # pyright: ignore[reportArgumentType]
-
-
 def pytorch_example(data: DataSet) -> Eager:
     """The way of torch's `examples/vae`."""
-    return Eager(ExampleMLP(), *(PillowImages(data.split(name)) for name in ("train", "test")))
+    return Eager(ExampleMLP(), *(pillow_images(data.split(name)) for name in ("train", "test")))
+
+
+def pillow_images(images: Images) -> PillowImages:
+    """Images as the example reads them."""
+    assert images.labels is not None
+    return PillowImages(images.pixels[:, 0], images.labels)
 
 
 def eager_cnn(data: DataSet) -> Eager:

@@ -1,8 +1,9 @@
-"""Measuring side by side: in turn, in one process, with medians and ranges."""
+"""Measuring side by side: in turn, with medians and ranges."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -13,13 +14,26 @@ def in_turn(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, li
     """
     for task in tasks.values():
         task()
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    return alternately({name: partial(seconds_of, task) for name, task in tasks.items()}, rounds)
+
+
+def seconds_of(task: Callable[[], Any]) -> float:
+    """How long a task takes."""
+    began = time.perf_counter()
+    task()
+    return time.perf_counter() - began
+
+
+def alternately(tasks: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+    """What each task returns, the tasks one after another in each of so many rounds.
+
+    The order turns round from one round to the next.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in tasks}
     for i in range(rounds):
         for name in list(tasks)[:: 1 if i % 2 == 0 else -1]:
-            began = time.perf_counter()
-            tasks[name]()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
+            found[name].append(tasks[name]())
+    return found
 
 
 def spread(values: Sequence[float], digits: str = ",.0f") -> str:
