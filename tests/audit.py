@@ -32,7 +32,8 @@ def _is_far(address):
     if isinstance(host, bytes):
         host = host.decode()
     try:
-        return not ipaddress.ip_address(host).is_loopback
+        at = ipaddress.ip_address(host)
+        return not (at.is_loopback or at.is_unspecified)
     except ValueError:
         return host not in LOCAL
 

@@ -444,7 +444,8 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise LatensError(f"{name} is {value!r}: it must be {what}")
     if isinstance(value, int | float) and not -LARGEST < value < LARGEST:  # nor NaN
-        raise LatensError(f"{name} is too large or no number: it must be below 2 to the 63rd")
+        shown = value if isinstance(value, float) else "too large"  # for its digits to be shown
+        raise LatensError(f"{name} is {shown}: it must be a number below 2 to the 63rd")
 
 
 def _height_width(size: Any) -> tuple[int, int]:
