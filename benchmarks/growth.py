@@ -38,7 +38,6 @@ def measure(rounds: int) -> dict[str, Any]:
     return {
         "images": by_images(),
         "options": by_option(rounds),
-        "start": start_up(rounds),
     }
 
 

@@ -29,6 +29,7 @@ PARTS = {
     "share": share.measure,
     "gains": gains.measure,
     "growth": growth.measure,
+    "start": growth.start_up,
     "film": film.measure,
     "serve": serve.measure,
 }

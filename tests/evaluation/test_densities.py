@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
 
-from latens.evaluation.densities import MOST_NUMBERS, ClassDensity
+from latens.evaluation.densities import COMPONENTS, MOST_NUMBERS, ClassDensity
 
 
 def two_arcs(n):
@@ -30,6 +31,12 @@ def test_the_density_is_that_of_scipy_and_integrates_to_one():
     torch.testing.assert_close(
         log_p.exp(), torch.from_numpy(total), rtol=1e-4, atol=1e-12
     )  # weights are rounded
+
+
+def test_the_fit_is_as_good_as_scikit_learns():
+    z, unseen = two_arcs(3000), two_arcs(3000)
+    other = GaussianMixture(COMPONENTS, reg_covar=1e-4, random_state=0).fit(z.numpy())
+    assert ClassDensity.fit(z).log_prob(unseen).mean() > other.score(unseen.numpy()) - 0.02
 
 
 def test_a_mixture_fits_unseen_latents_better_than_a_gaussian():
