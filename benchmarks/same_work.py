@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -51,9 +52,10 @@ MAKERS: dict[str, Makers] = {
     },
 }
 IMAGES = {"MLP 784-400-20": 55_000, "CNN 32-64-512": 6_400}  # seen in a round
-# oneDNN as on a processor that has no more. Not ATEN_CPU_CAPABILITY=avx2: with it a compiled step
-# becomes infinite here, by torch 2.13 on a processor that has AVX-512.
-AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+# As on a processor that has no more. torch takes what it compiled for another one from its cache,
+# and the step becomes infinite: so this has a cache of its own.
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+AVX2 |= {"TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / "compiled-for-avx2")}
 HEAD = ["", "training, images/s", "over the first", "evaluation, images/s", "over the first"]
 
 
