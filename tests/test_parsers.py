@@ -43,8 +43,10 @@ def read_or_refused(read, *arguments):
     """What it read; None where it refused in a few words."""
     try:
         return read(*arguments)
-    except LatensError:
-        return None
+    except LatensError as error:
+        refusal = str(error)
+    assert refusal, "a refusal says what is wrong"
+    return None
 
 
 # ---- words of a command ----------------------------------------------------------------------
@@ -78,14 +80,16 @@ def test_limits_of_the_environment(name, value):
     with pytest.MonkeyPatch.context() as patch:
         text = (name + value).replace("\0", "")
         patch.setenv(limits.VARIABLE, text.encode("utf-8", "ignore").decode())
-        read_or_refused(limits.limits)
+        found = read_or_refused(limits.limits)
+    assert found is None or min(vars(found).values()) > 0
 
 
 @given(WORDS)
 def test_addresses_on_the_hub(text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: "x")
-        read_or_refused(hub.fetch, f"hf://{text}")
+        patch.setattr("huggingface_hub.snapshot_download", lambda name, **_: name)
+        found = read_or_refused(hub.fetch, f"hf://{text}")
+    assert found is None or (str(found) in text and len(found.parts) == 2)
 
 
 @given(st.lists(st.sampled_from(["--beta", "--hidden", "--no-film"]) | WORDS | DIGITS, max_size=5))
@@ -107,7 +111,8 @@ OPTIONS += ["validation", "learning_rate", "levels", "own", "prior", "precision"
 @example({"range": [10**400, 1]})
 @example({"hidden": [float("inf")]})
 def test_options_of_a_training(options):
-    read_or_refused(lambda of: TrainConfig.from_options(**of), options)
+    found = read_or_refused(lambda of: TrainConfig.from_options(**of), options)
+    assert found is None or TrainConfig.from_options(**found.options()) == found
 
 
 PART = to_config(latens.load("mnist-2d"))
@@ -122,13 +127,14 @@ def test_config_json(data):
         part = part[key]
     part[key] = data.draw(VALUES)
     with torch.device("meta"):
-        read_or_refused(from_config, config)
+        found = read_or_refused(from_config, config)
+    assert found is None or to_config(found).keys() <= config.keys()
 
 
 @given(VALUES)
 def test_descriptions_of_nothing(value):
     with torch.device("meta"):
-        read_or_refused(from_config, value)
+        assert read_or_refused(from_config, value) is None
 
 
 # ---- what a run's files hold -----------------------------------------------------------------
@@ -143,7 +149,8 @@ def test_contents(kind, value):
 @example({"sums": [1, 2, 3]})
 @example({"sums": [1.0, "x", 0.0, 0.0]})
 def test_states_of_a_training(values):
-    read_or_refused(TrainingState.from_dict, values)
+    found = read_or_refused(TrainingState.from_dict, values)
+    assert found is None or isinstance(found.as_dict()["sums"], dict)
 
 
 # ---- files -----------------------------------------------------------------------------------

@@ -51,7 +51,9 @@ def limits() -> Limits:
         try:
             chosen[name] = int(float(value))
         except (ValueError, OverflowError):
-            raise LatensError(f"{VARIABLE} sets {name} to '{value}': give a number") from None
+            chosen[name] = 0
+        if chosen[name] < 1:
+            raise LatensError(f"{VARIABLE} sets {name} to '{value}': give a number above 0")
     return Limits(**chosen)
 
 
