@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from latens.analysis import (
     feature_maps,
     lattice,
     manifold,
-    projected,
     through_classes,
     traversals,
 )
 from latens.evaluation.labels import LabelStatistics
+from latens.neighbour_maps import neighbour_map, neighbour_maps_apart
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +83,29 @@ def test_fewer_points_than_axes(count):
 
 def test_tsne_keeps_neighbours_together():
     z = torch.cat((torch.randn(30, 6), torch.randn(30, 6) + 20))
-    points = projected(z, "tsne")
+    points = neighbour_map(z.numpy(), "tsne")
     assert points.shape == (60, 2)
     nearest = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(nearest, math.inf)
     assert ((nearest.argmin(1) < 30) == (np.arange(60) < 30)).all()
 
 
+@pytest.mark.parametrize("python", [sys.executable, "/no/python"])
+def test_a_process_of_its_own_makes_the_same_map(python, monkeypatch):
+    z = torch.randn(40, 5).numpy()
+    expected = neighbour_map(z, "tsne")
+    monkeypatch.delitem(sys.modules, "sklearn")  # or no process is started
+    monkeypatch.setattr(sys, "executable", python)
+    np.testing.assert_array_equal(neighbour_maps_apart(z, ["tsne"])["tsne"], expected)
+
+
 def test_projections_that_cannot_be():
     with pytest.raises(LatensError, match="did you mean 'tsne'"):
-        projected(torch.randn(9, 3), "tsn")
+        neighbour_map(np.zeros((9, 3)), "tsn")
     with pytest.raises(LatensError, match="needs at least 4 images"):
-        projected(torch.randn(3, 3), "tsne")
+        neighbour_map(np.zeros((3, 3)), "tsne")
     with pytest.raises(LatensError, match="umap-learn: install it, or take tsne"):
-        projected(torch.randn(9, 3), "umap")
+        neighbour_map(np.zeros((9, 3)), "umap")
 
 
 def test_every_image_is_embedded(vae, digits):

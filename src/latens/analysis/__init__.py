@@ -8,7 +8,7 @@ from latens.analysis.generation import (
     likeliest_condition,
     towards_class,
 )
-from latens.analysis.projections import Embedded, Plane, embedded, projected
+from latens.analysis.projections import Embedded, Plane, embedded
 from latens.analysis.traversals import lattice, manifold, through_classes, traversals
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "lattice",
     "likeliest_condition",
     "manifold",
-    "projected",
     "through_classes",
     "towards_class",
     "traversals",

@@ -1,8 +1,6 @@
 """Projections: where images lie in latent space, and latents brought to a plane."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +9,10 @@ from torch import Tensor
 
 from latens.analysis.generation import likeliest_condition
 from latens.data import Images
-from latens.errors import LatensError, unknown
 from latens.evaluation.labels import IMAGES_AT_ONCE
 from latens.model.latent_model import LatentModel
 
 SPREAD = "spread at random"
-PROJECTIONS = ("pca", "tsne", "umap")
-LEAST_PROJECTED = 4
 FULL_PCA = 512  # dimensions; of more, only the first components are computed
 
 
@@ -99,42 +94,3 @@ class Plane:
         missing = self.dims - points.shape[1]
         spread = np.random.default_rng(0).uniform(-1, 1, (len(points), missing))
         return np.concatenate((points, spread if self.pca is None else 0 * spread), axis=1)
-
-
-def projected(z: Float[Tensor, "N D"], how: str) -> Float[np.ndarray, "N 2"]:
-    """Latents brought to two dimensions that keep neighbours together: t-SNE or UMAP.
-
-    Van der Maaten & Hinton 2008, "Visualizing Data using t-SNE"; McInnes et al. 2018, "UMAP".
-
-    Args:
-        how: "tsne" or "umap", which needs the package umap-learn.
-
-    Raises:
-        LatensError: another name, a package that is missing, or fewer than four latents.
-    """
-    method = projection_of(how)
-    if len(z) < LEAST_PROJECTED:
-        raise LatensError(f"{how} needs at least {LEAST_PROJECTED} images, and here are {len(z)}")
-    own = {"tsne": {"perplexity": min(30.0, (len(z) - 1) / 3)}, "umap": {"n_jobs": 1}}
-    return np.asarray(method(random_state=0, **own[how]).fit_transform(z.numpy()), dtype=np.float64)
-
-
-def projection_of(how: str) -> Callable[..., Any]:
-    """The estimator that `projected` fits, by its name.
-
-    Raises:
-        LatensError: another name, or a package that is missing.
-    """
-    if how == "tsne":
-        from sklearn.manifold import TSNE
-
-        return TSNE
-    if how != "umap":
-        raise unknown("projection", how, PROJECTIONS)
-    try:
-        from umap import UMAP  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise LatensError(
-            "the projection umap needs the package umap-learn: install it, or take tsne"
-        ) from None
-    return UMAP

@@ -63,7 +63,7 @@ def decoded(
         cast("np.memmap", pixels).flush()
         return {"bad": bad}
 
-    stamps = [_stamp(file) for file in files]
+    stamps = [stamp(file) for file in files]
     pixels, about = cached(str(source.resolve()), target, stamps, write)
     return pixels, list(about["bad"])
 
@@ -110,7 +110,7 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _stamp(file: ImageFile) -> list[object]:
+def stamp(file: ImageFile) -> list[object]:
     """What identifies a version of a file: in a zip its checksum, on disk its size and time."""
     if isinstance(file, zipfile.Path):
         info = file.root.getinfo(file.at)

@@ -8,13 +8,19 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
 import requests
 import torch
+from jaxtyping import UInt8
 
+from latens.data.cache import cached, stamp
+from latens.data.decoding import Target
 from latens.data.images import Images
 from latens.data.shapes import FORMS, draw_shapes, shuffled_factors
 from latens.errors import LatensError, unknown
@@ -23,6 +29,7 @@ from latens.limits import check_unpacked
 
 DIGITS = tuple("0123456789")
 UNSIGNED_BYTES = 0x08  # the type of the values of an IDX file
+KEPT_FROM = 1_000_000  # bytes of a packed file: smaller ones are unpacked each time
 IDX_FILES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -146,6 +153,26 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
     Raises:
         LatensError: a damaged file, or one of another format.
     """
+    if path.suffix == ".gz" and path.stat().st_size >= KEPT_FROM:
+        return _kept(path, lambda: _unpacked_idx(path, rank))
+    return _unpacked_idx(path, rank)
+
+
+def _kept(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `read` gives, which takes longer than to map it from the cache of decoded images."""
+
+    def write(temporary: Path) -> dict[str, Any]:
+        with temporary.open("wb") as file:
+            np.save(file, read())
+        return {}
+
+    try:
+        return cached(str(path.resolve()), Target(), stamp(path), write)[0]
+    except LatensError:  # no room for it, or a damaged file
+        return read()
+
+
+def _unpacked_idx(path: Path, rank: int) -> np.ndarray:
     is_packed = path.suffix == ".gz"
     try:
         with gzip.open(path) if is_packed else path.open("rb") as file:
@@ -214,10 +241,17 @@ def _idx(source: Source) -> Raw:
 def _amat(source: Source) -> Raw:
     splits = {}
     for split, file in zip(("train", "validation", "test"), source.files or {}, strict=True):
-        text = np.frombuffer(_read_text(source, file), np.uint8)
-        bits = text.reshape(-1, 784, 2)[..., 0] == ord("1")  # "0 1 0 … \n", two bytes a pixel
-        splits[split] = _images((bits * np.uint8(255)).reshape(-1, 28, 28))
+        packed = data_folder() / source.folder / f"{file}.gz"
+        path = packed if packed.is_file() else fetch(source, file)
+        splits[split] = _images(_kept(path, partial(_bits, source, file)))
     return Raw(**splits)
+
+
+def _bits(source: Source, file: str) -> UInt8[np.ndarray, "N 28 28"]:
+    """Images from text, 0 and 255."""
+    text = np.frombuffer(_read_text(source, file), np.uint8)
+    bits = text.reshape(-1, 784, 2)[..., 0] == ord("1")  # "0 1 0 … \n", two bytes a pixel
+    return (bits * np.uint8(255)).reshape(-1, 28, 28)
 
 
 def _read_text(source: Source, file: str) -> bytes:
@@ -231,11 +265,11 @@ def _read_text(source: Source, file: str) -> bytes:
 
 
 def _digits(source: Source) -> Raw:
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    values, labels = load_digits(return_X_y=True)
-    pixels = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 grey levels
-    return Raw(_images(pixels, np.asarray(labels)), classes=source.classes)
+    """The file that `sklearn.datasets.load_digits` reads, without a second for importing it."""
+    table = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    values = np.loadtxt(str(table), np.uint8, delimiter=",")  # 64 pixels of 17 levels, the label
+    pixels = np.rint(values[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return Raw(_images(pixels, values[:, 64]), classes=source.classes)
 
 
 def _shapes(source: Source) -> Raw:

@@ -85,21 +85,32 @@ class ClassDensity:
 
     def log_prob(self, z: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
         """Log p(z|y) in nats: log Σ_k w_k N(z; μ_k, L_k L_kᵀ)."""
-        return _log_joint(z.double().cpu(), *self._parameters).logsumexp(-1)
+        return _log_joint(z.double().cpu(), *self._whitening).logsumexp(-1)
+
+    @cached_property
+    def _whitening(self) -> tuple[Tensor, Tensor, Tensor]:
+        return _whitening(*self._parameters)
+
+
+def _whitening(
+    weight: Float[Tensor, " K"], mean: Float[Tensor, "K D"], scale: Float[Tensor, "K D D"]
+) -> tuple[Float[Tensor, "K D D"], Float[Tensor, "K D"], Float[Tensor, " K"]]:
+    """L⁻¹ and L⁻¹ μ of every component, and its largest log w_k N(z; μ_k, L_k L_kᵀ)."""
+    dims = mean.shape[1]
+    white = torch.linalg.solve_triangular(scale, torch.eye(dims).double(), upper=False)
+    log_norm = 0.5 * dims * math.log(2 * math.pi) + scale.diagonal(0, 1, 2).log().sum(1)
+    return white, (white @ mean[..., None])[..., 0], (weight / weight.sum()).log() - log_norm
 
 
 def _log_joint(
     z: Float[Tensor, "*N D"],
-    weight: Float[Tensor, " K"],
-    mean: Float[Tensor, "K D"],
-    scale: Float[Tensor, "K D D"],
+    white: Float[Tensor, "K D D"],
+    centre: Float[Tensor, "K D"],
+    most: Float[Tensor, " K"],
 ) -> Float[Tensor, "*N K"]:
-    """Log w_k N(z; μ_k, L_k L_kᵀ) of every component."""
-    dims = mean.shape[1]
-    white = torch.linalg.solve_triangular(scale, torch.eye(dims).double(), upper=False)
-    distances = torch.einsum("kij,...kj->...ki", white, z[..., None, :] - mean).square().sum(-1)
-    log_norm = 0.5 * dims * math.log(2 * math.pi) + scale.diagonal(0, 1, 2).log().sum(1)
-    return (weight / weight.sum()).log() - log_norm - 0.5 * distances
+    """Log w_k N(z; μ_k, L_k L_kᵀ) of every component, from its `_whitening`."""
+    deviations = (z @ white.flatten(0, 1).T).unflatten(-1, centre.shape) - centre
+    return most - 0.5 * deviations.square().sum(-1)
 
 
 def _fitted(
@@ -114,7 +125,7 @@ def _fitted(
     fitted = _maximised(z, torch.nn.functional.one_hot(nearest, components).double())
     before = -math.inf
     for _ in range(STEPS):
-        log_p = _log_joint(z, *fitted)
+        log_p = _log_joint(z, *_whitening(*fitted))
         now = log_p.logsumexp(1).mean().item()
         if now - before < TOLERANCE:
             break

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba_array
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
@@ -25,7 +25,8 @@ FEW, MANY = 400, 2000
 TURN_FRAMES = 40
 ELEVATION = 18  # degrees above the plane of the first two components
 MOST_HISTOGRAMS = 40
-KDE_WIDTH = 0.1  # of a prior's density, in standard deviations of its samples
+# Of a prior's density: in standard deviations of its samples; at least, in steps of its grid
+KDE_WIDTH, LEAST_WIDTH = 0.1, 0.5
 
 
 def _place(labels: Int[np.ndarray, " N"] | None) -> tuple[float, float, float, float]:
@@ -92,14 +93,14 @@ def latent_planes(
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
         ax.set(xlabel=axes[0], ylabel=axes[1])
         _legend(figure, labels, names)
-        still = Still(figure, dpi)
-        images = []
+        still, images = Still(figure, dpi), []
+        points = _Points(ax, labels, len(frames[0]))
         for z, title in zip(frames, titles, strict=True):
-            moving = _scatter(ax, z, labels) + _label_centres(ax, z, labels, names)
-            moving += _outside(ax, z, limits)
+            points.move(z)
+            moving = _label_centres(ax, z, labels, names) + _outside(ax, z, limits)
             if prior is not None:
                 moving += _contours(ax, prior)
-            images.append(still.render(moving, title))
+            images.append(still.render([*points.artists, *moving], title))
             _tell_axes(images[-1], figure, ax)
             if len(images) < len(frames):
                 for artist in moving:
@@ -186,18 +187,16 @@ def turning(
         ax.set_axis_off()
         _legend(figure, labels, names)
         still = Still(figure, DPI)
+        points = _Points(ax, labels, len(z), large=True)
         for frame in range(frames):
             angle = 2 * math.pi * frame / frames
             x, y = z[:, 0], z[:, 1]
             across = x * math.cos(angle) - y * math.sin(angle)
             depth = x * math.sin(angle) + y * math.cos(angle)
             up = z[:, 2] * math.cos(lift) + depth * math.sin(lift)
-            near = np.argsort(-depth, kind="stable")
-            points = np.stack((across, up), 1)[near]
-            of = None if labels is None else labels[near]
+            points.move(np.stack((across, up), 1), depth / reach)
             moving = _axes_in_space(ax, reach, angle, lift)
-            moving += _scatter(ax, points, of, depth=depth[near] / reach)
-            pictures.append(still.render(moving, title))
+            pictures.append(still.render([*points.artists, *moving], title))
             for artist in moving:
                 artist.remove()
     return pictures
@@ -218,24 +217,41 @@ def _axes_in_space(ax: Axes, reach: float, angle: float, lift: float) -> list[Ar
     return drawn
 
 
-def _scatter(
-    ax: Axes,
-    z: Float[np.ndarray, "N 2"],
-    labels: Int[np.ndarray, " N"] | None,
-    depth: Float[np.ndarray, " N"] | None = None,
-) -> list[Artist]:
-    """Points by class; `depth` in [−1, 1] makes far ones paler."""
-    alpha = np.full(len(z), 0.75) if depth is None else 0.55 - 0.4 * depth.clip(-1, 1)
-    size = POINT * (2.2 if depth is not None or len(z) <= FEW else 1 if len(z) <= MANY else 0.55)
-    kinds = [-1] if labels is None else sorted(set(labels.tolist()))
-    drawn: list[Artist] = []
-    for kind in kinds:
-        of = slice(None) if labels is None else labels == kind
-        colour = TRAIN if labels is None else colour_of(kind)
-        marker = "o" if labels is None else marker_of(kind)
-        colours = to_rgba_array(colour, alpha[of])
-        drawn.append(ax.scatter(*z[of].T, s=size, c=colours, marker=marker, lw=0))
-    return drawn
+class _Points:
+    """Points in the colour and marker of their class, which move from frame to frame.
+
+    Args:
+        count: N.
+        large: as if there were few of them.
+    """
+
+    def __init__(
+        self, ax: Axes, labels: Int[np.ndarray, " N"] | None, count: int, large: bool = False
+    ):
+        size = POINT * (2.2 if large or count <= FEW else 1 if count <= MANY else 0.55)
+        kinds = [-1] if labels is None else sorted(set(labels.tolist()))
+        self.rows: list[np.ndarray] = []  # of each class
+        self.artists: list[PathCollection] = []
+        for kind in kinds:
+            rows = np.arange(count) if labels is None else np.flatnonzero(labels == kind)
+            colour = TRAIN if labels is None else colour_of(kind)
+            marker = "o" if labels is None else marker_of(kind)
+            nowhere = np.zeros(len(rows))
+            self.rows.append(rows)
+            self.artists.append(
+                ax.scatter(nowhere, nowhere, s=size, color=colour, marker=marker, lw=0, alpha=0.75)
+            )
+
+    def move(
+        self, z: Float[np.ndarray, "N 2"], depth: Float[np.ndarray, " N"] | None = None
+    ) -> None:
+        """Put them at `z`; by `depth` in [−1, 1] the far ones are paler and behind the others."""
+        for rows, artist in zip(self.rows, self.artists, strict=True):
+            order = rows
+            if depth is not None:
+                order = rows[np.argsort(-depth[rows], kind="stable")]
+                artist.set_alpha((0.55 - 0.4 * depth[order].clip(-1, 1)).tolist())
+            artist.set_offsets(z[order])
 
 
 def _label_centres(
@@ -310,19 +326,18 @@ def histograms(
     grid = np.linspace(-4, 4, 161)
     label = "density of N(0, 1)" if prior is None else "density of p(z)"
     gaussian = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
-
-    def density_of(values: np.ndarray) -> np.ndarray:
-        from scipy.stats import gaussian_kde  # takes half a second to import
-
-        return gaussian_kde(values, KDE_WIDTH)(grid)
-
+    width, height = max(4.2, 2.1 * columns), 1.55 * rows + 0.9  # inches
+    # A layout that measures all text would take most of the time
+    place = {"left": 0.1 / width, "right": 1 - 0.1 / width, "wspace": 0.06, "hspace": 0.26}
+    place |= {"bottom": 0.6 / height, "top": 1 - 0.25 / height}
     with styled():
-        figure = Figure(figsize=(max(4.2, 2.1 * columns), 1.55 * rows + 0.9), layout="constrained")
-        every = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+        figure = Figure(figsize=(width, height))
+        grid_of_axes = figure.subplots(rows, columns, squeeze=False, sharex=True, gridspec_kw=place)
+        every = grid_of_axes.flatten()
         for ax, d in zip(every, shown, strict=False):
             heights, _ = np.histogram(z[:, d].clip(-4, 4), edges, density=True)
             ax.stairs(heights, edges, fill=True, color=TRAIN, alpha=0.75)
-            density = gaussian if prior is None else density_of(prior[:, d])
+            density = gaussian if prior is None else _smooth_density(prior[:, d], grid)
             ax.plot(grid, density, color=VALIDATION, lw=1.4)
             ax.set_title(names[d] if names else f"z[{d}]", fontsize=8)
             ax.set_yticks([])
@@ -333,5 +348,17 @@ def histograms(
             Line2D([], [], color=TRAIN, lw=5, alpha=0.75, label="z ~ q(z|x) of the images"),
             Line2D([], [], color=VALIDATION, label=label),
         ]
-        figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=8)
+        figure.legend(handles=handles, loc="lower left", ncols=2, fontsize=8)
         return render(figure, title)
+
+
+def _smooth_density(
+    values: Float[np.ndarray, " M"], grid: Float[np.ndarray, " G"]
+) -> Float[np.ndarray, " G"]:
+    """A kernel density estimate: a Gaussian of `KDE_WIDTH` around each value, rounded to a grid."""
+    from scipy.ndimage import gaussian_filter1d  # needed for learned priors alone
+
+    step = grid[1] - grid[0]
+    heights, _ = np.histogram(values, np.append(grid, grid[-1] + step) - step / 2)
+    width = max(KDE_WIDTH * values.std(), LEAST_WIDTH * step)
+    return gaussian_filter1d(heights / (len(values) * step), width / step, mode="constant")

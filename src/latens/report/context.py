@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from latens import pictures
-from latens.analysis.projections import Embedded, Plane, embedded, projected, projection_of
+from latens.analysis.projections import Embedded, Plane, embedded
 from latens.data import DataSet, Images
 from latens.errors import LatensError
 from latens.evaluation.baselines import mean_image_cost
 from latens.evaluation.judges import Judge, judge_of
 from latens.evaluation.labels import IMAGES_AT_ONCE, LabelStatistics
+from latens.neighbour_maps import neighbour_map, projection_of
 from latens.pictures.films import HOLD
 from latens.run.directory import Run, best_row
 from latens.run.recording import Recording, read_recording
@@ -266,7 +267,7 @@ class ReportContext:
         mean = self.latents.mean
         if self.projection != "pca" and self.dims > 2:
             names = f"{self.projection} 1", f"{self.projection} 2"
-            return projected(mean, self.projection), names, None
+            return neighbour_map(mean.numpy(), self.projection), names, None
         plane = Plane(mean)
         prior = plane.prior if self.dims > 1 and self.unit_prior else None
         return plane.of(mean), (plane.axes[0], plane.axes[1]), prior

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from latens import pictures
-from latens.analysis.projections import LEAST_PROJECTED, SPREAD, Plane, projected
+from latens.analysis.projections import SPREAD, Plane
 from latens.data import Images
 from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
+from latens.neighbour_maps import LEAST_PROJECTED, neighbour_maps_apart
 from latens.pictures.planes import colour_of
 from latens.report.context import ReportContext, floats
 from latens.report.html import webp_url
@@ -41,10 +42,8 @@ def neighbour_maps(z: Float[Tensor, "N D"]) -> dict[str, Float[np.ndarray, "N 2"
     """The points by t-SNE, and by UMAP where it is installed; none of two dimensions or fewer."""
     if z.shape[1] <= 2 or len(z) < LEAST_PROJECTED:
         return {}
-    maps = {"t-SNE": projected(z, "tsne")}
-    if importlib.util.find_spec("umap"):
-        maps["UMAP"] = projected(z, "umap")
-    return maps
+    names = {"tsne": "t-SNE"} | ({"umap": "UMAP"} if importlib.util.find_spec("umap") else {})
+    return {names[how]: at for how, at in neighbour_maps_apart(z.numpy(), [*names]).items()}
 
 
 def explorer_of(
