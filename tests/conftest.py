@@ -1,4 +1,4 @@
-"""Every annotation of shape and type is checked while the tests run."""
+"""Annotations of shape and type are checked while the tests of parts run."""
 
 import os
 
@@ -56,16 +56,21 @@ def _nothing_forbidden():
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
+def _annotations(request):
+    """Annotations are checked in tests of parts, those in folders here, and not in those of wholes.
 
-
-@pytest.fixture
-def symbolic_sizes():
-    """Sizes are symbols while a program is traced for ONNX, where annotations say int."""
-    jaxtyping.config.update("jaxtyping_disable", True)
+    Whole commands take up to a third longer with it, over calls that the others check; and while a
+    program is traced for ONNX sizes are symbols, where annotations say int.
+    """
+    of_whole = request.path.parent == Path(__file__).parent
+    jaxtyping.config.update("jaxtyping_disable", of_whole)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
 
 
 @pytest.fixture

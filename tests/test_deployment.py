@@ -23,19 +23,24 @@ from latens.model.recipes import RECIPES, build
 
 SHAPE = (1, 8, 8)
 SMALL_FLOW = {"prior": {"transforms": 1, "flow_width": 16}}
+FEW_LEVELS = {"network": {"levels": "2x1,4x1"}}  # each takes seconds to trace
 PARTS = [
-    *({"name": name} for name in RECIPES if name != "beta"),  # a conv
+    *({"name": name} for name in RECIPES if name not in ("beta", "ladder")),  # a conv; below
+    {"name": "ladder", "options": FEW_LEVELS},
     {"name": "mlp", "posterior": "full", "only": "encoder"},
     {"name": "mlp", "posterior": "iaf", "only": "encoder"},
     {"name": "mlp", "prior": "mixture", "only": "sampler"},
     {"name": "mlp", "prior": "vamp", "only": "sampler"},
     {"name": "mlp", "prior": "flow", "only": "sampler", "options": SMALL_FLOW},
     {"name": "conv", "latent_map": 2, "likelihood": "discretised-logistic", "only": "decoder"},
-    {"name": "ladder", "likelihood": "logistic-mixture", "prior": "mixture", "only": "sampler"},
+    {
+        "name": "ladder",
+        "likelihood": "logistic-mixture",
+        "prior": "mixture",
+        "only": "sampler",
+        "options": FEW_LEVELS,
+    },
 ]
-
-
-pytestmark = pytest.mark.usefixtures("symbolic_sizes")
 
 
 def model_of(name, **options):

@@ -17,6 +17,7 @@ from PIL import Image
 import latens
 from in_process import InProcess
 from latens.cli import main
+from latens.evaluation.metrics import evaluate_each
 
 REPOSITORY = Path(__file__).parent.parent
 TUTORIALS = ["inspection", "photos", "prior", "service"]
@@ -45,6 +46,9 @@ LESS = {
     "report.context.COST_SAMPLES": 1,
     "report.explorer.POINTS": 60,
     "report.explorer.TRIED": 4,
+    "report.sections.manifolds.MANIFOLD_SIDES": (5,),
+    "report.sections.reconstructions.SHOWN": 8,
+    "report.sections.samples.SAMPLES": 16,
     "report.sections.transitions.CLASS_STEPS": 2,
     "report.sections.traversals.FILM_STEPS": 4,
     "report.sections.traversals.TRAVERSAL_STEPS": 5,
@@ -88,6 +92,11 @@ def cheaper(command):
     return command
 
 
+def of_few_images(vae, images, *arguments, **options):
+    """In place of `evaluate_each` of all of them."""
+    return evaluate_each(vae, images.take(slice(0, 200)), *arguments, **options)
+
+
 class InTurn:
     """In place of a pool of threads."""
 
@@ -110,9 +119,11 @@ class InTurn:
 def quick(monkeypatch):
     """Less work behind the commands.
 
-    A report embeds 300 test images and not 5,000, its films and traversals have few steps, and a
-    sweep trains here and not in processes of its own (see tests/test_sweeps.py for those).
+    A report embeds 300 test images and not 5,000, its films and traversals have few steps, models
+    are compared on 200 images, and a sweep trains here and not in processes of its own (see
+    tests/test_sweeps.py for those).
     """
+    monkeypatch.setattr("latens.run.comparison.evaluate_each", of_few_images)
     for name, value in LESS.items():
         monkeypatch.setattr(f"latens.{name}", value)
     turning = functools.partial(latens.pictures.turning, frames=4)
@@ -139,7 +150,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     "page", [NEEDS_DATA if "gallery" in page else page for page in PAGES if commands(page)]
 )
-@pytest.mark.usefixtures("quick", "symbolic_sizes")
+@pytest.mark.usefixtures("quick")
 def test_commands(page, folder, monkeypatch, capsys):
     """Each page's commands, one after another in one folder, each made cheaper."""
     monkeypatch.chdir(folder)
@@ -161,7 +172,6 @@ def test_commands(page, folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-@pytest.mark.usefixtures("symbolic_sizes")
 def test_snippets(page, tmp_path, monkeypatch):
     """Each page's snippets as one program, in this process, with trainings of one epoch.
 

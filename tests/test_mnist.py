@@ -8,10 +8,10 @@ import pytest
 
 import latens
 
+pytestmark = pytest.mark.mnist
 OPTIONS = {"latent_dim": 20, "report": False, "film": False}
 
 
-@pytest.mark.mnist
 def test_two_epochs_of_fully_connected_layers(tmp_path):
     """Measured: 112.3, 111.2 and 111.8 nats per image with the seeds 0, 1 and 2."""
     run = latens.train("mnist", recipe="mlp", epochs=2, out=tmp_path / "run", **OPTIONS)
@@ -21,7 +21,6 @@ def test_two_epochs_of_fully_connected_layers(tmp_path):
     assert -figures.elbo <= 114.5
 
 
-@pytest.mark.mnist
 def test_ten_thousand_images_of_convolutions(tmp_path):
     """Measured: 142.1, 139.1 and 140.7 nats per image with the seeds 0, 1 and 2.
 
@@ -35,7 +34,6 @@ def test_ten_thousand_images_of_convolutions(tmp_path):
     assert -figures.elbo <= 144.0
 
 
-@pytest.mark.mnist
 def test_static_mnist_has_a_likelihood_in_nats_and_bits(tmp_path):
     """Measured: −elbo 122.7, 121.8 and 122.9, nll 118.4, 117.7 and 118.8 with seeds 0, 1 and 2."""
     options = {"recipe": "mlp", "epochs": 1, "binarisation": "dynamic"}

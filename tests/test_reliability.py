@@ -47,7 +47,8 @@ def refused(words, function, *arguments):
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_training_that_is_told_to_end_saves_and_can_go_on(tmp_path, end):
-    words = "train digits --recipe mlp --hidden 16 --epochs 100000 --no-film --no-report --out run"
+    words = "train digits --recipe mlp --hidden 16 --epochs 100000 --no-compile --out run"
+    words += " --no-film --no-report"
     command = [sys.executable, "-m", "latens", *words.split()]
     process = subprocess.Popen(
         command,
@@ -245,7 +246,8 @@ def test_figures_are_json(run, run_latens):
 
 def test_a_run_is_read_while_it_is_trained(tmp_path):
     """Figures, doctor and page of whatever epoch it is at."""
-    words = "train digits --recipe mlp --hidden 16 --epochs 100000 --no-film --no-report --out run"
+    words = "train digits --recipe mlp --hidden 16 --epochs 100000 --no-compile --out run"
+    words += " --no-film --no-report"
     training = subprocess.Popen(
         [sys.executable, "-m", "latens", *words.split()], cwd=tmp_path, stderr=subprocess.DEVNULL
     )
@@ -308,6 +310,7 @@ def test_the_trainings_of_a_sweep_end_with_it(tmp_path):
         return found
 
     words = ["digits", "--recipe", "mlp", "--beta", "1", "2", "--epochs", "100000", "--jobs", "1"]
+    words += ["--no-compile"]
     command = [sys.executable, "-m", "latens", "sweep", *words, "--out", f"{tmp_path}/sweep"]
     for end in (signal.SIGTERM, signal.SIGKILL):
         sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

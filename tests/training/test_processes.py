@@ -89,6 +89,7 @@ def test_ctrl_c_stops_all_processes_and_the_run_goes_on(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "latens", *TRAIN, "--devices", "2", "--no-film", "--out", out]
     command[command.index("--epochs") + 1] = "100000"
+    command.append("--no-compile")
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -350,6 +350,7 @@ def wait_for_rows(path, count, process):
 
 def test_ctrl_c_leaves_a_run_that_loads_and_goes_on(tmp_path):
     arguments = ["train", "digits", "--recipe", "mlp", "--epochs", "2000", "--out", "run"]
+    arguments.append("--no-compile")
     process = subprocess.Popen(
         [sys.executable, "-m", "latens", *arguments],
         cwd=tmp_path,

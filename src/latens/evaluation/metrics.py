@@ -225,7 +225,7 @@ def evaluate_each(
     """
     _check(vae, images, importance_samples, 0)
     propose = proposal_of(vae, images, None, 0, posterior, None, False)
-    every, _ = _measured(vae, images, None, importance_samples, propose, seed)
+    every, _ = _measured(vae, images, None, importance_samples, propose, seed, spread=False)
     cost = {"-elbo": every["reconstruction"].double() + every["kl"].double()}
     return cost | ({"nll": every["nll"].double()} if "nll" in every else {})
 
@@ -239,8 +239,13 @@ def _measured(
     seed: int,
     precision: str = "float32",
     objective: ObjectiveTerms | None = None,
+    spread: bool = True,
 ) -> tuple[dict[str, Tensor], bool]:
-    """The terms of each image by name, of all processes; whether all pixels are 0 or 1."""
+    """The terms of each image by name, of all processes; whether all pixels are 0 or 1.
+
+    Args:
+        spread: with what sampling z adds to the variance, which takes `SPREAD_SAMPLES` more passes.
+    """
     was_training = vae.training
     vae.eval()
     with (
@@ -252,7 +257,7 @@ def _measured(
         with _bar(len(images) * (k or 0)) as advance:
             for rows, x, y, together in _blocks(images, labels, vae.device, objective):
                 block = _Block(vae, x, y, k, objective, together, advance)
-                blocks.append(block.measure(propose, rows, spread=not blocks))
+                blocks.append(block.measure(propose, rows, spread=spread and not blocks))
                 binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([b[name] for b in blocks if name in b]) for name in blocks[0]}

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from latens.data import Images
 from latens.errors import LatensError, unknown
 from latens.evaluation.importance import importance_weights
-from latens.evaluation.metrics import evaluate
+from latens.evaluation.metrics import evaluate_each
 from latens.evaluation.proposals import refined, rows_of
 from latens.model.latent_model import LatentModel
 from latens.model.noise import OwnNoise, seeds_of
@@ -131,4 +131,4 @@ def _elbo(vae: LatentModel, x: Tensor, y: Tensor | None, q: Distribution) -> Ten
 
 def typical_elbo(vae: LatentModel, train: Images, images: int = 1_000, seed: int = 0) -> float:
     """The mean −elbo of the first training images, in nats: what typicality is measured from."""
-    return -evaluate(vae, train.take(slice(0, images)), seed=seed).elbo
+    return evaluate_each(vae, train.take(slice(0, images)), seed=seed)["-elbo"].mean().item()
