@@ -17,6 +17,7 @@ import gains
 import growth
 import quality
 import same_work
+import scale
 import serve
 import share
 import torch
@@ -30,6 +31,7 @@ PARTS = {
     "gains": gains.measure,
     "growth": growth.measure,
     "start": growth.start_up,
+    "scale": scale.measure,
     "film": film.measure,
     "serve": serve.measure,
 }

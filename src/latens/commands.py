@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -317,11 +318,8 @@ def _write_images(
     rows, unsure = [], 0
     with ThreadPoolExecutor() as pool, progress("images") as bar:
 
-        def write(name: str, image: Tensor) -> None:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = (image * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
-            Image.fromarray(pixels).save(path)
+        def write(name: str, pixels: np.ndarray) -> None:
+            Image.fromarray(pixels).save(folder / name)
 
         task = bar.add_task("writing", total=number)
         for samples in blocks:
@@ -330,8 +328,12 @@ def _write_images(
             labels = [] if samples.labels is None else samples.labels.tolist()
             if labels:
                 files = [f"{folders[k]}/{name}" for k, name in zip(labels, files, strict=True)]
-            list(pool.map(write, files, samples.images.cpu()))
-            rows += _rows(files, samples, classes, judge)
+            for kind in {Path(name).parent for name in files}:
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+            pixels = (samples.images * 255).round().byte().permute(0, 2, 3, 1).squeeze(3)
+            written = pool.map(write, files, pixels.cpu().numpy())
+            rows += _rows(files, samples, classes, judge)  # meanwhile
+            list(written)
             unsure += samples.unsure
             bar.update(task, completed=len(rows))
     _write_csv(folder / LABELS, rows)
