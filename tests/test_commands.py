@@ -44,7 +44,7 @@ def test_plain_names_stay():
     assert folder_names(["cats", "T-shirt", "日本", "3"]) == ["cats", "T-shirt", "日本", "3"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_of(tmp_path_factory):
     """A conditional run whose classes are called as given."""
 

@@ -139,7 +139,7 @@ def test_components_are_chosen_as_often_as_their_weights_say():
 # ---- a run -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory):
     options = {"recipe": "semi_supervised", "network": "mlp", "hidden": "64", "epochs": 8}
     options |= {"latent_dim": 4, "report": False, "film": False}

@@ -19,12 +19,12 @@ SMALL = {"recipe": "mlp", "latent_dim": 3, "hidden": "32", "epochs": 2}
 SMALL |= {"report": False, "film": False}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory):
     return latens.train("digits", out=tmp_path_factory.mktemp("features") / "run", **SMALL)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def digits():
     return latens.load_data("digits")
 

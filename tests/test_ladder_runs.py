@@ -21,7 +21,7 @@ OPTIONS = {"recipe": "ladder", "levels": "2x1,4x2", "channels": 8, "batch_size":
 WORDS = [w for name, v in OPTIONS.items() for w in (f"--{name.replace('_', '-')}", str(v))]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def few(tmp_path_factory):
     """300 digits with their classes."""
     images = load_data("digits").train.take(slice(0, 300))
@@ -30,7 +30,7 @@ def few(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ladder_run(few):
     return latens.train(few, epochs=2, out=few.parent / "run", report=False, film=True, **OPTIONS)
 

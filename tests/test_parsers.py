@@ -156,7 +156,7 @@ def test_states_of_a_training(values):
 # ---- files -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def path(tmp_path_factory):
     return tmp_path_factory.mktemp("files") / "file"
 

@@ -135,7 +135,7 @@ def test_a_command_that_is_told_to_end_clears_up(tmp_path):
 # ---- damage ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("reliability") / "run"
     return latens.train("digits", out=out, epochs=2, **SMALL)

@@ -41,12 +41,12 @@ def test_arguments_are_looked_at_when_it_learns():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def digits():
     return load_digits(return_X_y=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fitted(digits):
     return VAETransformer(n_components=8, hidden="128", epochs=40, random_state=0).fit(digits[0])
 

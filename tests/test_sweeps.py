@@ -22,7 +22,7 @@ def one_process(monkeypatch):
     monkeypatch.setattr("latens.sweeps.subprocess.Popen", InProcess)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A sweep of a conditional model over β."""
     out = tmp_path_factory.mktemp("sweeps") / "beta"

@@ -12,7 +12,7 @@ from latens.analysis.generation import along_attribute, draw, likeliest_conditio
 from latens.evaluation.labels import LabelStatistics
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """A model of each kind that knows the digits' classes."""
     folder = tmp_path_factory.mktemp("models")
@@ -37,7 +37,7 @@ def models(tmp_path_factory):
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def class_of(digits):
     """The class of images: that of the nearest real digit."""
     real = digits.train.unit().flatten(1)
@@ -173,7 +173,7 @@ def test_classes_are_no_attributes(models, digits):
         along_attribute(models["mlp"], digits.test.unit(), "3", torch.zeros(1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def squares(tmp_path_factory):
     """Squares that are Bright or not, and Tall or not, as files like those of CelebA."""
     folder = tmp_path_factory.mktemp("squares")
@@ -195,7 +195,7 @@ def squares(tmp_path_factory):
     return latens.load_data(folder, size=(16, 16), grey=True)
 
 
-@pytest.fixture(scope="module", params=["mlp", "conditional"])
+@pytest.fixture(scope="session", params=["mlp", "conditional"])
 def with_attributes(request, squares, tmp_path_factory):
     """A model of the squares."""
     return latens.train(

@@ -21,12 +21,12 @@ from latens.evaluation.labels import LabelStatistics
 from latens.neighbour_maps import neighbour_map, neighbour_maps_apart
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def vae(digits_run):
     return digits_run.vae
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def conditional(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "conditional"
     options = {

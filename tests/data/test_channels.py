@@ -11,7 +11,7 @@ from latens.data.arrays import as_pixels
 from latens.pictures import in_rgb
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bands():
     """Five channels `[N, 5, 12, 10]` that depend on each other."""
     generator = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from latens.evaluation.disentanglement import (
 from latens.evaluation.latent_space import cluster_accuracy, clustering, latent_quality
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def factors():
     random = np.random.default_rng(0)
     return np.stack([random.integers(4, size=1000), random.integers(5, size=1000)], 1)

@@ -19,7 +19,7 @@ EVERY = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def examined(tmp_path_factory):
     """From data and options to the findings of a run that was trained with them, by name."""
 
@@ -32,12 +32,12 @@ def examined(tmp_path_factory):
     return train
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def healthy(examined):
     return examined(binarisation="threshold", epochs=30, learning_rate=2e-3)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def few():
     digits = latens.load_data("digits")
     train = digits.train.take(slice(0, 40))

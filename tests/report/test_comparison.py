@@ -30,7 +30,7 @@ SMALL = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2}
 SMALL |= {"film": False, "report": False}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(digits_run, tmp_path_factory):
     """Runs of one kind, of a conditional model, of binary pixels and of another size."""
     folder = tmp_path_factory.mktemp("compared")
@@ -200,7 +200,7 @@ def test_the_same_noise_is_the_same_for_all(runs, tmp_path):
 # ---- paired differences ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def seeds(digits_run, tmp_path_factory):
     """Two configurations of two seeds each."""
     folder = tmp_path_factory.mktemp("seeds")

@@ -24,7 +24,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     assert CHROMIUM, "continuous integration installs Chromium"
     with sync_playwright() as playwright:
@@ -33,7 +33,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def report(tmp_path_factory):
     """Of a run that has every kind of picture."""
     out = tmp_path_factory.mktemp("page") / "run"

@@ -72,7 +72,7 @@ def url_image(url):
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page(digits_report):
     return Page((digits_report.path / "report.html").read_text())
 

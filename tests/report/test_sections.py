@@ -46,7 +46,7 @@ def test_few_latent_dimensions(tmp_path, dims):
     assert not any(name.startswith(("traversals-2", "histograms-2")) for name in names)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def large_map(tmp_path_factory):
     """A run with a map of 64×8×8 latents, 4,096 of them, and more images than a batch."""
     options = {"latent_map": 64, "channels": 4, "film": False, "epochs": 2}

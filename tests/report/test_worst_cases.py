@@ -9,7 +9,7 @@ from latens.report.context import ReportContext
 from latens.report.sections.worst_cases import log_density_ratio, worst_cases
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("worst") / "run"
     options = {"recipe": "semi_supervised", "network": "mlp", "hidden": "32", "latent_dim": 2}

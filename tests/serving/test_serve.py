@@ -46,7 +46,7 @@ def serving(*arguments):
         process.communicate()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """A model of digits that knows its classes."""
     out = tmp_path_factory.mktemp("serving") / "run"
@@ -54,7 +54,7 @@ def run(tmp_path_factory):
     return latens.train("digits", out=out, report=False, film=False, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(run):
     with serving(run.path, "--rate", 0) as (_, client):
         yield client
@@ -75,7 +75,7 @@ def files(images):
     return [("images", (f"{i}.png", png(each), "image/png")) for i, each in enumerate(images)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images(digits):
     return digits.test.pixels[:12].numpy()
 

@@ -27,7 +27,7 @@ def done(command):
     return process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def alone(tmp_path_factory):
     """A training in one process."""
     out = tmp_path_factory.mktemp("alone") / "run"

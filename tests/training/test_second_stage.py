@@ -62,7 +62,7 @@ def test_latents_of_any_shape(shape):
     assert flow.sample(50, 2).mean().item() == pytest.approx(7, abs=3)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_groups():
     """A model whose latents lie in two groups far from N(0, I), and its images."""
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.distributions import Distribution
 
 from latens.analysis.generation import likeliest_condition
 from latens.data import Images
@@ -24,26 +25,28 @@ class Embedded:
         mean: of q(z|x), `[N, D]`.
         sample: one z ~ q(z|x) of each, `[N, D]`.
         labels: the class of each, −1 unknown; None where there are no classes.
+        posteriors: q(z|x) of `IMAGES_AT_ONCE` images after the other, on the model's device.
     """
 
     mean: Float[Tensor, "N D"]
     sample: Float[Tensor, "N D"]
     labels: Int64[Tensor, " N"] | None
+    posteriors: tuple[Distribution, ...] = ()
 
 
 @torch.no_grad()
 def embedded(vae: LatentModel, images: Images) -> Embedded:
     """The mean and one sample of q(z|x) for every image."""
-    means, samples = [], []
+    posteriors, samples = [], []
     for batch in images.batches(IMAGES_AT_ONCE):
         x = batch.unit().to(vae.device)
         y = likeliest_condition(vae, x) if batch.labels is None else batch.labels.to(vae.device)
-        posterior = vae.encode(x, y)
-        means.append(posterior.mean.flatten(1).cpu())
-        samples.append(posterior.sample().flatten(1).cpu())
+        posteriors.append(vae.encode(x, y))
+        samples.append(posteriors[-1].sample().flatten(1).cpu())
+    means = [posterior.mean.flatten(1).cpu() for posterior in posteriors]
     labels = images.labels
     labels = labels.cpu() if labels is not None and labels.dim() == 1 else None
-    return Embedded(torch.cat(means), torch.cat(samples), labels)
+    return Embedded(torch.cat(means), torch.cat(samples), labels, tuple(posteriors))
 
 
 class Plane:

@@ -21,6 +21,7 @@ from latens.errors import LatensError
 from latens.evaluation.baselines import mean_image_cost
 from latens.evaluation.judges import Judge, judge_of
 from latens.evaluation.labels import IMAGES_AT_ONCE, LabelStatistics
+from latens.model.vae import VAE
 from latens.neighbour_maps import neighbour_map, projection_of
 from latens.pictures.films import HOLD
 from latens.run.directory import Run, best_row
@@ -176,8 +177,13 @@ class ReportContext:
         parts = []
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            for batch in self.test.batches(IMAGES_AT_ONCE):
-                draw = self.vae.draw(batch.unit(), batch.labels, self.cost_samples)
+            batches = self.test.batches(IMAGES_AT_ONCE)
+            for batch, encoded in zip(batches, self.latents.posteriors, strict=True):
+                x, y = batch.unit(), batch.labels
+                q = None  # a hierarchy draws all its levels
+                if isinstance(self.vae, VAE):
+                    q = self.vae.posterior.proposal(self.vae, x, y) or encoded
+                draw = self.vae.draw(x, y, self.cost_samples, q)
                 parts.append((draw.kl - draw.log_px_z).mean(0))
         return torch.cat(parts)
 
