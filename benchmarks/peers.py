@@ -1,10 +1,11 @@
 """The peers, on the same network, batch and optimiser, each in its own way of working.
 
 Equivalents written for this comparison, not copies, the example in `example.py`; pythae is the
-library itself.
+library itself. `python peers.py EPOCHS` trains the CNN of tutorials.
 """
 
 import logging
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from example import BATCH, LEARNING_RATE, Eager, ExampleMLP, PillowImages
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+import latens
 from latens import VAE, Decoder, Encoder, Run, TrainConfig
 from latens.data import DataSet, Images
 from latens.evaluation.metrics import evaluate
@@ -199,6 +201,18 @@ def trainer(data: DataSet, model: VAE | None = None, **options: Any) -> Trainer:
     return Trainer(run, setup, Processes.launch("cpu", 1))
 
 
+def main(epochs: int) -> None:
+    """Train the CNN of tutorials in its own way, and tell its test loss after each epoch."""
+    contender = eager_cnn(latens.load_data("mnist", validation=0))
+    for epoch in range(epochs):
+        contender.train()
+        print(f"epoch {epoch + 1}: test loss {contender.evaluate():.4f}", flush=True)
+
+
 def part(data: DataSet, images: int) -> DataSet:
     """The data with so many training images."""
     return replace(data, train=data.train.take(slice(0, images)))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -27,6 +27,7 @@ from latens.training.devices import machine
 PARTS = {
     "same-work": same_work.measure,
     "quality": quality.measure,
+    "convolutions": quality.convolutions,
     "share": share.measure,
     "gains": gains.measure,
     "growth": growth.measure,

@@ -40,7 +40,7 @@ def test_the_widest_that_sees_all_images_often_enough(photographs, monkeypatch, 
     assert capsys.readouterr().err == ""
     assert chosen(photographs, monkeypatch, {32: 50, 16: 70}) == (16, [32, 16])
     told = " ".join(capsys.readouterr().err.split())
-    assert "--channels 16: 1 minutes hold about 21 epochs with it, and 15 epochs with 32" in told
+    assert "--channels 16: --minutes 1 holds about 21 epochs with it, and 15 epochs with 32" in told
     assert chosen(photographs, monkeypatch, {32: 1, 16: 2, 8: 3}) == (8, [32, 16, 8])
 
 
@@ -86,7 +86,7 @@ def test_steps_are_timed_and_leave_no_trace(photographs):
 def test_too_little_time_is_told_before_the_first_step(photographs, monkeypatch, capsys):
     assert chosen(photographs, monkeypatch, {24: 2}, channels=24) == (24, [24])
     told = " ".join(capsys.readouterr().err.split())
-    assert "1 minutes hold about 96 of the 162 images: --minutes 2 would show each" in told
+    assert "--minutes 1 holds about 96 of the 162 images: --minutes 2 would show each" in told
     assert "--size 8x8 about four times as many" in told
 
 

@@ -36,7 +36,8 @@ IMAGES_IN_BLOCK = 500
 OBJECTIVE = "objective."  # before the name of a term of a training's objective
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2
 ACTIVE_LEVEL = 0.1  # nats per image: a level of a hierarchy with less tells nothing of an image
-SPREAD_SAMPLES = 4  # of z for the images of the first block: what sampling z adds to a variance
+# What sampling z adds to a variance is known from so many z of each of the first images
+SPREAD_SAMPLES, SPREAD_IMAGES = 4, 100
 SPREAD = "spread."  # before the name of that variance
 
 
@@ -353,7 +354,7 @@ class _Block:
             shared = replace(draw, joint=objective.joint(self.together), own=objective.own)
             terms |= {f"{OBJECTIVE}{name}": v for name, v in objective.terms(shared).items()}
         elif spread:
-            terms |= self._spread(posterior)
+            terms |= self._spread(propose, rows.start)
         return {name: value.cpu() for name, value in terms.items()}
 
     def _importance(self, posterior: Distribution | None) -> dict[str, Tensor]:
@@ -370,10 +371,13 @@ class _Block:
             "effective_samples": weights.effective_samples,
         }
 
-    def _spread(self, posterior: Distribution | None) -> dict[str, Tensor]:
-        """The variance over z of what one sample of z gives for each image, float64 `[B]`."""
+    def _spread(self, propose: Propose | None, first: int) -> dict[str, Tensor]:
+        """The variance over z of what one sample of z gives for the first images, float64."""
+        x = self.x[:SPREAD_IMAGES]
+        y = None if self.y is None else self.y[:SPREAD_IMAGES]
         with torch.random.fork_rng():  # the figures do not depend on whether it is measured
-            draws = [self.vae.draw(self.x, self.y, 1, posterior) for _ in range(SPREAD_SAMPLES)]
+            posterior = None if propose is None else propose(slice(first, first + len(x)), x, y)
+            draws = [self.vae.draw(x, y, 1, posterior) for _ in range(SPREAD_SAMPLES)]
         parts = [_parts(draw) for draw in draws]
         parts = [part | {"elbo": part["reconstruction"] + part["kl"]} for part in parts]
         return {

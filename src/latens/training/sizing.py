@@ -58,8 +58,8 @@ def fitted(
         return config
     (wider, fewer), (channels, seen) = tried[-2:]
     note(
-        f"--channels {channels}: {minutes:g} minutes hold about {_epochs(seen, data)} with it, and "
-        f"{_epochs(fewer, data)} with {wider}"
+        f"--channels {channels}: --minutes {minutes:g} holds about {_epochs(seen, data)} with it, "
+        f"and {_epochs(fewer, data)} with {wider}"
     )
     return _with_channels(config, channels)
 
@@ -70,7 +70,7 @@ def _tell_of_too_little(seen: float, data: DataSet, minutes: float) -> None:
     if seen < images:
         height, width = data.shape[1:]
         warn(
-            f"{minutes:g} minutes hold about {seen:,.0f} of the {images:,} images: --minutes "
+            f"--minutes {minutes:g} holds about {seen:,.0f} of the {images:,} images: --minutes "
             f"{math.ceil(minutes * images / max(seen, 1)):,} would show each of them once, or "
             f"--size {max(8, height // 2)}x{max(8, width // 2)} about four times as many"
         )
