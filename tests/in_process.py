@@ -10,10 +10,10 @@ class InProcess(subprocess.Popen):
     """In place of `subprocess.Popen` of a training: it has ended when it is made."""
 
     def __init__(self, command, **_):
-        assert command[:3] == [sys.executable, "-m", "latens"]
+        assert command[:4] == [sys.executable, "-P", "-m", "latens"]
         self.status = 0
         try:
-            main(command[3:])
+            main(command[4:])
         except SystemExit as stop:
             self.status = stop.code or 0
 

@@ -23,6 +23,7 @@ from latens.console import LONGEST_LINE, in_one_line
 from latens.data import load_data
 from latens.data.cache import cache_folder
 from latens.model.serialization import CHECKSUM, read_tensors, write_tensors
+from latens.neighbour_maps import neighbour_map, neighbour_maps_apart
 from latens.run.directory import read_yaml
 
 SMALL = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "film": False, "report": False}
@@ -40,6 +41,22 @@ def refused(words, function, *arguments):
     with pytest.raises(LatensError, match=words) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
+
+
+# ---- processes of our own --------------------------------------------------------------------
+
+
+def test_nothing_is_imported_from_the_folder_in_which_a_command_is_called(tmp_path, monkeypatch):
+    """`python -m` would: a sweep of a stranger's folder, called inside it, ran its torch.py."""
+    for name in ("numpy", "sklearn", "torch"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w')")
+    monkeypatch.chdir(tmp_path)
+    z = np.random.default_rng(0).normal(size=(9, 3))
+    expected = neighbour_map(z, "tsne")
+    monkeypatch.delitem(sys.modules, "sklearn")  # or no process is started
+    np.testing.assert_array_equal(neighbour_maps_apart(z, ["tsne"])["tsne"], expected)
+    latens.sweep("digits", beta=[1], epochs=1, **SMALL)
+    assert not (tmp_path / "executed").exists()
 
 
 # ---- signals ---------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ def neighbour_maps_apart(
     if "sklearn" not in sys.modules:
         sent = io.BytesIO()
         np.save(sent, z)
-        command = [sys.executable, "-m", "latens.neighbour_maps", *ways]
+        # -P: nothing is imported from the folder in which it is called
+        command = [sys.executable, "-P", "-m", "latens.neighbour_maps", *ways]
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # the others are for the drawing
         try:
             done = subprocess.run(  # noqa: S603 - ours

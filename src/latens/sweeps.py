@@ -207,7 +207,7 @@ def _train(
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     training = subprocess.Popen(  # noqa: S603 - our own command, and no shell
-        [sys.executable, "-m", *words],
+        [sys.executable, "-P", "-m", *words],  # nothing is imported from where it is called
         env=environment,
         stdin=subprocess.PIPE,  # which closes when this process ends, and the training with it
         stdout=subprocess.DEVNULL,

@@ -24,7 +24,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not run beside other tests
 def browser():
     assert CHROMIUM, "continuous integration installs Chromium"
     with sync_playwright() as playwright:

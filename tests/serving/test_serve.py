@@ -54,7 +54,7 @@ def run(tmp_path_factory):
     return latens.train("digits", out=out, report=False, film=False, **options)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(run):
     with serving(run.path, "--rate", 0) as (_, client):
         yield client
