@@ -203,7 +203,7 @@ def trainer(data: DataSet, model: VAE | None = None, **options: Any) -> Trainer:
 
 def main(epochs: int) -> None:
     """Train the CNN of tutorials in its own way, and tell its test loss after each epoch."""
-    contender = eager_cnn(latens.load_data("mnist", validation=0))
+    contender = eager_cnn(latens.load_data("mnist", validation=1))
     for epoch in range(epochs):
         contender.train()
         print(f"epoch {epoch + 1}: test loss {contender.evaluate():.4f}", flush=True)
