@@ -2,13 +2,14 @@
 
 import atexit
 import gc
+import importlib
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -52,6 +53,9 @@ class Processes:
             torch.cuda.set_device(local)
         here = torch.device(device, local) if device == "cuda" else torch.device(device)
         if not dist.is_initialized():
+            # Its functions have the group as a default argument: imported later, by the compiler
+            # for one, they would hold it for good, and its threads may abort Python as it ends.
+            importlib.import_module("torch.distributed.nn.functional")
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
             atexit.register(_leave_group)
         return cls(here, dist.get_rank(), count)
@@ -108,11 +112,9 @@ class Processes:
             return lambda values: values
 
         def gathered(values: Tensor) -> Tensor:
-            from torch.distributed.nn.functional import all_reduce
-
             every = values.new_zeros(global_batch_size, *values.shape[1:])
             every[self.rank :: self.count] = values
-            return all_reduce(every)
+            return cast("Tensor", _Sum.apply(every))
 
         return gathered
 
@@ -124,6 +126,20 @@ class Processes:
         """Until all have come here."""
         if self.count > 1:
             dist.barrier()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004 - torch passes it
+        total = values.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return _Sum.forward(ctx, *grad_outputs)
 
 
 def _start_others(devices: int) -> None:
