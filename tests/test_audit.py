@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -30,8 +31,14 @@ def test_acts_of_latens_are_seen(source, event, tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.array([len], object))
     as_latens(source, path=path)
-    assert event in "".join(audit.found)
-    audit.found.clear()
+    assert event in "".join(audit.found())
+
+
+def test_what_a_process_does_that_a_test_starts_is_seen(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(f"exec(compile('exec(\"1\")', {audit.SOURCE!r} + '/model/x.py', 'exec'))")
+    subprocess.run([sys.executable, program], check=True)
+    assert f"{program}']: compile" in "".join(audit.found())
 
 
 def test_calls_of_other_machines_are_seen_and_those_of_this_one_are_not():
@@ -39,8 +46,7 @@ def test_calls_of_other_machines_are_seen_and_those_of_this_one_are_not():
         with socket.socket() as other:
             other.setblocking(False)
             other.connect_ex((host, 9))
-    assert len(audit.found) == 1
-    audit.found.clear()
+    assert len(audit.found()) == 1
 
 
 def test_acts_of_a_test_itself_are_let_be():

@@ -395,6 +395,12 @@ def test_no_network(shell_latens, tmp_path, tmp_path_factory):
         "no_proxy": "",
     }
     expect_refusal(shell_latens("train", "kmnist", env=env), "cannot download kmnist/", tmp_path)
+    there = Path(env["LATENS_DATA"]) / "kmnist" / "train-images-idx3-ubyte.gz"
+    there.parent.mkdir(exist_ok=True)
+    there.write_bytes(b"gzipped anew")
+    done = shell_latens("train", "kmnist", env=env)
+    expect_refusal(done, f"or name {there.parent} in its place", tmp_path)
+    assert there.read_bytes() == b"gzipped anew"
 
 
 # ---- bad run directories ---------------------------------------------------------------------

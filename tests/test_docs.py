@@ -1,6 +1,7 @@
 """Every command and snippet of the documentation runs, in the order in which it stands there."""
 
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import latens
+import latens.report.run_report
 from in_process import InProcess
 from latens.cli import main
 from latens.evaluation.metrics import evaluate_each
@@ -97,6 +99,17 @@ def of_few_images(vae, images, *arguments, **options):
     return evaluate_each(vae, images.take(slice(0, 200)), *arguments, **options)
 
 
+def drawing_in_turn():
+    """A page draws a third of its sections, the next one the next third."""
+    turns = itertools.cycle(range(3))
+    real = latens.report.run_report.draw_pictures
+
+    def draw(sections, context, folder):
+        return real(sections[next(turns) :: 3], context, folder)
+
+    return draw
+
+
 class InTurn:
     """In place of a pool of threads."""
 
@@ -119,11 +132,12 @@ class InTurn:
 def quick(monkeypatch):
     """Less work behind the commands.
 
-    A report embeds 300 test images and not 5,000, its films and traversals have few steps, models
-    are compared on 200 images, and a sweep trains here and not in processes of its own (see
-    tests/test_sweeps.py for those).
+    A report draws a third of its sections (all are drawn in tests/report) and embeds 300 test
+    images, not 5,000, its films and traversals have few steps, models are compared on 200 images,
+    and a sweep trains here and not in processes of its own (see tests/test_sweeps.py for those).
     """
     monkeypatch.setattr("latens.run.comparison.evaluate_each", of_few_images)
+    monkeypatch.setattr("latens.report.run_report.draw_pictures", drawing_in_turn())
     for name, value in LESS.items():
         monkeypatch.setattr(f"latens.{name}", value)
     turning = functools.partial(latens.pictures.turning, frames=4)

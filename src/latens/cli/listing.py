@@ -35,6 +35,7 @@ def recipes() -> None:
 def data() -> None:
     """List the named data sets, and what else a training takes."""
     from latens.data import NAMES
+    from latens.data.cache import cache_path
     from latens.data.sources import data_folder
 
     for name, about in NAMES.items():
@@ -44,7 +45,8 @@ def data() -> None:
         "a .npy, a .npz"
     )
     print(f"{'URL':<16} tar files on a server, such as https://example.org/set-{{000..099}}.tar")
-    print(f"\nDownloads are kept in {data_folder()} (LATENS_DATA chooses another folder).")
+    print(f"\nDownloads are kept in {data_folder()} (LATENS_DATA chooses another folder),")
+    print(f"decoded images in {cache_path()} (LATENS_CACHE; it can be deleted at any time).")
 
 
 def sentence(figures: dict[str, Any]) -> str:

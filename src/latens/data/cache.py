@@ -22,23 +22,29 @@ DIGEST = "digest"  # of what was noted of the images
 FORMAT = 2  # to be raised when the same files would be decoded to other pixels, or stored otherwise
 
 
+def cache_path() -> Path:
+    """Where decoded images are stored: `LATENS_CACHE`, or the user's cache."""
+    chosen = os.environ.get("LATENS_CACHE") or pooch.os_cache("latens") / "decoded"
+    return Path(chosen).expanduser()
+
+
 def cache_folder() -> Path:
-    """Where decoded images are stored: `LATENS_CACHE`, or the user's cache. It is created.
+    """`cache_path`, created.
 
     The images may be private: other users of the machine cannot read a folder that is created here.
 
     Raises:
         LatensError: the folder cannot be created.
     """
-    folder = Path(os.environ.get("LATENS_CACHE") or pooch.os_cache("latens") / "decoded")
+    folder = cache_path()
     try:
-        folder.expanduser().mkdir(0o700, parents=True, exist_ok=True)
+        folder.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise LatensError(
             f"cannot store decoded images in {folder}: {error.strerror}; set LATENS_CACHE to a "
             "writable folder"
         ) from error
-    return folder.expanduser()
+    return folder
 
 
 def decoded(

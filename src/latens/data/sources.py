@@ -116,9 +116,12 @@ def fetch(source: Source, file: str) -> Path:
             return path
         except (requests.RequestException, ValueError) as error:
             reasons.append(f"{mirror}: {reason_of(error)}")
+    advice = f"set LATENS_DATA to a folder that contains {source.folder}/{file}"
+    if path.is_file():
+        advice = f"name {path.parent} in its place: a file of that name, but not its MD5, is there"
     raise LatensError(
-        f"cannot download {source.folder}/{file}: {'; '.join(reasons)}. Check the network, or set "
-        f"LATENS_DATA to a folder that contains {source.folder}/{file}"
+        f"cannot download {source.folder}/{file}: {'; '.join(reasons)}. Check the network, or "
+        f"{advice}"
     )
 
 

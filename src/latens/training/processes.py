@@ -98,9 +98,16 @@ class Processes:
         """Rows of each process, one after the other, in all of them."""
         if self.count == 1:
             return terms
-        parts: list[Any] = [None] * self.count
-        dist.all_gather_object(parts, terms)
-        return {name: torch.cat([part[name] for part in parts]) for name in terms}
+        return {name: self._gather(values) for name, values in terms.items()}
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """By a sum, since `dist.all_gather_object` pickles."""
+        counts = torch.zeros(self.count, dtype=torch.long)
+        counts[self.rank] = len(rows)
+        counts = self.sum(counts).tolist()
+        every = rows.new_zeros(sum(counts), *rows.shape[1:])
+        every[sum(counts[: self.rank]) :][: len(rows)] = rows
+        return self.sum(every)
 
     def joint(self, global_batch_size: int) -> Callable[[Tensor], Tensor]:
         """From a process's share of a batch `[B, ...]` to all of it, through which gradients flow.

@@ -1,0 +1,5 @@
+"""Python imports this as it starts, where the folder is in PYTHONPATH: in all that tests start."""
+
+import audit
+
+audit.watch()
