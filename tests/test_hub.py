@@ -162,7 +162,6 @@ def test_nothing_tells_where_the_data_lie(hub, shell_latens, tmp_path):
         (("push", "mnist-2d", "me/two"), "log in by `hf auth login`"),
     ],
 )
-@pytest.mark.mnist
 def test_what_cannot_be_is_one_line(hub, shell_latens, words, message):
     done = shell_latens(*words, env=hub[1])
     assert done.returncode == 2

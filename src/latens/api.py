@@ -35,7 +35,7 @@ from latens.run.directory import (
     locate,
     refuse_existing,
 )
-from latens.run.hub import upload
+from latens.run.hub import check_upload, upload
 from latens.training.callbacks import Callback
 from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
@@ -373,6 +373,7 @@ def push(
     Raises:
         LatensError: a run that cannot be used, no connection, or no right to write.
     """
+    check_upload(name)
     run = Run.open(path)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"

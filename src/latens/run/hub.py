@@ -47,6 +47,20 @@ def fetch(address: str | Path) -> Path:
     return Path(folder)
 
 
+def check_upload(name: str) -> None:
+    """Raise what `upload` would raise and what needs no connection, before work is done for it.
+
+    Raises:
+        LatensError: a name that is none, or no token.
+    """
+    from huggingface_hub import get_token
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise LatensError(f"{name} is no name on the Hub: USER/NAME")
+    if get_token() is None:
+        raise LatensError("the Hub does not know you: log in by `hf auth login`")
+
+
 def upload(folder: Path, name: str, private: bool) -> str:
     """Put a folder on the Hub; returns its page's address.
 
@@ -54,12 +68,10 @@ def upload(folder: Path, name: str, private: bool) -> str:
         name: USER/NAME; what does not exist is created.
 
     Raises:
-        LatensError: a name that is none, no token, no right to write, or no connection.
+        LatensError: no right to write, or no connection.
     """
     from huggingface_hub import HfApi
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise LatensError(f"{name} is no name on the Hub: USER/NAME")
     api = HfApi()
     with _hub_errors(name):
         created = api.create_repo(name, private=private, exist_ok=True)
@@ -73,7 +85,6 @@ def _hub_errors(what: str) -> Iterator[None]:
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
-        LocalTokenNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -87,8 +98,6 @@ def _hub_errors(what: str) -> Iterator[None]:
             f"the Hub has no {what}, or it is not yours to see: check the name, or log in by "
             "`hf auth login`"
         ) from error
-    except LocalTokenNotFoundError as error:
-        raise LatensError("the Hub does not know you: log in by `hf auth login`") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
