@@ -263,6 +263,13 @@ def test_the_dockerfile_starts_what_there_is(run):
     command = json.loads(re.search(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)[1])
     assert command[:2] == ["latens", "serve"]
     assert "/health" in text
+    sent = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    copied = [
+        name
+        for words in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE)
+        for name in words.split()
+    ]
+    assert {f"!{name}" for name in copied} == {line for line in sent if line.startswith("!")}
     arguments = json.loads(re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)[1])
     with serving(*arguments, *command[2:]) as (_, client):
         assert client.get("/health").json()["status"] == "ok"
