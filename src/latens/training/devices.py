@@ -108,4 +108,5 @@ def machine(device: str) -> str:
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} cores"
+    cores = torch.get_num_threads()
+    return f"{name}, {cores} {'core' if cores == 1 else 'cores'}"
