@@ -166,6 +166,18 @@ def test_a_map_of_latents(run_latens, tmp_path):
     assert len(figures["kl_per_dim"]) == 48
 
 
+def test_the_shell_completes_choices_and_files(tmp_path):
+    (tmp_path / "my-photos").mkdir()
+    script = tmp_path / "latens.sh"
+    script.write_text(app.generate_completion(shell="bash"))
+    for words, found in {"train ''": "my-photos", "train --prior m": "mixture"}.items():
+        asked = f"COMP_WORDS=(latens {words}); COMP_CWORD={len(words.split())}"
+        program = f"source {script}; {asked}; _latens; echo ${{COMPREPLY[@]}}"
+        bash = [shutil.which("bash"), "-c", program]
+        done = subprocess.run(bash, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert found in done.stdout.split()
+
+
 def test_recipes_and_data_are_listed(run_latens):
     listing = run_latens("recipes").stdout
     for name in ("mlp", "conv", "beta", "conditional", "semi_supervised", "unet"):

@@ -1,5 +1,6 @@
 """Every command and snippet of the documentation runs, in the order in which it stands there."""
 
+import ast
 import functools
 import itertools
 import os
@@ -200,6 +201,19 @@ def test_snippets(page, tmp_path, monkeypatch):
         monkeypatch.setattr(latens, name, scored, raising=False)
     code = re.sub(r"\bepochs=\d+", "epochs=1", "\n".join(blocks(page, "python")))
     exec(compile(code, page, "exec"), {"__name__": page})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "tutorials" not in page])
+def test_a_snippet_imports_what_it_uses(page):
+    """It may go on with what those before it made, but is copied with its imports."""
+    known = set()
+    for block in blocks(page, "python"):
+        nodes = [*ast.walk(ast.parse(block))]
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        own = {(each.asname or each.name).split(".")[0] for node in imports for each in node.names}
+        used = {node.id for node in nodes if isinstance(node, ast.Name)}
+        assert not used & (known - own), block
+        known |= own
 
 
 def test_the_example_is_a_page_of_its_own():

@@ -156,8 +156,9 @@ def test_nothing_tells_where_the_data_lie(hub, shell_latens, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("sample", "hf://me/nothing"), "the Hub has no hf:/me/nothing"),
+        (("sample", "hf://me/nothing"), "the Hub has no hf://me/nothing"),
         (("sample", "hf://nothing"), "is no address"),
+        (("push", "no-run", "me"), "no-run"),
         (("push", "mnist-2d", "me"), "is no name on the Hub"),
         (("push", "mnist-2d", "me/two"), "log in by `hf auth login`"),
     ],

@@ -373,8 +373,8 @@ def push(
     Raises:
         LatensError: a run that cannot be used, no connection, or no right to write.
     """
-    check_upload(name)
     run = Run.open(path)
+    check_upload(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         export(path, folder, data, bits)

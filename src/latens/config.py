@@ -231,7 +231,7 @@ class RunConfig(_Section):
     """How long, where, and what is left behind."""
 
     epochs: int | None = None
-    """Passes over the training images; none: enough for 300,000 images, within 10 and 500."""
+    """Passes over the training images; none: up to 300,000 images, within 10 and 500."""
     minutes: float | None = None
     """Time budget in minutes; the learning rate follows the clock."""
     early_stopping: int | None = None

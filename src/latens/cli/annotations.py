@@ -16,6 +16,7 @@ RunPath = Annotated[
         "hf://USER/NAME."
     ),
 ]
+DataPath = str | Path  # always text; but for the path a shell would not complete files
 Number = Parameter(name=["--number", "-n"])
 Seed = Annotated[int, Parameter(help="Decides the noise.")]
 Density = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from latens.cli.annotations import DeviceOption, RunPath, Seed, Split
+from latens.cli.annotations import DataPath, DeviceOption, RunPath, Seed, Split
 from latens.cli.app import app
 from latens.config import Precision
 from latens.errors import LatensError
@@ -17,7 +17,7 @@ def evaluate(
     run: RunPath,
     /,
     *,
-    data: str | None = None,
+    data: DataPath | None = None,
     split: Split | None = None,
     importance_samples: int | None = None,
     neighbours: int | None = None,

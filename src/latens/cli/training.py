@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from latens.cli.annotations import DeviceOption, Log, Options, RunPath, Seed
+from latens.cli.annotations import DataPath, DeviceOption, Log, Options, RunPath, Seed
 from latens.cli.app import app, before_parsing
 from latens.cli.listing import sentence
 from latens.config import RENAMED, check_names
@@ -19,7 +19,7 @@ from latens.options import TrainOptions, given
 
 @app.command
 def train(
-    data: str = "digits",
+    data: DataPath = "digits",
     /,
     *,
     out: Path | None = None,
@@ -52,7 +52,7 @@ def train(
             raise LatensError("--log is for one training: leave out --seeds")
         if resume:
             raise LatensError("--seeds goes on by the same command again, not by --resume")
-        _sweep((data,), out, None, seeds, given(options))
+        _sweep((str(data),), out, None, seeds, given(options))
         return
     from latens import api
     from latens.trackers import trackers_of

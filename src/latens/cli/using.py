@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from latens.cli.annotations import (
+    DataPath,
     DeviceOption,
     ImportanceSamples,
     Number,
@@ -36,7 +37,7 @@ class ScoreOptions:
 @app.command
 def embed(
     run: RunPath,
-    data: str | None = None,
+    data: DataPath | None = None,
     /,
     *,
     out: Path,
@@ -63,7 +64,7 @@ def embed(
 @app.command
 def score(
     run: RunPath,
-    data: str | None = None,
+    data: DataPath | None = None,
     /,
     *,
     out: Path,
@@ -89,8 +90,8 @@ def anomaly(
     run: RunPath,
     /,
     *,
-    good: str,
-    bad: str,
+    good: DataPath,
+    bad: DataPath,
     out: Path = Path("anomaly"),
     false_positive_rate: float = 0.05,
     number: Annotated[int, Number] = 12,
@@ -133,7 +134,7 @@ def anomaly(
 def search(
     run: RunPath,
     image: Path,
-    data: str | None = None,
+    data: DataPath | None = None,
     /,
     *,
     out: Path = Path("nearest.png"),

@@ -216,7 +216,8 @@ def from_config(config: Any) -> Configurable:
         near = difflib.get_close_matches(name, _CLASSES, n=1, cutoff=0.8)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise LatensError(
-            f"unknown part '{name}': {hint}One of your own must be imported before it is loaded"
+            f"unknown part '{name}': {hint}One of your own must be imported before "
+            "it is loaded, in Python: the command knows only those of latens"
         )
     known = argument_names(_CLASSES[name])
     arguments = {str(key): _value(value) for key, value in config.items() if key != "part"}

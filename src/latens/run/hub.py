@@ -41,8 +41,9 @@ def fetch(address: str | Path) -> Path:
 
     found = ADDRESS.fullmatch(str(address))
     if found is None:
-        raise LatensError(f"{address} is no address: hf://USER/NAME, or hf://USER/NAME@REVISION")
-    with _hub_errors(f"{address}"):
+        given = re.sub("^hf:/+", "hf://", str(address))
+        raise LatensError(f"{given} is no address: hf://USER/NAME, or hf://USER/NAME@REVISION")
+    with _hub_errors(f"hf://{found['id']}"):
         folder = snapshot_download(found["id"], revision=found["revision"], allow_patterns=FILES)
     return Path(folder)
 

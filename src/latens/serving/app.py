@@ -80,8 +80,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def of_a_field(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
+        place = ".".join(str(part) for part in first["loc"][1:])
+        whole = "the request is no JSON object, or lacks the header content-type: application/json"
+        return JSONResponse({"detail": f"{place}: {first['msg']}" if place else whole}, 422)
 
     @app.exception_handler(Busy)
     async def busy(_request: Request, _error: Busy) -> JSONResponse:
