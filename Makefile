@@ -35,17 +35,17 @@ lint: .venv/installed-test
 		|| { echo "latens needs Python 3.11 or newer: make PYTHON=python3.12 …" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
-# --no-compile: Python compiles what is imported when it is, which is a part of what is installed
+#: Python compiles what is imported when it is, which is a part of what is installed
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable . --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable . --constraint constraints.txt
 	@touch $@
 
 .venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable ".[test]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable ".[test]" --constraint constraints.txt
 	@touch $@ .venv/installed
 
 .venv/installed-bench: .venv/installed-test
-	$(BIN)/python -m pip install --quiet --no-compile --editable ".[bench]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable ".[bench]" --constraint constraints.txt
 	@touch $@
 
 clean:

@@ -7,6 +7,7 @@ It watches the tests and every process that they start; what it notes goes to on
 - a connection to another machine.
 """
 
+import functools
 import ipaddress
 import os
 import sys
@@ -77,6 +78,7 @@ def found():
     return lines
 
 
+@functools.cache  # a worker of the tests is started by a test process, and tests itself
 def watch():
     """From here on, for as long as the process lives."""
     sys.addaudithook(_hook)
