@@ -90,10 +90,10 @@ def by_pyod(train: Images, test: Images) -> dict[str, np.ndarray]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description="Find images of a kind that was left out.")
-    parser.add_argument("task", nargs="*", choices=[[], *TASKS], default=list(TASKS))
+    parser.add_argument("task", nargs="*", help=f"none: all of {', '.join(TASKS)}")
     warnings.simplefilter("ignore")
     found = {}
-    for task in parser.parse_args().task:
+    for task in parser.parse_args().task or TASKS:
         train, test, is_bad = TASKS[task]()
         scores = by_latens(train, test) | by_pca(train, test) | by_pyod(train, test)
         found[task] = {n: float(roc_auc_score(is_bad, v)) for n, v in scores.items()}
