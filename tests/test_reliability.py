@@ -16,12 +16,14 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import latens
 from latens import LatensError
 from latens.console import LONGEST_LINE, in_one_line
 from latens.data import load_data
 from latens.data.cache import cache_folder
+from latens.model import serialization
 from latens.model.serialization import CHECKSUM, read_tensors, write_tensors
 from latens.neighbour_maps import neighbour_map, neighbour_maps_apart
 from latens.run.directory import read_yaml
@@ -280,6 +282,24 @@ def test_a_run_is_read_while_it_is_trained(tmp_path):
     finally:
         training.kill()
         training.wait()
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_those_of_one_file(tmp_path, monkeypatch):
+    """safetensors opens a file once for its header and once for its values."""
+    path, opened = tmp_path / "model.safetensors", []
+
+    def opening(name, framework):
+        file = safe_open(name, framework)
+        if not opened:
+            write_tensors(tmp_path / "new", {"w": torch.ones(1000)}, {})
+            (tmp_path / "new").replace(path)
+        opened.append(name)
+        return file
+
+    write_tensors(path, {"w": torch.zeros(1000)}, {})
+    monkeypatch.setattr(serialization, "safe_open", opening)
+    assert (serialization.read_tensors(path)[0]["w"] == 1).all()
+    assert len(opened) == 2
 
 
 def at_once(*programs, **environment):

@@ -65,9 +65,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise LatensError(f"{path.parent} has no {path.name}")
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
+        tensors, metadata = _content(path)
     except (SafetensorError, OSError, ValueError) as error:
         if _is_pickle(path):
             raise LatensError(
@@ -83,6 +81,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not whole:
         raise LatensError(f"{path} is damaged: its content is not what was written")
     return tensors, metadata
+
+
+def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Of one file: safetensors opens it twice by name, and a training may replace it in between."""
+    while True:
+        before = path.stat()
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        after = path.stat()
+        if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+            return tensors, metadata
 
 
 def _is_pickle(path: Path) -> bool:
