@@ -61,8 +61,8 @@ def neighbour_maps_apart(
                 command, input=sent.getvalue(), capture_output=True, check=True, env=one_thread
             )
             return dict(zip(ways, np.load(io.BytesIO(done.stdout)), strict=True))
-        except (OSError, ValueError, subprocess.CalledProcessError):
-            pass  # where no process can be started, it is done here
+        except (OSError, subprocess.CalledProcessError):
+            pass  # where it cannot be started or fails, it is done here, and here an error is told
     return {how: neighbour_map(z, how) for how in ways}
 
 
@@ -88,5 +88,5 @@ def projection_of(how: str) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    latents = np.load(sys.stdin.buffer)
+    latents = np.load(io.BytesIO(sys.stdin.buffer.read()))  # a pipe cannot be sought in
     np.save(sys.stdout.buffer, np.stack([neighbour_map(latents, how) for how in sys.argv[1:]]))

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import nn
 
 import latens
@@ -17,6 +18,7 @@ from latens.analysis import (
     through_classes,
     traversals,
 )
+from latens.analysis.projections import PrincipalComponents
 from latens.evaluation.labels import LabelStatistics
 from latens.neighbour_maps import neighbour_map, neighbour_maps_apart
 
@@ -79,6 +81,7 @@ def test_one_dimension_is_spread_along_an_axis_without_meaning():
 def test_fewer_points_than_axes(count):
     z = torch.randn(count, 7)
     assert Plane(z, 3).of(z).shape == (count, 3)
+    assert np.isfinite(Plane(z, 3).of(z)).all()
 
 
 def test_tsne_keeps_neighbours_together():
@@ -90,13 +93,26 @@ def test_tsne_keeps_neighbours_together():
     assert ((nearest.argmin(1) < 30) == (np.arange(60) < 30)).all()
 
 
-@pytest.mark.parametrize("python", [sys.executable, "/no/python"])
-def test_a_process_of_its_own_makes_the_same_map(python, monkeypatch):
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_process_of_its_own_makes_the_same_map(starts, monkeypatch):
     z = torch.randn(40, 5).numpy()
     expected = neighbour_map(z, "tsne")
     monkeypatch.delitem(sys.modules, "sklearn")  # or no process is started
-    monkeypatch.setattr(sys, "executable", python)
+    if starts:
+        monkeypatch.setattr("latens.neighbour_maps.neighbour_map", None)  # not here
+    else:
+        monkeypatch.setattr(sys, "executable", "/no/python")
     np.testing.assert_array_equal(neighbour_maps_apart(z, ["tsne"])["tsne"], expected)
+
+
+@pytest.mark.parametrize("dims", [5, 600])
+def test_principal_components_are_those_of_scikit_learn(dims):
+    z = torch.randn(300, dims) * 0.8 ** torch.arange(dims) + 7
+    expected = PCA(3, svd_solver="full").fit(z.double().numpy())
+    found = PrincipalComponents.of(z, 3)
+    np.testing.assert_allclose(found.mean, expected.mean_)
+    np.testing.assert_allclose(found.directions, expected.components_, atol=1e-5)
+    np.testing.assert_allclose(found.shares, expected.explained_variance_ratio_, rtol=1e-6)
 
 
 def test_projections_that_cannot_be():

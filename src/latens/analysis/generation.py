@@ -255,7 +255,7 @@ def towards_class(
     """Images on the way from what they are to another class, until it is reached.
 
     z moves by the difference of the two classes' means, which keeps what else an image is, and
-    then towards the nearest Gaussian of the class's density; it stops where p(y|z) is 0.95. A
+    then towards the nearest Gaussian of the class's density; it stops where p(y|z) is `REACHED`. A
     conditional model, whose z is free of the class, is shown with each label in turn instead:
     its own, then the other.
 

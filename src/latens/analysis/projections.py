@@ -15,6 +15,7 @@ from latens.model.latent_model import LatentModel
 
 SPREAD = "spread at random"
 FULL_PCA = 512  # dimensions; of more, only the first components are computed
+OVERSAMPLED, ITERATIONS = 10, 7  # of the randomised decomposition, as scikit-learn chooses them
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,45 @@ def embedded(vae: LatentModel, images: Images) -> Embedded:
     return Embedded(torch.cat(means), torch.cat(samples), labels, tuple(posteriors))
 
 
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """The directions along which latents vary most, in double precision.
+
+    By torch: importing scikit-learn's takes as long as importing torch.
+
+    Attributes:
+        mean: of the latents, `[D]`.
+        directions: of length 1, the first one first `[K, D]`; the largest entry of each is
+            positive, as scikit-learn has it.
+        shares: of the variance that lie along each `[K]`; 0 where there is none.
+    """
+
+    mean: Float[Tensor, " D"]
+    directions: Float[Tensor, "K D"]
+    shares: Float[Tensor, " K"]
+
+    @classmethod
+    def of(cls, z: Float[Tensor, "N D"], count: int) -> "PrincipalComponents":
+        """The first `count`, at most the smaller of N and D.
+
+        Of many dimensions by a randomised decomposition (Halko, Martinsson & Tropp 2011,
+        "Finding structure with randomness").
+        """
+        mean = z.double().mean(0)
+        centred = z.double() - mean
+        if z.shape[1] <= FULL_PCA:
+            directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                rank = min(count + OVERSAMPLED, *z.shape)
+                directions = torch.svd_lowrank(centred, rank, niter=ITERATIONS)[2][:, :count]
+        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+        directions = directions * largest.sign()
+        variance = (centred @ directions).square().sum(0)
+        return cls(mean, directions.T, (variance / centred.square().sum()).nan_to_num())
+
+
 class Plane:
     """Two axes through latent space: z itself in two dimensions, principal components in more.
 
@@ -62,22 +102,16 @@ class Plane:
     def __init__(self, z: Float[Tensor, "N D"], dims: int = 2):
         self.dims = dims
         self.latent_dim = z.shape[1]
-        self.pca = None
+        self.pca: PrincipalComponents | None = None
         if z.shape[1] > dims:
-            components = min(dims, *z.shape)
-            with np.errstate(invalid="ignore"):  # a single point has no variance
-                from sklearn.decomposition import PCA
-
-                solver = "full" if z.shape[1] <= FULL_PCA else "randomized"
-                pca = PCA(components, svd_solver=solver, random_state=0)
-                self.pca = pca.fit(z.double().numpy())
+            self.pca = PrincipalComponents.of(z, min(dims, *z.shape))
         if self.pca is None:
             self.axes = tuple(f"z[{d}]" for d in range(z.shape[1]))
             self.axes += (SPREAD,) * (dims - z.shape[1])
         else:
             self.axes = tuple(
                 f"principal component {i + 1} ({share:.0%} of the variance)"
-                for i, share in enumerate(np.nan_to_num(self.pca.explained_variance_ratio_))
+                for i, share in enumerate(self.pca.shares.tolist())
             )
             self.axes += ("nothing",) * (dims - len(self.axes))
 
@@ -91,9 +125,10 @@ class Plane:
 
     def of(self, z: Float[Tensor, "N D"]) -> Float[np.ndarray, "N dims"]:
         """The coordinates of latents."""
-        points = z.double().numpy()
+        points = z.double()
         if self.pca is not None:
-            points = self.pca.transform(points)
+            points = (points - self.pca.mean) @ self.pca.directions.T
+        points = points.numpy()
         missing = self.dims - points.shape[1]
         spread = np.random.default_rng(0).uniform(-1, 1, (len(points), missing))
         return np.concatenate((points, spread if self.pca is None else 0 * spread), axis=1)

@@ -17,7 +17,7 @@ from .grids import in_rgb as in_rgb
 from .grids import pairs as pairs
 from .grids import table as table
 from .grids import tile as tile
-from .planes import histograms as histograms
+from .marginals import histograms as histograms
 from .planes import latent_plane as latent_plane
 from .planes import latent_planes as latent_planes
 from .planes import plane_limits as plane_limits

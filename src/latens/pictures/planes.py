@@ -1,4 +1,4 @@
-"""Latents as points: on a plane, turning in space, and as histograms."""
+"""Latents as points: on a plane, and turning in space."""
 
 import math
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from PIL import Image
 
-from latens.pictures.plots import Still, render, styled
-from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN, VALIDATION
+from latens.pictures.plots import Still, styled
+from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN
 
 SIGMAS = (1, 2, 3)
 OUTSIDE = 0.001  # of the points, at most, beyond each edge of a plane
@@ -24,9 +24,6 @@ POINT = 11  # area of a point, in square points; more for few of them, less for 
 FEW, MANY = 400, 2000
 TURN_FRAMES = 40
 ELEVATION = 18  # degrees above the plane of the first two components
-MOST_HISTOGRAMS = 40
-# Of a prior's density: in standard deviations of its samples; at least, in steps of its grid
-KDE_WIDTH, LEAST_WIDTH = 0.1, 0.5
 
 
 def _place(labels: Int[np.ndarray, " N"] | None) -> tuple[float, float, float, float]:
@@ -302,63 +299,3 @@ def _legend(figure: Figure, labels: Int[np.ndarray, " N"] | None, names: Sequenc
         handles.append(Line2D([], [], ls="none", marker=".", color=colour_of(-1), label="unknown"))
     if handles:
         figure.legend(handles=handles, loc="center left", bbox_to_anchor=(LEGEND_LEFT, 0.5))
-
-
-def histograms(
-    z: Float[np.ndarray, "N D"],
-    order: Sequence[int],
-    title: str = "",
-    prior: Float[np.ndarray, "M D"] | None = None,
-    names: Sequence[str] | None = None,
-) -> Image.Image:
-    """Each latent dimension as a histogram, against the prior's density.
-
-    Args:
-        z: samples of q(z|x), one for each image.
-        order: which dimensions to show, first to last; at most 40 are.
-        prior: samples of p(z), of which a smooth density is drawn; None: the unit Gaussian.
-        names: of all dimensions; None: z[0], z[1], …
-    """
-    shown = list(order)[:MOST_HISTOGRAMS]
-    columns = min(5, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    edges = np.linspace(-4, 4, 41)
-    grid = np.linspace(-4, 4, 161)
-    label = "density of N(0, 1)" if prior is None else "density of p(z)"
-    gaussian = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
-    width, height = max(4.2, 2.1 * columns), 1.55 * rows + 0.9  # inches
-    # A layout that measures all text would take most of the time
-    place = {"left": 0.1 / width, "right": 1 - 0.1 / width, "wspace": 0.06, "hspace": 0.26}
-    place |= {"bottom": 0.6 / height, "top": 1 - 0.25 / height}
-    with styled():
-        figure = Figure(figsize=(width, height))
-        grid_of_axes = figure.subplots(rows, columns, squeeze=False, sharex=True, gridspec_kw=place)
-        every = grid_of_axes.flatten()
-        for ax, d in zip(every, shown, strict=False):
-            heights, _ = np.histogram(z[:, d].clip(-4, 4), edges, density=True)
-            ax.stairs(heights, edges, fill=True, color=TRAIN, alpha=0.75)
-            density = gaussian if prior is None else _smooth_density(prior[:, d], grid)
-            ax.plot(grid, density, color=VALIDATION, lw=1.4)
-            ax.set_title(names[d] if names else f"z[{d}]", fontsize=8)
-            ax.set_yticks([])
-            ax.tick_params(labelsize=7)
-        for ax in every[len(shown) :]:
-            ax.set_axis_off()
-        handles = [
-            Line2D([], [], color=TRAIN, lw=5, alpha=0.75, label="z ~ q(z|x) of the images"),
-            Line2D([], [], color=VALIDATION, label=label),
-        ]
-        figure.legend(handles=handles, loc="lower left", ncols=2, fontsize=8)
-        return render(figure, title)
-
-
-def _smooth_density(
-    values: Float[np.ndarray, " M"], grid: Float[np.ndarray, " G"]
-) -> Float[np.ndarray, " G"]:
-    """A kernel density estimate: a Gaussian of `KDE_WIDTH` around each value, rounded to a grid."""
-    from scipy.ndimage import gaussian_filter1d  # needed for learned priors alone
-
-    step = grid[1] - grid[0]
-    heights, _ = np.histogram(values, np.append(grid, grid[-1] + step) - step / 2)
-    width = max(KDE_WIDTH * values.std(), LEAST_WIDTH * step)
-    return gaussian_filter1d(heights / (len(values) * step), width / step, mode="constant")

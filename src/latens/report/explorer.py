@@ -148,7 +148,7 @@ def _linear_projections(
 def _linear(plane: Plane, z: Float[Tensor, "N D"]) -> dict[str, Any]:
     basis, origin = np.eye(plane.latent_dim)[: plane.dims], np.zeros(plane.latent_dim)
     if plane.pca is not None:
-        basis, origin = np.asarray(plane.pca.components_), np.asarray(plane.pca.mean_)
+        basis, origin = plane.pca.directions.numpy(), plane.pca.mean.numpy()
     axes = [axis for axis in plane.axes if axis != SPREAD]
     short = [axis.replace("principal component", "PC") for axis in axes]
     name = " and ".join(axes) if plane.pca is None else "PCA" if plane.dims == 2 else "PCA, 3-D"

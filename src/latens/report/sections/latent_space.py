@@ -8,7 +8,7 @@ from PIL import Image
 
 from latens import pictures
 from latens.analysis.projections import Plane
-from latens.pictures.planes import MOST_HISTOGRAMS
+from latens.pictures.marginals import MOST_HISTOGRAMS
 from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import sheets
 
