@@ -152,15 +152,15 @@ def plane_limits(
 def _outside(
     ax: Axes, z: Float[np.ndarray, "N 2"], limits: tuple[float, float, float, float]
 ) -> list[Artist]:
-    """How many points a plane does not show, in words at its lower right."""
+    """How many points a plane does not show, in words above its right end."""
     left, right, bottom, top = limits
     x, y = z.T
     count = int(((x < left) | (x > right) | (y < bottom) | (y > top)).sum())
     if not count:
         return []
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, -22)}
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 4)}
     words = f"{count} of {len(z)} points are outside"
-    return [ax.annotate(words, (1, 0), ha="right", va="top", color=SOFT, **place)]
+    return [ax.annotate(words, (1, 1), ha="right", va="bottom", color=SOFT, **place)]
 
 
 def turning(
