@@ -168,6 +168,18 @@ def test_an_image_of_the_class_stays_and_one_that_cannot_reach_it_says_so(models
     assert not edit.reached.any()
 
 
+def test_a_walk_ends_where_the_class_is_sure_enough_or_surest(models, digits, monkeypatch):
+    vae, x = models["mlp"], digits.test.take(slice(0, 3)).unit()
+    p = torch.tensor(
+        [[0.1, 0.5, 0.97, 0.99, 1.0], [0.1, 0.2, 0.97, 0.5, 0.9], [0.1, 0.6, 0.4, 0, 0]]
+    )
+    path = torch.randn(5, 3, *vae.latent_shape)
+    monkeypatch.setattr("latens.analysis.generation._path_to_class", lambda *_: (path, p.T))
+    edit = towards_class(vae, x, "6", steps=2)
+    assert torch.allclose(edit.images[:, 1], vae.decode_images(path[[3, 2, 1], [0, 1, 2]]))
+    assert edit.reached.tolist() == [True, True, False]
+
+
 def test_classes_are_no_attributes(models, digits):
     with pytest.raises(LatensError, match="use --label"):
         along_attribute(models["mlp"], digits.test.unit(), "3", torch.zeros(1))

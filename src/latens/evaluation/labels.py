@@ -52,7 +52,7 @@ class LabelStatistics:
         """Those that were measured after the training of this model.
 
         Raises:
-            LatensError: there are none, because its images had no labels.
+            LatensError: there are none: its images had no labels, or it was stopped before its end.
         """
         try:
             values: dict[str, Any] = dict(vae.about["labels"])
@@ -62,8 +62,9 @@ class LabelStatistics:
             return cls(**values)
         except (KeyError, TypeError, ValueError):
             raise LatensError(
-                "this model knows no labels: its training images had none; put them into one "
-                "sub-folder per class and train anew"
+                "this model knows no labels: its training images had none (put them into one "
+                "sub-folder per class and train anew), or its training was stopped before its end "
+                "(go on with it by --resume)"
             ) from None
 
     def index(self, name: str) -> int:

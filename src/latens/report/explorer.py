@@ -25,7 +25,7 @@ from latens.report.portable import Program, portable
 PIXELS = 1_600_000  # of all images that are points
 POINTS = 1_000
 TRIED = 32  # latents or images on which a network that travels is tried
-ROOM = 5_000_000  # characters for the weights of both networks, more for one alone
+ROOM = 6_000_000  # characters for the weights of both networks, more for one alone
 SLIDERS = 24  # latent dimensions that can be moved one by one
 LEVEL = 1 / 255  # of a pixel
 LATENT_STEP = 0.02  # of a mean z, which lies about as far from zero as 1
