@@ -77,6 +77,18 @@ def test_pictures_from_the_command_line(ladder_run, run_latens, tmp_path):
         assert reason in " ".join(done.stderr.split())
 
 
+def test_a_ladder_of_images_with_classes_generates_into_one_folder(
+    ladder_run, run_latens, tmp_path
+):
+    done = run_latens("generate", ladder_run.path, "-n", 5, "--out", "made")
+    assert done.returncode == 0, done.stderr
+    assert "knows no classes of its samples" in " ".join(done.stderr.split())
+    assert len(list((tmp_path / "made").glob("*.png"))) == 5
+    done = run_latens("generate", ladder_run.path, "--label", "3", "--out", "threes")
+    assert done.returncode == 2
+    assert "a ladder spreads" in " ".join(done.stderr.split())
+
+
 def test_evaluate_tells_each_level(ladder_run, run_latens):
     done = run_latens("evaluate", ladder_run.path, "--importance-samples", 20)
     assert done.returncode == 0, done.stderr

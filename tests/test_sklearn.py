@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pandas
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -87,6 +88,19 @@ def test_partial_fit_goes_on(digits):
     for _ in range(8):
         model.partial_fit(x)
     assert model.score(x[:200]) > first + 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"posterior": "full", "prior": "mixture", "components": 3}, {"objective": "iwae"}],
+)
+def test_partial_fit_goes_on_with_any_options(options, digits):
+    x, _ = digits
+    model = VAETransformer(n_components=2, hidden="16", options=options, random_state=0)
+    first = model.partial_fit(x).model_
+    again = model.partial_fit(x).model_
+    assert type(again.posterior) is type(first.posterior)
+    assert again.embed(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("shape", [(40, 6, 10), (40, 3, 8, 8)])

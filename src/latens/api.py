@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, get_args
 
 import torch
@@ -417,7 +417,9 @@ def fit_prior(
 
     check_seed(seed)
     run = Run.open(path)
-    out = Path(out or f"{path}-prior")
+    given = PurePath(path)
+    name = f"{given.name}-prior"
+    out = Path(out or (name if str(path).startswith("hf:") else given.with_name(name)))
     refuse_existing(out)
     vae, images = load_model(run.path).to(resolve_device(device)), data_of(run, data)
     if not isinstance(vae, VAE):

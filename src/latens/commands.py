@@ -377,8 +377,9 @@ def _in_blocks(
     """New images, `AT_ONCE` or fewer; as many of each class, where it is not read off z."""
     vae, classes = run.vae, run.record["data"]["classes"]
     counts: dict[str | int | None, int] = {label: number}
-    if not classes:
-        note(f"{run.path} knows no classes: all images go into one folder")
+    told = vae.classifier is not None or vae.label_embedding is not None
+    if not classes or not (told or "labels" in vae.about):
+        note(f"{run.path} knows no classes of its samples: all images go into one folder")
     elif label is None and vae.classifier is None:
         each, more = divmod(number, len(classes))
         counts = {index: each + (index < more) for index in range(len(classes))}

@@ -30,6 +30,7 @@ from latens.model import recipes  # noqa: F401 - so that every part of latens is
 from latens.model.latent_model import LatentModel
 from latens.model.parts import from_config, to_config
 from latens.training.devices import resolve_device
+from latens.training.setup import decided_by_model
 
 IMAGES_AT_ONCE = 1_000
 MODEL = "model_"
@@ -77,7 +78,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         *,
         recipe: str = "mlp",
         likelihood: str = "auto",
-        beta: float = 1.0,
+        beta: float | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
@@ -154,23 +155,26 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         else:
             held_out, train = images[:held], images[held:]
         data = {"train": train, "validation": held_out, "test": held_out}
-        options = {"learning_rate": self.learning_rate, "batch_size": self.batch_size}
+        options: dict[str, Any] = {"learning_rate": self.learning_rate, "beta": self.beta}
+        options["batch_size"] = self.batch_size
         if model is None:
             options |= {"recipe": self.recipe, "latent_dim": self.n_components}
             options |= {"hidden": self.hidden, "likelihood": self.likelihood}
         options = {name: value for name, value in options.items() if value is not None}
+        options |= self.options or {}
+        if model is not None:  # what decided on the model when it was made
+            options = {name: options[name] for name in options.keys() - decided_by_model()}
         with tempfile.TemporaryDirectory() as folder, silent(not self.verbose):
             run = api.train(
                 {split: (255 * part).round().byte() for split, part in data.items()},
                 model=model,
                 out=Path(folder) / "run",
-                beta=self.beta,
                 epochs=epochs,
                 device=self.device,
                 seed=int(generator.randint(2**31 - 1)),
                 report=False,
                 film=False,
-                **options | dict(self.options or {}),
+                **options,
             )
             self.model_ = run.vae.to(resolve_device(self.device))
         self._n_features_out = math.prod(self.model_.latent_shape)

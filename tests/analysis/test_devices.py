@@ -4,6 +4,7 @@ Torch's fake tensors stand for the accelerator: they have its device and shapes 
 an operation on tensors of two devices raises as it does there.
 """
 
+import math
 from contextlib import nullcontext
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.distributions import Distribution
 
 from latens import analysis
 from latens.data import Images
+from latens.evaluation.baselines import mean_image_cost
+from latens.model.likelihoods import Gaussian
 from latens.model.recipes import build
 
 COUNT = 5
@@ -87,6 +90,17 @@ def test_attributes_stay_on_the_device_of_their_model(accelerator, name):
     x = torch.rand(COUNT, 1, 8, 8)
     assert analysis.along_attribute(vae, x, "b", torch.ones(3)).device == accelerator
     assert analysis.draw(vae, COUNT, "b").images.device == accelerator
+
+
+def test_the_cost_of_the_mean_image_is_computed_beside_the_images(monkeypatch):
+    """By SciPy, on a likelihood that lies elsewhere."""
+    likelihood = Gaussian()
+    moves = []
+    monkeypatch.setattr(Gaussian, "cpu", lambda self: moves.append(self) or self)
+    images = Images(torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8))
+    assert math.isfinite(mean_image_cost(likelihood, images, images))
+    assert len(moves) == 1
+    assert moves[0] is not likelihood, "the model stays where it is"
 
 
 def test_feature_maps_come_to_the_cpu(accelerator):

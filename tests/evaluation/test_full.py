@@ -3,13 +3,20 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import latens
 from latens import Images, LatensError
 from latens.evaluation import full
-from latens.evaluation.features import classifier_features, features_of, principal_components
+from latens.evaluation.features import (
+    FeatureNetwork,
+    classifier_features,
+    features_of,
+    principal_components,
+)
+from latens.run.data import data_of
 
 LESS = {
     "TRAIN": 200, "PROBED": 400, "SAMPLED": 179, "VALUES": 16 * 64, "TEMPERATURES": 8,
@@ -53,6 +60,38 @@ def test_the_command_prints_all_and_refuses_what_it_chooses_itself(digits_run, r
     done = run_latens("evaluate", digits_run.path, "--all", "--split", "train")
     assert done.returncode == 2
     assert "--all chooses" in done.stderr
+
+
+def test_few_test_images_are_not_compared_with_samples(tmp_path):
+    images = latens.load_data("digits").train.take(slice(0, 60))
+    np.savez(tmp_path / "few.npz", images=images.pixels[:, 0], labels=images.labels)
+    options = {"recipe": "mlp", "hidden": "16", "film": False, "report": False}
+    run = latens.train(tmp_path / "few.npz", out=tmp_path / "run", epochs=1, **options)
+    found = latens.evaluate_all(run)
+    assert found.test.images < 10
+    assert found.samples == ()
+    assert "samples" not in found.as_dict()
+
+
+@pytest.mark.parametrize("binarisation", ["none", "dynamic", "threshold"])
+def test_samples_are_of_the_same_kind_as_the_images(binarisation, monkeypatch, tmp_path):
+    options = {"recipe": "mlp", "hidden": "16", "film": False, "report": False, "epochs": 1}
+    run = latens.train("digits", out=tmp_path / "run", binarisation=binarisation, **options)
+    compared = []
+    monkeypatch.setattr(full, "features_of", lambda *_: FeatureNetwork("pixels", flat))
+    monkeypatch.setattr(full, "near_copies", lambda *_: None)
+    monkeypatch.setattr(full, "sample_quality", lambda *given, **_: compared.append(given[2:4]))
+    list(full._samples(run, run.vae, data_of(run), 0))
+    for real, fake in compared[1:]:
+        assert is_binary(real) == is_binary(fake) == (binarisation != "none")
+
+
+def flat(x):
+    return x.flatten(1)
+
+
+def is_binary(x):
+    return bool(((x == 0) | (x == 1)).all())
 
 
 def test_factors_are_scored_on_shapes(tmp_path):

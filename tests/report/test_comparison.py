@@ -65,6 +65,22 @@ def test_figures_of_one_kind_are_ranked_the_best_first(runs):
     assert words.startswith("Ranked by −elbo (grey cross-entropy), the least first: first")
 
 
+def test_models_and_objectives_of_ones_own_are_no_seeds_of_one_another(tmp_path):
+    def made(name, width=8, objective=None, seed=0):
+        torch.manual_seed(seed)
+        shape = (1, 8, 8)
+        vae = latens.VAE(latens.MLPEncoder(shape, (width,)), latens.MLPDecoder(2, shape, (width,)))
+        own = {"model": vae, "objective": objective}
+        options = {"epochs": 1, "film": False, "report": False, "seed": seed}
+        return latens.train("digits", out=tmp_path / name, **own, **options)
+
+    runs = {"narrow": made("narrow"), "again": made("again", seed=1), "wide": made("wide", 16)}
+    runs |= {f"iwae{k}": made(f"iwae{k}", objective=latens.IWAE(samples=k)) for k in (2, 3)}
+    found = configurations(runs)
+    assert [len(group) for group in found.values()] == [2, 1, 1, 1]
+    assert next(iter(found.values())) == [runs["narrow"], runs["again"]]
+
+
 @pytest.mark.parametrize("other", ["conditional", "bits", "other"])
 def test_figures_of_different_kinds_are_not_ranked(runs, other):
     for pair in (("first", other), (other, "first")):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from latens import ELBO, LatensError
+from latens.config import TrainConfig
 from latens.training.devices import resolve_compile
 from latens.training.learner import (
     LIMIT,
@@ -18,6 +19,7 @@ from latens.training.learner import (
 )
 from latens.training.optimiser import AdamW, adamw_, adamw_rates
 from latens.training.processes import Processes
+from latens.training.setup import prepare
 from latens.training.trainer import learner_of
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
@@ -254,15 +256,30 @@ def test_adamw_is_torchs():
 
 def test_without_a_compiler_the_step_is_not_compiled_and_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not resolve_compile(True, "cpu", 1, 10)
+    assert not resolve_compile(True, "cpu", 1, False)
     assert "no C++ compiler (no-such-compiler)" in capsys.readouterr().err
 
 
 def test_a_long_training_is_compiled_and_a_short_one_is_not(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/" + name)
-    assert resolve_compile(None, "cpu", 1, 10**9)
-    assert not resolve_compile(None, "cpu", 1, 10**4)
-    assert not resolve_compile(None, "cpu", 2, 10**9)
-    assert not resolve_compile(False, "cpu", 1, 10**9)
+    assert resolve_compile(None, "cpu", 1, True)
+    assert not resolve_compile(None, "cpu", 1, False)
+    assert not resolve_compile(None, "cpu", 2, True)
+    assert not resolve_compile(False, "cpu", 1, True)
     with pytest.raises(LatensError, match="for one device"):
-        resolve_compile(True, "cpu", 2, 10)
+        resolve_compile(True, "cpu", 2, False)
+
+
+@pytest.mark.parametrize(
+    ("long", "short"),
+    [
+        ({"epochs": 3000}, {"epochs": 300}),
+        ({"minutes": 10}, {"minutes": 9}),
+        ({"epochs": 3000, "minutes": 20}, {"epochs": 3000, "minutes": 9}),
+    ],
+)
+def test_images_and_minutes_say_whether_a_training_is_long(long, short, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/" + name)
+    for options, compiled in ((long, True), (short, False)):
+        config = TrainConfig.from_options(recipe="mlp", device="cpu", **options)
+        assert prepare("digits", config).config.run.compile == compiled

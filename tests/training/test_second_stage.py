@@ -9,6 +9,10 @@ import torch
 import latens
 from latens import LatensError
 from latens.model.flow_matching import FlowMatching
+from latens.report.context import ReportContext
+from latens.report.sections.samples import sample_pictures
+from latens.run.comparison import configurations, named
+from latens.run.data import data_of
 from latens.training import second_stage
 from latens.training.objectives import mmd
 from latens.training.second_stage import fit_prior
@@ -107,6 +111,13 @@ def test_a_run_with_a_second_stage(run_latens, tmp_path, monkeypatch):
     ]
     assert figures[0]["elbo"] == figures[1]["elbo"]
     assert run_latens("sample", "run-prior", "-n", 4).returncode == 0
+    runs = [latens.Run.open(tmp_path / name) for name in ("run", "run-prior")]
+    assert [*configurations(named(runs))] == ["run", "run-prior"], "they are no two seeds of one"
+    for run, source in zip(runs, ("z ~ p(z)", "z of the second stage"), strict=True):
+        context = ReportContext(run, data_of(run))
+        assert next(sample_pictures(context)).caption == f"The mean of p(x|z) for {source}."
+        z = context.sample_of_prior(10_000)
+        assert z.std().item() == pytest.approx(1, abs=0.02), "p(z) stays N(0, I)"
     for words, reason in (
         (fit, "exists already"),
         ((*fit, "--out", "no", "--minutes", 0), "minutes is 0"),

@@ -22,8 +22,8 @@ def mean_image_cost(likelihood: Likelihood, train: Images, test: Images) -> floa
     """
     count = min(IMAGES, max(1, VALUES // math.prod(test.shape)))
     x = test.take(slice(0, count)).unit()
-    parameters = likelihood.parameters_at(train.take(slice(0, TRAINING_IMAGES)).unit().mean(0))
-    fitted = copy.deepcopy(likelihood)
+    fitted = copy.deepcopy(likelihood).cpu()  # as the images are
+    parameters = fitted.parameters_at(train.take(slice(0, TRAINING_IMAGES)).unit().mean(0))
     scale = [parameter.requires_grad_() for parameter in fitted.parameters()]
     if scale:
         _fit(fitted, scale, parameters, x)

@@ -22,7 +22,12 @@ from latens.evaluation.features import features_of, small
 from latens.evaluation.labels import embed_all
 from latens.evaluation.latent_space import LatentQuality, latent_quality
 from latens.evaluation.metrics import Evaluation, evaluate
-from latens.evaluation.samples import SampleQuality, near_copies, sample_quality
+from latens.evaluation.samples import (
+    LEAST_COMPARED,
+    SampleQuality,
+    near_copies,
+    sample_quality,
+)
 from latens.model.distributions import DiagonalMixture
 from latens.model.latent_model import LatentModel
 from latens.model.vae import VAE
@@ -68,8 +73,9 @@ class FullEvaluation:
         unrefined: the same images by the encoder.
         kl_parts: mutual information, total correlation, dimension-wise KL over the test images.
         bracket: log p(x) of samples of the model, from below and above.
-        samples: quality of training images as a reference, of samples from the prior, and of
-            samples from a density fitted to the latents.
+        samples: quality of training images as a reference, of samples from the prior, or from the
+            second stage of a model that has one, and of samples from a density fitted to the
+            latents; none where there are fewer than ten test images.
         latents: what z tells of classes.
         factors: how z corresponds to the factors of `shapes`.
     """
@@ -127,7 +133,8 @@ def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tup
     yield "nll", replace(evaluate(vae, few, IMPORTANCE_SAMPLES, seed), split="test")
     if isinstance(vae, VAE):
         yield from _of_one_level(vae, test, seed)
-    yield "samples", tuple(_samples(run, vae, data, seed))
+    enough = len(test) >= LEAST_COMPARED
+    yield "samples", tuple(_samples(run, vae, data, seed)) if enough else ()
     if test.labels is not None and test.labels.dim() == 1:
         yield "latents", _of_classes(vae, train, test)
     if data.name == "shapes" and len(vae.level_shapes) == 1:
@@ -169,23 +176,23 @@ def _samples(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[S
     flat = small(test.unit()).flatten(1)
     of_train = features(train.take(slice(0, count)).unit())
     yield sample_quality("training images", features.name, real, of_train, seed=seed)
-    for of, images in _drawn(vae, train, count, seed):
+    for of, images in _drawn(vae, train, data.binary, count, seed):
         copies = near_copies(small(images).flatten(1), pixels, flat)
         yield sample_quality(of, features.name, real, features(images), copies, seed)
 
 
 def _drawn(
-    vae: LatentModel, train: Images, count: int, seed: int
+    vae: LatentModel, train: Images, binary: bool, count: int, seed: int
 ) -> Iterator[tuple[str, Float[Tensor, "N C H W"]]]:
     """Images by what they are drawn from."""
-    binary = not ((train.array[:100] > 0) & (train.array[:100] < 255)).any()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         labels = vae.label_embedding
         y = None
         if labels is not None and train.labels is not None:
             y = train.labels[torch.randint(len(train), (count,))].to(vae.device)
-        yield "samples from the prior", _as_data(vae.sample(count, y), binary)
+        of = "the prior" if getattr(vae, "sampler", None) is None else "the second stage"
+        yield f"samples from {of}", _as_data(vae.sample(count, y), binary)
         if isinstance(vae, VAE) and labels is None:
             mean, variance = embed_all(vae, train.take(slice(0, TRAIN)))
             z = mean + variance.sqrt() * torch.randn_like(mean)

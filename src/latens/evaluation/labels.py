@@ -61,6 +61,11 @@ class LabelStatistics:
                 values["mixture"] = tuple(ClassDensity(**value) for value in values["mixture"])
             return cls(**values)
         except (KeyError, TypeError, ValueError):
+            if len(vae.level_shapes) > 1:
+                raise LatensError(
+                    "this model knows no labels: a ladder spreads what an image shows over its "
+                    "levels, and no one z tells its class"
+                ) from None
             raise LatensError(
                 "this model knows no labels: its training images had none (put them into one "
                 "sub-folder per class and train anew), or its training was stopped before its end "

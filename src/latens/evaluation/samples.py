@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latens.errors import LatensError
 
+LEAST_COMPARED = 10  # images, of either kind
 KID_SUBSET = 1_000  # features of each of the subsets over which KID is averaged
 BOOTSTRAPS = 20
 NEIGHBOURS = 3  # k of precision and recall (Kynkäänniemi et al. 2019, section 3.1)
@@ -65,7 +66,7 @@ def sample_quality(
     Raises:
         LatensError: fewer than ten of either.
     """
-    if min(len(real), len(fake)) < 10:
+    if min(len(real), len(fake)) < LEAST_COMPARED:
         raise LatensError("samples are compared with images where there are ten or more of both")
     real, fake = real.double(), fake.double()
     with torch.random.fork_rng(devices=[]):

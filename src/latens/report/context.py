@@ -21,6 +21,7 @@ from latens.errors import LatensError
 from latens.evaluation.baselines import mean_image_cost
 from latens.evaluation.judges import Judge, judge_of
 from latens.evaluation.labels import IMAGES_AT_ONCE, LabelStatistics
+from latens.model.flow_matching import FlowMatching
 from latens.model.vae import VAE
 from latens.neighbour_maps import neighbour_map, projection_of
 from latens.pictures.films import HOLD
@@ -235,8 +236,20 @@ class ReportContext:
 
     @property
     def unit_prior(self) -> bool:
-        """p(z) is N(0, I)."""
+        """Samples are of z ~ N(0, I)."""
         return self.vae.has_unit_prior
+
+    @property
+    def second_stage(self) -> FlowMatching | None:
+        """What z is drawn from in place of p(z)."""
+        return self.vae.sampler if isinstance(self.vae, VAE) else None
+
+    def sample_of_prior(self, count: int) -> Float[Tensor, "N *Z"]:
+        """Samples of p(z), of a model with a second stage too."""
+        if self.second_stage is None:
+            return self.vae.sample_prior(count)
+        assert isinstance(self.vae, VAE)
+        return self.vae.prior_given().sample(torch.Size((count,)))
 
     @property
     def dims_shown(self) -> tuple[int, int]:

@@ -126,9 +126,9 @@ def _words(
             f"{context.ranked_by}."
         )
     if "decode" in networks:
-        decoder = networks["decode"]
+        decoder, tried = networks["decode"], 2 * min(TRIED, count)
         said.append(
-            f"The decoder travels with the page in weights of {decoder.bits} bits: on {2 * TRIED} "
+            f"The decoder travels with the page in weights of {decoder.bits} bits: on {tried} "
             f"latents tried, no pixel was more than {decoder.difference / LEVEL:.2f} of 255 levels "
             "from the full decoder's."
         )

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import html
 import io
+import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from latens.errors import LatensError
 from latens.evaluation.metrics import evaluate_each
 from latens.evaluation.paired import Difference, paired_difference
 from latens.evaluation.proposals import PosteriorName
+from latens.model.parts import to_config
 from latens.run.data import data_of
 from latens.run.directory import Run
 
@@ -44,12 +46,14 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def configurations(runs: Mapping[str, Run]) -> dict[str, list[Run]]:
-    """Runs grouped by all their options but the seed, in the order given."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """Runs grouped by all but the seed: data, options, model and objective, in the order given."""
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, run in runs.items():
         data = run.record["data"]
         alike = run.config.with_options(seed=0).command(data["name"]), data["fingerprint"]
-        groups.setdefault(alike, []).append(name)
+        # What was given from Python, or fitted later, is not among the options
+        own = json.dumps([to_config(run.vae), run.record.get("objective")], sort_keys=True)
+        groups.setdefault((*alike, own), []).append(name)
     return {_common(names): [runs[name] for name in names] for names in groups.values()}
 
 

@@ -10,9 +10,6 @@ import torch
 from latens.console import note
 from latens.errors import LatensError
 
-# Compiling takes the time of about so many images of training: below it, it is not begun.
-COMPILE_IMAGES = 3_000_000
-
 
 def resolve_device(device: str) -> str:
     """The device meant by `auto`, or the one named.
@@ -69,7 +66,7 @@ def resolve_devices(devices: int, device: str) -> int:
 
 
 def resolve_compile(
-    wanted: bool | None, device: str, devices: int, images: int, uncompiled: str | None = None
+    wanted: bool | None, device: str, devices: int, long: bool, uncompiled: str | None = None
 ) -> bool:
     """Whether the training step is compiled: on request, or where the training is long enough.
 
@@ -77,7 +74,7 @@ def resolve_compile(
     Without a C++ compiler a processor's step is not compiled, and if it was wanted a line says so.
 
     Args:
-        images: to be seen in the whole training.
+        long: the training gains more by it than compiling takes.
         uncompiled: the objective's name, where no graph can hold it.
 
     Raises:
@@ -92,7 +89,7 @@ def resolve_compile(
             raise LatensError(f"compile is for one device, and there are {devices}: leave it out")
         return False
     if wanted is None:
-        wanted = device != "mps" and images >= COMPILE_IMAGES
+        wanted = device != "mps" and long
     compiler = os.environ.get("CXX", "g++")
     if wanted and device == "cpu" and shutil.which(compiler) is None:
         note(f"there is no C++ compiler ({compiler}), so the training step is not compiled")

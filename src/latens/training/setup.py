@@ -37,6 +37,7 @@ AUTO_IMAGES = 300_000
 AUTO_EPOCHS = (10, 500)
 AUTO_BATCH = (8, 128)
 AUTO_LEAST_PATIENCE = 10
+COMPILE_IMAGES, COMPILE_MINUTES = 3_000_000, 10.0  # the shortest training that is compiled
 SHORT = 250  # epochs: trainings up to so long are recorded for films by default
 START_IMAGES = 2_000  # from which parts set their first weights
 # Pixels farther than this from mid-grey are black or white; from such a share on, images are mostly
@@ -366,11 +367,17 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
                 wanted,
                 device,
                 devices,
-                (epochs or 0) * images,
+                _is_long(epochs, config.run.minutes, images),
                 None if compiles else objective,
             ),
         },
     )
+
+
+def _is_long(epochs: int | None, minutes: float | None, images: int) -> bool:
+    """Whether compiling, which takes up to half a minute, is a small part of a training."""
+    of_images = epochs is None or epochs * images >= COMPILE_IMAGES
+    return of_images and (minutes is None or minutes >= COMPILE_MINUTES)
 
 
 def _compiles(config: TrainConfig) -> bool:
@@ -434,11 +441,7 @@ def options_of_own(
         LatensError: an option that the model or the objective decides.
     """
     options = dict(options)
-    own = set()
-    if model is not None:
-        own |= {"recipe", "latent_dim", "latent_map", "network", "decoder_network", "octaves"}
-        own |= {"likelihood", "prior", "posterior", "sigma"}
-        own |= {n for kind in ("likelihood", "prior", "posterior") for n in _option_names(kind)}
+    own = set() if model is None else decided_by_model()
     if objective is not None:
         own |= {"objective", *_option_names("objective")}
     for name in own & options.keys():
@@ -450,6 +453,14 @@ def options_of_own(
     if objective is not None:
         options["objective"] = OWN
     return options
+
+
+def decided_by_model() -> set[str]:
+    """The options of a training that a model has decided when it is given."""
+    names = {"recipe", "latent_dim", "latent_map", "decoder_network", "octaves", "input_noise"}
+    for kind in ("network", "likelihood", "prior", "posterior"):
+        names |= {kind, *_option_names(kind)}
+    return names
 
 
 def _option_names(kind: str) -> set[str]:

@@ -52,7 +52,7 @@ def _prior_sample(context: ReportContext) -> Float[np.ndarray, "M D"] | None:
     if context.unit_prior:
         return None
     count = max(LEAST_PRIOR_POINTS, min(PRIOR_POINTS, PRIOR_VALUES // context.dims))
-    return context.vae.sample_prior(count).flatten(1).numpy()
+    return context.sample_of_prior(count).flatten(1).numpy()
 
 
 def _rotating_projection(context: ReportContext, coloured: str) -> Picture:

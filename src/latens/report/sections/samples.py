@@ -19,11 +19,12 @@ PER_ROW = 10
 def sample_pictures(context: ReportContext) -> Iterator[Picture]:
     """Images sampled from the prior, and of each class where there are classes."""
     images = draw(context.vae, SAMPLES).images
+    z = "z ~ p(z)" if context.second_stage is None else "z of the second stage"
     yield Picture(
         "samples",
-        [pictures.grid(images, context.title("samples, z ~ p(z)"))],
+        [pictures.grid(images, context.title(f"samples, {z}"))],
         "A grid of images sampled from the model",
-        "The mean of p(x|z) for z ~ p(z).",
+        f"The mean of p(x|z) for {z}.",
     )
     statistics = context.statistics
     if statistics is None or not statistics.exclusive:
@@ -32,8 +33,10 @@ def sample_pictures(context: ReportContext) -> Iterator[Picture]:
     if context.conditional:
         rows, how = _samples_of_each_class(context, len(names))
     else:
-        rows = [draw(context.vae, PER_ROW, label).images for label in range(len(names))]
+        drawn = [draw(context.vae, PER_ROW, label) for label in range(len(names))]
+        rows, unsure = [samples.images for samples in drawn], sum(s.unsure for s in drawn)
         how = f"z from the density of the class in latent space, with p(y|z) ≥ {CONFIDENCE:g}"
+        how += f" but for {unsure} of {PER_ROW * len(names)}" if unsure else ""
         how = "z ~ p(z|y)" if context.vae.label_embedding is not None else how
     images = torch.stack(rows)
     more = count_of(len(names), len(statistics.names), "classes")

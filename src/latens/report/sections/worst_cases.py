@@ -92,7 +92,7 @@ def _mistakes(context: ReportContext) -> Iterator[Picture]:
 @torch.no_grad()
 def _emptiest(context: ReportContext) -> Picture:
     """What is decoded where the prior has mass and the aggregated posterior has least."""
-    z = context.vae.sample_prior(TRIED)
+    z = context.sample_of_prior(TRIED)
     ratio = log_density_ratio(context, z)
     holes = (ratio < math.log(HOLE)).double().mean().item()
     order = ratio.argsort()[:EMPTY]
