@@ -46,9 +46,14 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def configurations(runs: Mapping[str, Run]) -> dict[str, list[Run]]:
-    """Runs grouped by all but the seed: data, options, model and objective, in the order given."""
+    """Runs grouped by all but the seed: data, options, model and objective, in the order given.
+
+    Raises:
+        LatensError: a training that has not ended.
+    """
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, run in runs.items():
+        figures_of(name, run)
         data = run.record["data"]
         alike = run.config.with_options(seed=0).command(data["name"]), data["fingerprint"]
         # What was given from Python, or fitted later, is not among the options
