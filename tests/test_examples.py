@@ -17,7 +17,7 @@ import latens
 from latens.model.serialization import read_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PICTURES = 15  # in the tour
+PICTURES = 14  # in the tour
 
 
 @pytest.fixture
