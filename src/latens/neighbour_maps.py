@@ -61,8 +61,10 @@ def neighbour_maps_apart(
                 command, input=sent.getvalue(), capture_output=True, check=True, env=one_thread
             )
             return dict(zip(ways, np.load(io.BytesIO(done.stdout)), strict=True))
-        except (OSError, subprocess.CalledProcessError):
-            pass  # where it cannot be started or fails, it is done here, and here an error is told
+        except (OSError, subprocess.CalledProcessError) as error:
+            from latens.console import note  # the process of its own need not wait for it
+
+            note(f"{' and '.join(ways)} here, for a process of its own is not available: {error}")
     return {how: neighbour_map(z, how) for how in ways}
 
 

@@ -94,7 +94,7 @@ def test_tsne_keeps_neighbours_together():
 
 
 @pytest.mark.parametrize("starts", [True, False])
-def test_a_process_of_its_own_makes_the_same_map(starts, monkeypatch):
+def test_a_process_of_its_own_makes_the_same_map(starts, monkeypatch, capsys):
     z = torch.randn(40, 5).numpy()
     expected = neighbour_map(z, "tsne")
     monkeypatch.delitem(sys.modules, "sklearn")  # or no process is started
@@ -103,6 +103,7 @@ def test_a_process_of_its_own_makes_the_same_map(starts, monkeypatch):
     else:
         monkeypatch.setattr(sys, "executable", "/no/python")
     np.testing.assert_array_equal(neighbour_maps_apart(z, ["tsne"])["tsne"], expected)
+    assert ("process of its own is not available" in capsys.readouterr().err) != starts
 
 
 @pytest.mark.parametrize("dims", [5, 600])
