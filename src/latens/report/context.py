@@ -168,7 +168,12 @@ class ReportContext:
 
     @property
     def cost_samples(self) -> int:
-        """How many z the cost of one image is averaged over, fewer of large images."""
+        """How many z the cost of one image is averaged over, fewer of large images.
+
+        A hierarchy computes all its levels anew for each, so there it is one.
+        """
+        if len(self.vae.level_shapes) > 1:
+            return 1
         values = len(self.test) * math.prod(self.vae.image_shape)
         return max(1, min(COST_SAMPLES, COST_VALUES // max(1, values)))
 
