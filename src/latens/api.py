@@ -455,9 +455,9 @@ def _fit(
     begins_again = False
     try:
         with run.held() if processes.is_main else nullcontext():
-            evaluation = Trainer(run, setup, processes, checkpoint, callbacks).fit()
+            Trainer(run, setup, processes, checkpoint, callbacks).fit()
             if processes.is_main:
-                _finish(run, setup, evaluation)
+                _finish(run, setup)
     except Collapsed:
         begins_again = True
         raise
@@ -469,13 +469,14 @@ def _fit(
     return run
 
 
-def _finish(run: Run, setup: TrainingSetup, evaluation: Evaluation) -> None:
+def _finish(run: Run, setup: TrainingSetup) -> None:
     """What follows a training: figures on the test images, where labels lie, the report."""
     data, config = setup.data, setup.config
     torch.manual_seed(config.run.seed)  # the same figures after a training that was resumed
+    trained = load_model(run.path)  # the weights that were kept
+    evaluation = measure(trained.to(config.run.device), data.test)
     comment(run.metrics, evaluation, config, run.latent_dims)
-    trained = load_model(run.path)
-    figures = measure(trained.to(config.run.device), data.test).as_dict() | {"split": "test"}
+    figures = evaluation.as_dict() | {"split": "test"}
     trained.about |= {"figures": figures}
     trained.about["training"]["minutes"] = round(run.metrics[-1]["seconds"] / 60, 1)
     names, exclusive = data.classes or data.attributes, not data.attributes
