@@ -73,3 +73,12 @@ def test_a_model_of_other_images_is_refused():
     images = Images(torch.zeros(40, 1, 9, 9, dtype=torch.uint8))
     with pytest.raises(LatensError, match=r"reads images of \(C, H, W\) \(1, 8, 8\)"):
         prepare(images.pixels.numpy(), CONFIG, fresh())
+
+
+@pytest.mark.parametrize(
+    "option", [{"sigma": 1.0}, {"hidden": "16"}, {"input_noise": 0.2}, {"prior": "vamp"}]
+)
+def test_what_a_given_model_decides_is_no_option(option, digits_run, tmp_path):
+    with pytest.raises(LatensError, match="is decided by what is given: leave it out"):
+        latens.train("digits", model=digits_run.vae, out=tmp_path / "run", **option)
+    assert not (tmp_path / "run").exists()

@@ -49,7 +49,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         n_components: D, the number of latent dimensions.
         recipe: of the model, such as mlp or conv; see `latens recipes`.
         likelihood: of the pixels.
-        beta: weight of the KL.
+        beta: weight of the KL; None: that of the objective, 1 for the ELBO.
         epochs: passes over the images; None as `latens train` chooses.
         batch_size, learning_rate: None: as `latens train` chooses.
         hidden: widths of the layers of the recipe mlp, such as "512,256"; None: its own.

@@ -256,9 +256,9 @@ def towards_class(
 
     z moves by the difference of the two classes' means, which keeps what else an image is, and
     then towards the nearest Gaussian of the class's density; it stops where p(y|z) is `ENOUGH`, or
-    largest if that is nowhere; the class is reached where it is `REACHED`. A
-    conditional model, whose z is free of the class, is shown with each label in turn instead:
-    its own, then the other.
+    largest if that is nowhere, and has reached the class if that is `REACHED` or more. A
+    conditional model, whose z is free of the class, is shown with each label in turn instead: its
+    own, then the other.
 
     Args:
         y: the class of each image, where it is known; a conditional model finds it otherwise.

@@ -458,6 +458,7 @@ def options_of_own(
 def decided_by_model() -> set[str]:
     """The options of a training that a model has decided when it is given."""
     names = {"recipe", "latent_dim", "latent_map", "decoder_network", "octaves", "input_noise"}
+    names.add("sigma")  # as 0.1.0 called a likelihood's scale
     for kind in ("network", "likelihood", "prior", "posterior"):
         names |= {kind, *_option_names(kind)}
     return names
