@@ -1,5 +1,7 @@
 """A model that has learned goes on from where it is; only a fresh one is set by the images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ import latens
 from latens import VAE, Images, LatensError, MLPDecoder, MLPEncoder
 from latens.config import TrainConfig
 from latens.data import load_data
-from latens.training.setup import prepare
+from latens.training.setup import prepare, restart
 
 CONFIG = TrainConfig.from_options(epochs=1, device="cpu")
 
@@ -75,8 +77,76 @@ def test_a_model_of_other_images_is_refused():
         prepare(images.pixels.numpy(), CONFIG, fresh())
 
 
+def test_a_training_begins_at_another_run(digits_run, run_latens, tmp_path):
+    """Its parts and the size of its images are kept; β does not rise from 0 again."""
+    model, options = latens.load(digits_run.path), ("--epochs", 1, "--no-report", "--no-film")
+    images = tmp_path / "images"
+    made = run_latens("generate", digits_run.path, "-n", 30, "--out", images)
+    assert made.returncode == 0, made.stderr
+    words = ("train", "images", "--init-from", digits_run.path, *options)
+    done = run_latens(*words, "--learning-rate", 1e-9, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    run = latens.Run.open(tmp_path / "run")
+    assert run.record["command"].startswith(f"latens train images --init-from {digits_run.path} ")
+    assert run.config.objective.beta_warmup == 0
+    assert run.config.data.size == "8x8"
+    chosen = run.config.model, digits_run.config.model
+    assert replace(chosen[0], init_from=None) == chosen[1]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(run.vae.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    again = latens.train(
+        images, init_from=str(run.path), epochs=1, out=tmp_path / "2", report=False
+    )
+    assert again.config.model.init_from == str(run.path)
+
+
+def test_a_training_from_another_run_that_was_killed_at_once_begins_there_again(
+    digits_run, tmp_path
+):
+    config = TrainConfig.from_options(init_from=str(digits_run.path), epochs=1, device="cpu")
+    setup = prepare("digits", config)
+    run = latens.Run.create(tmp_path / "run", setup.record())
+    begun = restart(run, setup.data)
+    assert begun.config == setup.config
+    assert begun.command == setup.command
+    for name, value in digits_run.vae.state_dict().items():
+        assert torch.equal(begun.model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
-    "option", [{"sigma": 1.0}, {"hidden": "16"}, {"input_noise": 0.2}, {"prior": "vamp"}]
+    ("options", "reason"),
+    [
+        ({"latent_dim": 3}, "latent_dim is decided by the model of init_from"),
+        ({"hidden": "16"}, "hidden is decided by the model of init_from"),
+        ({"init_from": "nowhere"}, "no such run directory: nowhere"),
+        ({"init_from": "mnist-2d"}, r"reads images of \(C, H, W\) \(1, 28, 28\)"),
+    ],
+)
+def test_what_cannot_be_begun_from_another_run(options, reason, digits_run, tmp_path):
+    options = {"init_from": str(digits_run.path), "epochs": 1} | options
+    with pytest.raises(LatensError, match=reason):
+        latens.train("digits", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conditional_model_begins_with_as_many_labels(digits, tmp_path):
+    options = {"epochs": 1, "report": False, "film": False}
+    known = latens.train("digits", recipe="conditional", out=tmp_path / "run", **options)
+    train = digits.train
+    three = train.pixels.numpy()[train.labels < 3], train.labels.numpy()[train.labels < 3]
+    with pytest.raises(LatensError, match=r"knows 10 labels, and .* has 3"):
+        latens.train(three, init_from=str(known.path), out=tmp_path / "no", **options)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"sigma": 1.0},
+        {"hidden": "16"},
+        {"input_noise": 0.2},
+        {"prior": "vamp"},
+        {"init_from": "mnist-2d"},
+    ],
 )
 def test_what_a_given_model_decides_is_no_option(option, digits_run, tmp_path):
     with pytest.raises(LatensError, match="is decided by what is given: leave it out"):

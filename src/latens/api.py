@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latens import files
-from latens.config import TrainConfig, check_names, check_seed
+from latens.config import FittedPrior, TrainConfig, check_names, check_seed
 from latens.console import stderr
 from latens.data import IN_MEMORY, DataSet, Images, load_data, load_split, source_of
 from latens.errors import LatensError
@@ -24,6 +24,7 @@ from latens.evaluation.metrics import Evaluation
 from latens.evaluation.metrics import evaluate as measure
 from latens.evaluation.proposals import PosteriorName
 from latens.model.latent_model import LatentModel, load_model
+from latens.model.priors import GaussianMixture
 from latens.model.serialization import WeightBits
 from latens.model.vae import VAE
 from latens.run.data import data_of
@@ -395,27 +396,32 @@ def fit_prior(
     minutes: float | None = None,
     seed: int = 0,
     data: Any = None,
-    flow_width: int = 192,
-    layers: int = 6,
+    prior: FittedPrior = "flow-matching",
     device: str = "auto",
+    **options: int | None,
 ) -> Run:
-    """Fit a second stage to the latents of a trained model, and write both as a run of its own.
+    """Fit a prior to the latents of a trained model, and write both as a run of its own.
 
-    New images are then drawn from it. The model is left as it is, with its figures, which are of
-    its own p(z); see `latens.training.second_stage.fit_prior`.
+    Encoder and decoder stay as they are. By flow matching a second stage is added, which new
+    images are drawn from; the figures stay those of the model's own p(z). A mixture takes the
+    place of p(z), and the figures on the test images are measured again. See
+    `latens.training.second_stage.fit_prior`.
 
     Args:
         out: a folder that does not exist yet; None: the run's with `-prior` at its end.
         minutes: how long; None: a million latents.
         data: the same data again, of a run whose data came from Python.
-        flow_width, layers: of the flow's transformer.
+        prior: flow-matching or mixture.
+        **options: `flow_width` and `layers` of the flow's transformer, `components` of the mixture.
 
     Raises:
-        LatensError: a run that cannot be used, or `out` exists.
+        LatensError: a run or an option that cannot be used, or `out` exists.
     """
     from latens.training.second_stage import fit_prior as fit
+    from latens.training.second_stage import options_of
 
     check_seed(seed)
+    chosen = options_of(prior, options)
     run = Run.open(path)
     given = PurePath(path)
     name = f"{given.name}-prior"
@@ -424,17 +430,30 @@ def fit_prior(
     vae, images = load_model(run.path).to(resolve_device(device)), data_of(run, data)
     if not isinstance(vae, VAE):
         raise LatensError("a second stage is for models of one level of latents")
-    found = fit(vae, images.train, images.validation, minutes, seed, flow_width, layers)
-    vae.sampler = found.prior
-    figures = asdict(found)
-    figures.pop("prior")
-    vae.about["second_stage"] = figures
+    found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
+    fitted_by = f"latens fit-prior RUN --prior {prior}" + "".join(
+        f" --{name.replace('_', '-')} {value}" for name, value in chosen.items()
+    )
+    record = run.record | {"command": f"{run.record['command']} && {fitted_by}"}
+    figures = run.figures
+    if isinstance(found.prior, GaussianMixture):
+        vae.prior, vae.sampler = found.prior, None
+        record["options"] = run.config.with_prior(prior, chosen).as_dict()
+        record["parameters"] = sum(parameter.numel() for parameter in vae.parameters())
+        figures = measure(vae, images.test).as_dict() | {"split": "test"}
+        vae.about["figures"] = figures
+    else:
+        vae.sampler = found.prior
+    vae.about["training"] = vae.about.get("training", {}) | _public(record)
+    numbers = asdict(found)
+    numbers.pop("prior")
+    vae.about["second_stage"] = {"prior": prior} | numbers
     with files.building(out) as partial:
-        fitted = Run.fill(partial, run.record, run.metrics)
+        fitted = Run.fill(partial, record, run.metrics)
         fitted.save_model(vae)
-        if run.figures is not None:
-            fitted.save_figures(run.figures)
-    return Run(out, run.record)
+        if figures is not None:
+            fitted.save_figures(figures)
+    return Run(out, record)
 
 
 # ---- a training and what follows it ----------------------------------------------------------

@@ -19,6 +19,7 @@ from latens.errors import LatensError, unknown
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
 Binarisation = Literal["none", "dynamic", "threshold", "static"]
+FittedPrior = Literal["flow-matching", "mixture"]
 
 LARGEST = 2**63
 OWN = "own"  # a model or an objective that Python gives, in place of a name
@@ -109,6 +110,9 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The parts that the model is composed of."""
 
+    init_from: str | None = None
+    """Begin at the weights of this model, whose parts are kept: a run, a pretrained model by name,
+    or hf://USER/NAME; none: at random ones."""
     recipe: str = "conv"
     """The model, by name: see `latens recipes`."""
     latent_dim: int = 20
@@ -358,6 +362,13 @@ class TrainConfig:
                 words += [f"--no-{flag[2:]}" if value is False else flag]
                 words += [] if isinstance(value, bool) else [_word(value)]
         return shlex.join(words)
+
+    def with_prior(self, prior: str, options: Mapping[str, Any]) -> "TrainConfig":
+        """The same with another prior and its options."""
+        kept = {
+            k: v for k, v in self.model.options.items() if catalogue.kind_of_option(k) != "prior"
+        }
+        return replaced(self, model={"prior": prior, "options": {**kept, **options}})
 
     def with_options(self, **options: Any) -> "TrainConfig":
         """The same with other values of some options."""

@@ -1,10 +1,12 @@
 """The second stage: its flow against Gaussians whose velocity is known, and runs that have one."""
 
+import copy
 import json
 import math
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 import latens
 from latens import LatensError
@@ -90,6 +92,64 @@ def test_its_samples_are_nearer_to_the_latents_than_those_of_the_prior(two_group
     vae.sampler = fit.prior
     assert mmd(vae.sample_prior(400) / mean.std(0), mean / mean.std(0)) < 0.2 * fit.mmd_before
     assert not vae.has_unit_prior
+
+
+def test_a_mixture_reaches_the_best_prior(two_groups, monkeypatch):
+    """One Gaussian q(z|x) of all images is the best prior, and the KL to it is 0."""
+    monkeypatch.setattr(second_stage, "LATENTS", 200_000)
+    vae, images = copy.deepcopy(two_groups[0]), two_groups[1]
+    mean, scale = torch.tensor([1.5, -0.5]), torch.tensor([0.4, 0.8])
+    with torch.no_grad():
+        vae.posterior.parameters_of_q.weight.zero_()
+        vae.posterior.parameters_of_q.bias.copy_(torch.cat((mean, 2 * scale.log())))
+    q = vae.encode(images.unit()[:1])
+    torch.testing.assert_close((q.mean[0], q.stddev[0]), (mean, scale), rtol=0, atol=0.01)
+    expected = kl_divergence(Normal(q.mean, q.stddev), Normal(0.0, 1.0)).sum().item()
+    fit = fit_prior(vae, images, images, "mixture", components=5)
+    assert fit.gain == pytest.approx(expected, abs=0.12)  # of 400 samples of z
+    before = latens.evaluate(vae, images)
+    vae.prior = fit.prior
+    after = latens.evaluate(vae, images)
+    assert before.kl == pytest.approx(expected, abs=1e-4)
+    assert abs(after.kl) < 0.08  # its sampling error is 0.015
+    assert after.reconstruction == pytest.approx(before.reconstruction, rel=1e-3)
+
+
+def test_a_run_with_a_fitted_mixture(run_latens, tmp_path, monkeypatch):
+    """It takes the place of p(z): the figures are measured again, and all else is as it was."""
+    monkeypatch.setattr(second_stage, "LATENTS", 100_000)
+    options = ("--recipe", "mlp", "--latent-dim", 2, "--hidden", 32, "--epochs", 8, "--no-report")
+    run_latens("train", "digits", *options, "--prior", "flow", "--transforms", 1, "--out", "run")
+    done = run_latens("fit-prior", "run", "--prior", "mixture", "--components", 20)
+    assert done.returncode == 0, done.stderr
+    assert "nats less under the mixture" in done.stdout
+    one, two = (latens.Run.open(tmp_path / name) for name in ("run", "run-prior"))
+    for name, value in one.vae.state_dict().items():
+        if not name.startswith("prior."):
+            assert torch.equal(two.vae.state_dict()[name], value), name
+    assert two.vae.prior.components == 20
+    assert two.config.model.prior == "mixture"
+    assert two.config.model.options["components"] == 20
+    assert "transforms" not in two.config.model.options
+    assert two.record["command"].endswith(
+        " && latens fit-prior RUN --prior mixture --components 20"
+    )
+    assert two.record["parameters"] == sum(p.numel() for p in two.vae.parameters())
+    again = latens.evaluate(two.path)
+    assert two.figures["elbo"] == pytest.approx(again.elbo, abs=0.2)
+    assert two.vae.about["figures"] == two.figures
+    assert two.figures["reconstruction"] == pytest.approx(one.figures["reconstruction"], abs=0.2)
+    assert run_latens("sample", "run-prior", "-n", 4).returncode == 0
+    assert run_latens("report", "run-prior", "--out", "page").returncode == 0
+    for words, reason in (
+        (("--prior", "mixture", "--layers", 2), "layers is an option of --prior flow-matching"),
+        (("--components", 2), "components is an option of --prior mixture"),
+        (("--prior", "mixture", "--components", 0), "a mixture of 0 components"),
+    ):
+        done = run_latens("fit-prior", "run", "--out", "no", *words)
+        assert done.returncode == 2
+        assert reason in " ".join(done.stderr.split())
+        assert not (tmp_path / "no").exists()
 
 
 def test_a_run_with_a_second_stage(run_latens, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +24,7 @@ WEIGHTS = "model.safetensors"
 CHECKSUM = "crc32"  # among the metadata of a file
 NAMES_WITHOUT_CHECKSUM = {"format", "state"}
 SCALE = "scale of "  # before the name of a tensor of whole numbers
+BLOCK = 64  # weights of a row that share a scale in 8 bits
 SLACK = 2  # a part may make weights and replace them
 WeightBits = Literal[8, 16, 32]
 # Data whose terms also bind what is learned from them, as a model's card says.
@@ -112,7 +114,8 @@ def write_model(folder: Path, model: Part, about: dict[str, Any], bits: WeightBi
 
     Args:
         bits: of a weight, which is read into 32. 16 is a float; 8 a whole number for each weight
-            of a matrix or a convolution, with one scale for each of its rows, and 16 for vectors.
+            of a matrix or a convolution, with one scale for each `BLOCK` of a row, and 16 for
+            vectors.
     """
     tensors = model.state_dict()
     if bits < 32:
@@ -129,9 +132,17 @@ def _in_bits(name: str, tensor: Tensor, bits: WeightBits) -> Iterator[tuple[str,
     elif bits == 16 or tensor.dim() < 2:
         yield name, tensor.half()
     else:
-        whole, scale = quantised(tensor, bits)
-        yield name, whole.to(torch.int8).reshape(tensor.shape)
-        yield SCALE + name, scale[:, 0]
+        blocks = _blocks(tensor)
+        whole, scale = quantised(blocks.flatten(0, 1), bits)
+        whole = whole.to(torch.int8).reshape(len(tensor), -1)[:, : tensor.shape[1:].numel()]
+        yield name, whole.reshape(tensor.shape)
+        yield SCALE + name, scale.reshape(blocks.shape[:2])
+
+
+def _blocks(tensor: Shaped[Tensor, "R ..."]) -> Shaped[Tensor, "R K b"]:
+    """A tensor's rows in blocks, the last one filled up with zeros."""
+    rows = tensor.flatten(1)
+    return F.pad(rows, (0, -rows.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
 
 
 def _in_32_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,8 +150,13 @@ def _in_32_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     plain = {name: value for name, value in tensors.items() if not name.startswith(SCALE)}
     for name, scale in tensors.items():
         whole = plain.get(name.removeprefix(SCALE))
-        if name.startswith(SCALE) and whole is not None and whole.shape[:1] == scale.shape:
+        if not name.startswith(SCALE) or whole is None or whole.dim() < 2:
+            continue
+        if whole.shape[:1] == scale.shape:  # one for each row, as it was once
             plain[name.removeprefix(SCALE)] = scale.reshape(-1, *[1] * (whole.dim() - 1)) * whole
+        elif scale.shape == (blocks := _blocks(whole)).shape[:2]:
+            rows = (scale[:, :, None] * blocks).flatten(1)[:, : whole.shape[1:].numel()]
+            plain[name.removeprefix(SCALE)] = rows.reshape(whole.shape)
     return plain
 
 

@@ -1,26 +1,40 @@
-"""The second stage: a prior fitted to the latents of a trained model, which stays as it is."""
+"""The second stage: a prior fitted to the latents of a trained model, whose networks stay."""
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from latens.config import FittedPrior
 from latens.console import progress
 from latens.data import Images
-from latens.errors import LatensError
+from latens.errors import LatensError, unknown
 from latens.evaluation.labels import embed_all
 from latens.model.flow_matching import FlowMatching
+from latens.model.priors import GaussianMixture
 from latens.model.vae import VAE
 from latens.training.objectives import mmd
 from latens.training.schedules import LearningRateSchedule
 
-BATCH, RATE, WARMUP, AVERAGE = 256, 1e-3, 0.05, 0.999
+Module = TypeVar("Module", bound=nn.Module)
+
+BATCH, WARMUP, AVERAGE = 256, 0.05, 0.999
+# Learning rate and weight decay; the latter would draw the means of a mixture towards 0
+RATES: dict[FittedPrior, tuple[float, float]] = {
+    "flow-matching": (1e-3, 0.01),
+    "mixture": (2e-2, 0.0),
+}
+# Options of each, with their defaults
+OPTIONS: dict[FittedPrior, dict[str, int]] = {
+    "flow-matching": {"flow_width": 192, "layers": 6},
+    "mixture": {"components": 500},
+}
 COMPARED = 2_000  # latents, of validation images and of samples
 LATENTS = 1_000_000  # seen where no length is given
 
@@ -30,69 +44,128 @@ class Fit:
     """What a second stage came to.
 
     Attributes:
-        prior: the flow.
+        prior: what was fitted.
         latents: how many it has seen.
         seconds: how long it took.
         mmd_before, mmd_after: squared maximum mean discrepancy of samples of p(z), and of samples
-            of the flow, from z ~ q(z|x) of validation images.
+            of what was fitted, from z ~ q(z|x) of validation images.
+        gain: E log p̂(z) − log p(z) over z ~ q(z|x) of validation images, in nats per image: by so
+            much the KL is less with p̂ as the prior. None of a flow, whose density is not computed.
     """
 
-    prior: FlowMatching
+    prior: FlowMatching | GaussianMixture
     latents: int
     seconds: float
     mmd_before: float
     mmd_after: float
+    gain: float | None = None
 
 
 def fit_prior(
     vae: VAE,
     train: Images,
     validation: Images,
+    prior: FittedPrior = "flow-matching",
     minutes: float | None = None,
     seed: int = 0,
-    flow_width: int = 192,
-    layers: int = 6,
+    **options: int,
 ) -> Fit:
-    """Fit a flow to z ~ q(z|x) of the training images.
+    """Fit a prior to z ~ q(z|x) of the training images.
 
     Dai & Wipf 2019, "Diagnosing and Enhancing VAE Models", section 4: a second stage for the
-    latents of a first; here by flow matching.
+    latents of a first; here by flow matching. Ghosh et al. 2020, "From Variational to Deterministic
+    Autoencoders", section 4: a density of the latents fitted afterwards; here the mixture that
+    maximises the ELBO, networks unchanged, which is a bound with it as the prior as well.
 
     Args:
+        prior: flow matching, whose samples alone are of use, or a mixture of Gaussians.
         minutes: how long; None: a million latents.
+        **options: `flow_width` and `layers` of a flow, `components` of a mixture.
 
     Raises:
-        LatensError: a model whose latents depend on labels, or no time.
+        LatensError: a model whose latents depend on labels, no such prior or option, or no time.
     """
     if vae.label_embedding is not None:
         raise LatensError("a second stage is for models whose p(z) depends on no label")
     if minutes is not None and not minutes > 0:
         raise LatensError(f"minutes is {minutes}: it must be above 0")
-    device = vae.device
-    mean, variance = (values.to(device) for values in embed_all(vae, train))
+    options = options_of(prior, options)
+    mean, variance = (values.to(vae.device) for values in embed_all(vae, train))
     scale = variance.sqrt()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flow = FlowMatching(vae.latent_shape, flow_width, layers).to(device)
-        flow.standardise(_draw(mean, scale, vae))
+        z = _draw(mean, scale, vae)
+        if prior == "mixture":
+            start: FlowMatching | GaussianMixture = _mixture_at(z, options["components"])
+        else:
+            start = FlowMatching(vae.latent_shape, **options).to(vae.device)
+            start.standardise(z)
         began = time.perf_counter()
-        averaged, seen = _regress(flow, vae, mean, scale, minutes)
+        fitted, seen = _fitted(start, RATES[prior], vae, mean, scale, minutes)
         seconds = time.perf_counter() - began
-        z = _draw(*_of_some(vae, validation), vae)
-        before = vae.sample_prior(len(z)).cpu().flatten(1)
-        after = averaged.sample(len(z)).cpu().flatten(1)
-        z, scale = z.flatten(1), z.flatten(1).std(0)
-        distances = (mmd(z / scale, other / scale).item() for other in (before, after))
-        return Fit(averaged.eval(), seen, seconds, *distances)
+        return _compared(Fit(fitted.eval(), seen, seconds, 0.0, 0.0), vae, validation)
 
 
-def _regress(
-    flow: FlowMatching, vae: VAE, mean: Tensor, scale: Tensor, minutes: float | None
-) -> tuple[FlowMatching, int]:
-    """The flow with averaged weights, and how many latents it has seen."""
-    averaged = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
-    schedule = LearningRateSchedule(RATE, WARMUP)
-    optimizer = torch.optim.AdamW(flow.parameters(), RATE, weight_decay=0.01)
+def options_of(prior: FittedPrior, given: Mapping[str, int | None]) -> dict[str, int]:
+    """The options of a prior, those not given at their default.
+
+    Raises:
+        LatensError: no such prior, or an option of another one.
+    """
+    if prior not in OPTIONS:
+        raise unknown("prior", prior, OPTIONS)
+    found = {name: value for name, value in given.items() if value is not None}
+    for name in found.keys() - OPTIONS[prior].keys():
+        other = next((kind for kind, own in OPTIONS.items() if name in own), None)
+        if other is None:
+            raise unknown("option", name, OPTIONS[prior])
+        raise LatensError(f"{name} is an option of --prior {other}, and this one is {prior}")
+    return OPTIONS[prior] | found
+
+
+def _mixture_at(z: Float[Tensor, "N *Z"], components: int) -> GaussianMixture:
+    """Components at latents drawn at random, as wide as tells so many apart (Scott's rule)."""
+    mixture = GaussianMixture(tuple(z.shape[1:]), components).to(z.device)
+    rows = torch.randint(len(z), (components,), device=z.device)
+    dims = math.prod(z.shape[1:])
+    with torch.no_grad():
+        mixture.mean.copy_(z[rows])
+        width = z.std(0).clamp(min=1e-3) * components ** (-1 / (dims + 4))
+        mixture.log_scale.copy_(width.log().expand_as(mixture.log_scale))
+    return mixture
+
+
+@torch.no_grad()
+def _compared(fit: Fit, vae: VAE, validation: Images) -> Fit:
+    """With its distances from latents of validation images, and what is gained on those."""
+    z = _draw(*_of_some(vae, validation), vae)
+    gain = None
+    if isinstance(fit.prior, GaussianMixture):
+        p, at = fit.prior(vae.encode), z.to(vae.device)
+        log_ratio = p.log_prob(at) - vae.prior_given().log_prob(at)
+        gain = log_ratio.mean().item()
+        after = p.sample(torch.Size((len(z),)))
+    else:
+        after = fit.prior.sample(len(z))
+    before = vae.sample_prior(len(z)).cpu().flatten(1)
+    z, scale = z.flatten(1), z.flatten(1).std(0)
+    distances = [mmd(z / scale, other / scale).item() for other in (before, after.cpu().flatten(1))]
+    return replace(fit, mmd_before=distances[0], mmd_after=distances[1], gain=gain)
+
+
+def _fitted(
+    start: Module,
+    rates: tuple[float, float],
+    vae: VAE,
+    mean: Tensor,
+    scale: Tensor,
+    minutes: float | None,
+) -> tuple[Module, int]:
+    """The prior with averaged weights, and how many latents it has seen."""
+    averaged = AveragedModel(start, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
+    rate, decay = rates
+    schedule = LearningRateSchedule(rate, WARMUP)
+    optimizer = torch.optim.AdamW(start.parameters(), rate, weight_decay=decay)
     began, seen, share = time.perf_counter(), 0, 0.0
     with progress("latents") as bar:
         task = bar.add_task("second stage", total=LATENTS if minutes is None else None)
@@ -103,15 +176,22 @@ def _regress(
                 break
             for group in optimizer.param_groups:
                 group["lr"] = schedule(share)
-            loss = flow(_draw(mean[rows], scale[rows], vae)).mean()
+            loss = _loss(start, _draw(mean[rows], scale[rows], vae), vae)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0 * math.sqrt(mean.shape[1]))
+            torch.nn.utils.clip_grad_norm_(start.parameters(), 10.0 * math.sqrt(mean.shape[1]))
             optimizer.step()
-            averaged.update_parameters(flow)
+            averaged.update_parameters(start)
             seen += len(rows)
             bar.update(task, completed=seen)
-    return cast("FlowMatching", averaged.module), seen
+    return cast("Module", averaged.module), seen
+
+
+def _loss(prior: nn.Module, z: Float[Tensor, "B *Z"], vae: VAE) -> Float[Tensor, ""]:
+    """Of flow matching; or −log p̂(z), which is all of −ELBO that a prior changes."""
+    if isinstance(prior, GaussianMixture):
+        return -prior(vae.encode).log_prob(z).mean()
+    return prior(z).mean()
 
 
 def _batches(count: int) -> Iterator[Tensor]:

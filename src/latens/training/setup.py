@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,15 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latens import catalogue
-from latens.config import AUTO, OWN, TrainConfig, replaced
+from latens.config import AUTO, OWN, ModelConfig, TrainConfig, replaced
 from latens.console import note
-from latens.data import IN_MEMORY, NAMES, DataSet, Images, load_data
+from latens.data import IN_MEMORY, NAMES, DataSet, Images, is_path, load_data
 from latens.errors import LatensError
 from latens.model import recipes
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.parts import Configurable, counted, from_config, to_config
+from latens.model.vae import VAE
 from latens.run.data import data_options
-from latens.run.directory import Run, versions
+from latens.run.directory import Run, locate, versions
 from latens.training.devices import (
     available_device,
     machine,
@@ -168,6 +169,8 @@ def prepare(
     """
     command = _command(data, config, model, objective)
     begins_again = model is None and objective is None and _may_begin_again(config)
+    if config.model.init_from is not None:
+        model, config = _initialised(data, config)
     if model is None:
         recipes.find(config.model.recipe)
         _refuse_own(config.model, "likelihood", "prior", "posterior")
@@ -184,6 +187,8 @@ def prepare(
             f"the model reads images of (C, H, W) {model.image_shape}, and {images.name} has "
             f"{images.shape}"
         )
+    if config.model.init_from is not None:
+        _check_labels(model, images)
     _check(model, objective, images)
     if model.is_fresh:
         few = _some_images(images.train, config.run.seed)
@@ -193,6 +198,32 @@ def prepare(
             model.prevent_collapse(few, quiet=prone)
     begins_again = begins_again and config.run.devices == 1
     return TrainingSetup(images, config, model, objective, command, begins_again)
+
+
+def _initialised(data: Any, config: TrainConfig) -> tuple[LatentModel, TrainConfig]:
+    """The model of `init_from`, and the configuration with its options.
+
+    Images are read in its size. A second stage is left behind: it fits latents that will move.
+
+    Raises:
+        LatensError: no such model, or an option that it decides.
+    """
+    section = config.model
+    defaults = asdict(ModelConfig(init_from=section.init_from))
+    chosen = [name for name, value in defaults.items() if getattr(section, name) != value]
+    for name in [*section.options, *chosen]:
+        raise LatensError(f"{name} is decided by the model of init_from: leave it out")
+    model = load_model(locate(str(section.init_from)))
+    if isinstance(model, VAE):
+        model.sampler = None
+    described = model.about.get("training", {}).get("options")
+    own = described or options_of_own(model, None, {})
+    section = replace(TrainConfig.from_record(own).model, init_from=section.init_from)
+    channels, height, width = model.image_shape
+    if is_path(data) and str(data) not in NAMES and config.data.size is None:
+        size = {"size": f"{height}x{width}", "grey": channels == 1}
+        config = replaced(config, data=size)
+    return model, replace(config, model=section)
 
 
 def begin_again(collapsed: TrainingSetup, seconds: float) -> TrainingSetup:
@@ -219,9 +250,14 @@ def begin_again(collapsed: TrainingSetup, seconds: float) -> TrainingSetup:
 
 
 def _may_begin_again(config: TrainConfig) -> bool:
-    """There is a time budget, a β, and no warm-up of it that the user has chosen."""
+    """There is a time budget, a β with no warm-up that the user has chosen, and random weights."""
     objective = config.objective
-    return bool(config.run.minutes) and objective.has_beta and objective.beta_warmup is None
+    return (
+        config.model.init_from is None
+        and bool(config.run.minutes)
+        and objective.has_beta
+        and objective.beta_warmup is None
+    )
 
 
 def _is_prone(config: TrainConfig, model: LatentModel) -> bool:
@@ -275,7 +311,10 @@ def restart(run: Run, data: DataSet) -> TrainingSetup:
     Raises:
         LatensError: a model or an objective that Python gave, or as in `prepare`.
     """
-    setup = prepare(data, run.config)
+    config, start = run.config, run.config.model.init_from
+    if start is not None:
+        config = replace(config, model=ModelConfig(init_from=start))
+    setup = prepare(data, config)
     return replace(setup, command=run.record["command"], begins_again=False)
 
 
@@ -308,6 +347,8 @@ def _with_defaults(config: TrainConfig) -> TrainConfig:
     warmup = defaults.pop("beta_warmup", 0.0)
     if config.model.has_fixed_scale:
         warmup = FIXED_SCALE_WARMUP
+    if config.model.init_from is not None:
+        warmup = 0.0  # its z is of use already
     warmup = warmup if config.objective.has_beta else 0.0
     if config.objective.beta_warmup is not None:
         warmup = config.objective.beta_warmup
@@ -457,7 +498,15 @@ def options_of_own(
 
 def decided_by_model() -> set[str]:
     """The options of a training that a model has decided when it is given."""
-    names = {"recipe", "latent_dim", "latent_map", "decoder_network", "octaves", "input_noise"}
+    names = {
+        "init_from",
+        "recipe",
+        "latent_dim",
+        "latent_map",
+        "decoder_network",
+        "octaves",
+        "input_noise",
+    }
     names.add("sigma")  # as 0.1.0 called a likelihood's scale
     for kind in ("network", "likelihood", "prior", "posterior"):
         names |= {kind, *_option_names(kind)}
@@ -489,6 +538,17 @@ def _check(model: LatentModel, objective: Objective, data: DataSet) -> None:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         y = None if few.labels is None else few.labels.to(device)
         objective(model.draw(few.unit().to(device), y, objective.samples))
+
+
+def _check_labels(model: LatentModel, data: DataSet) -> None:
+    """A model that knows labels learns on with as many of them."""
+    known, found = model.label_embedding or model.classifier, data.classes or data.attributes
+    count = getattr(known, "count", None)  # of a classifier of one's own none is told
+    if count is not None and count != len(found):
+        raise LatensError(
+            f"the model of init_from knows {count} labels, and {data.name} has {len(found)}: give "
+            "images with the same, or train from the beginning"
+        )
 
 
 def _mean_image(data: DataSet) -> Float[Tensor, "C H W"]:
