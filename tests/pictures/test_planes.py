@@ -3,7 +3,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from latens.pictures import histograms, latent_plane, plane_limits, turning
-from latens.pictures.planes import TURN_FRAMES, _outside, colour_of, marker_of
+from latens.pictures.planes import (
+    SIGMAS,
+    TURN_FRAMES,
+    _outside,
+    colour_of,
+    density_levels,
+    held_by,
+    marker_of,
+)
 from latens.pictures.style import TRAIN
 
 
@@ -41,6 +49,33 @@ def test_any_number_of_classes(count):
         rng.standard_normal((500, 2)), labels, [f"class {i}" for i in range(count)]
     )
     assert image.width < 1200
+
+
+def test_regions_of_a_density_hold_what_they_say():
+    """Against circles of a Gaussian of σ 2: at 1, 2 and 3 σ, log p is that of the level."""
+    edges = np.linspace(-9, 9, 400)
+    x = (edges[1:] + edges[:-1]) / 2
+    square = np.add.outer(x**2, x**2) / 4
+    log_p = -0.5 * square - np.log(2 * np.pi * 4)
+    shares = [held_by(sigma) for sigma in SIGMAS]
+    assert shares == pytest.approx([0.3935, 0.8647, 0.9889], abs=1e-4)
+    for sigma, level in zip(SIGMAS, density_levels(log_p, (x[1] - x[0]) ** 2, shares), strict=True):
+        assert level == pytest.approx(-0.5 * sigma**2 - np.log(8 * np.pi), abs=0.02)
+    assert density_levels(log_p[:50, :50], 1e-9, [0.5]) == [log_p[:50, :50].min()]
+
+
+def test_a_plane_shows_the_contours_of_a_density():
+    z, limits = np.zeros((1, 2)), (-4.0, 4.0, -4.0, 4.0)
+
+    def unit(z):
+        return -0.5 * (z**2).sum(1) - np.log(2 * np.pi)
+
+    none, circles, contours = (
+        latent_plane(z, prior=prior, limits=limits) for prior in (None, (0.0, 0.0), unit)
+    )
+    ink = [(np.asarray(image).sum(-1) < 300).sum() for image in (none, circles, contours)]
+    assert ink[0] < ink[2]
+    assert ink[2] - ink[0] == pytest.approx(ink[1] - ink[0], rel=0.5)
 
 
 def test_one_image_is_a_point():

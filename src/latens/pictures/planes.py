@@ -1,7 +1,7 @@
 """Latents as points: on a plane, and turning in space."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +16,11 @@ from PIL import Image
 from latens.pictures.plots import Still, styled
 from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN
 
+# The prior of a plane: the centre of a unit Gaussian, or log p of points [N, 2], in nats
+Prior = tuple[float, float] | Callable[[np.ndarray], np.ndarray]
+
 SIGMAS = (1, 2, 3)
+CELLS = 200  # along each axis, of the grid on which a density is drawn
 OUTSIDE = 0.001  # of the points, at most, beyond each edge of a plane
 MOST_IN_LEGEND, LETTERS, LEGEND_LEFT = 20, 13, 0.83
 PLANE_SIZE, TURNING_SIZE = (7.6, 6.2), (6.8, 5.2)  # inches
@@ -47,7 +51,7 @@ def latent_plane(
     names: Sequence[str] = (),
     title: str = "",
     axes: tuple[str, str] = ("z[0]", "z[1]"),
-    prior: tuple[float, float] | None = (0.0, 0.0),
+    prior: Prior | None = (0.0, 0.0),
     limits: tuple[float, float, float, float] | None = None,
     dpi: int = DPI,
 ) -> Image.Image:
@@ -61,11 +65,12 @@ def latent_plane(
         names: of the classes.
         axes: what the axes are.
         prior: around which point to draw the contours of a unit Gaussian at 1, 2 and 3 σ, dashed;
-            None draws none.
+            or log p(z), `[N, 2] -> [N]`, of which the regions of highest density are drawn that
+            hold as much of it (39, 86 and 99 %); None draws none.
         limits: left, right, bottom, top; None leaves room around all points.
         dpi: of the image.
     """
-    limits = limits or plane_limits(z, prior)
+    limits = limits or plane_limits(z, None if callable(prior) else prior)
     return latent_planes([z], labels, names, [title], axes, prior, limits, dpi)[0]
 
 
@@ -75,7 +80,7 @@ def latent_planes(
     names: Sequence[str],
     titles: Sequence[str],
     axes: tuple[str, str],
-    prior: tuple[float, float] | None,
+    prior: Prior | None,
     limits: tuple[float, float, float, float],
     dpi: int = DPI,
 ) -> list[Image.Image]:
@@ -96,7 +101,7 @@ def latent_planes(
             points.move(z)
             moving = _label_centres(ax, z, labels, names) + _outside(ax, z, limits)
             if prior is not None:
-                moving += _contours(ax, prior)
+                moving += _regions(ax, prior) if callable(prior) else _circles(ax, prior)
             images.append(still.render([*points.artists, *moving], title))
             _tell_axes(images[-1], figure, ax)
             if len(images) < len(frames):
@@ -105,7 +110,42 @@ def latent_planes(
     return images
 
 
-def _contours(ax: Axes, centre: tuple[float, float]) -> list[Artist]:
+def held_by(sigma: int) -> float:
+    """The share of a unit Gaussian in two dimensions within so many σ."""
+    return 1 - math.exp(-0.5 * sigma**2)
+
+
+def density_levels(
+    log_p: Float[np.ndarray, "H W"], cell: float, shares: Sequence[float]
+) -> list[float]:
+    """Log p at the edge of the regions of highest density that hold these shares of p, in nats.
+
+    Hyndman 1996, "Computing and Graphing Highest Density Regions".
+
+    Args:
+        log_p: at the centres of a grid's cells, each of the area `cell`.
+    """
+    highest = np.sort(log_p.ravel())[::-1]
+    held = np.cumsum(np.exp(highest) * cell)
+    return [float(highest[min(np.searchsorted(held, share), len(highest) - 1)]) for share in shares]
+
+
+def _regions(ax: Axes, log_prob: Callable[[np.ndarray], np.ndarray]) -> list[Artist]:
+    """Dashed contours of the regions that hold as much of p as 1, 2 and 3 σ do of a Gaussian."""
+    edges = [np.linspace(*limits, CELLS + 1) for limits in (ax.get_xlim(), ax.get_ylim())]
+    x, y = ((edge[1:] + edge[:-1]) / 2 for edge in edges)
+    points = np.stack([values.ravel() for values in np.meshgrid(x, y)], axis=1)
+    log_p = log_prob(points).reshape(CELLS, CELLS)
+    shares = [held_by(sigma) for sigma in SIGMAS]
+    levels = density_levels(log_p, (x[1] - x[0]) * (y[1] - y[0]), shares)
+    named = {level: f"{share:.0%}" for level, share in zip(levels, shares, strict=True)}
+    drawn = ax.contour(
+        x, y, log_p, sorted(named), colors=INK, linestyles="--", linewidths=0.9, zorder=4
+    )
+    return [drawn, *ax.clabel(drawn, fmt=named, fontsize=7, zorder=5)]
+
+
+def _circles(ax: Axes, centre: tuple[float, float]) -> list[Artist]:
     """Dashed circles at 1, 2 and 3 σ of a unit Gaussian."""
     drawn: list[Artist] = []
     for sigma in SIGMAS:

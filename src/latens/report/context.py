@@ -25,6 +25,7 @@ from latens.model.flow_matching import FlowMatching
 from latens.model.vae import VAE
 from latens.neighbour_maps import neighbour_map, projection_of
 from latens.pictures.films import HOLD
+from latens.pictures.planes import Prior
 from latens.run.directory import Run, best_row
 from latens.run.recording import Recording, read_recording
 
@@ -286,15 +287,32 @@ class ReportContext:
         return labels[:, index].cpu().numpy(), (f"not {name}", name), name
 
     @cached_property
-    def plane(self) -> tuple[np.ndarray, tuple[str, str], tuple[float, float] | None]:
-        """The test images' coordinates on the plane shown, its axes, the centre of a unit prior."""
+    def plane(self) -> tuple[np.ndarray, tuple[str, str], Prior | None]:
+        """The test images' coordinates on the plane shown, its axes, and the prior on it."""
         mean = self.latents.mean
         if self.projection != "pca" and self.dims > 2:
             names = f"{self.projection} 1", f"{self.projection} 2"
             return neighbour_map(mean.numpy(), self.projection), names, None
         plane = Plane(mean)
-        prior = plane.prior if self.dims > 1 and self.unit_prior else None
+        prior = plane.prior if self.dims > 1 and self.unit_prior else self._density
         return plane.of(mean), (plane.axes[0], plane.axes[1]), prior
+
+    @property
+    def _density(self) -> Prior | None:
+        """Log p of points `[N, 2]`, where z has two dimensions and is drawn from one known p(z)."""
+        vae = self.vae
+        if self.dims != 2 or not isinstance(vae, VAE):
+            return None
+        if vae.label_embedding is not None or vae.sampler is not None:
+            return None
+        prior = vae.prior_given()
+
+        @torch.no_grad()
+        def log_prob(z: np.ndarray) -> np.ndarray:
+            points = torch.from_numpy(z).float().unflatten(1, vae.latent_shape)
+            return prior.log_prob(points.to(vae.device)).double().cpu().numpy()
+
+        return log_prob
 
     @cached_property
     def recording(self) -> Recording:

@@ -9,6 +9,7 @@ from PIL import Image
 from latens import pictures
 from latens.analysis.projections import Plane
 from latens.pictures.marginals import MOST_HISTOGRAMS
+from latens.pictures.planes import SIGMAS, held_by
 from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import sheets
 
@@ -19,17 +20,20 @@ PRIOR_POINTS, LEAST_PRIOR_POINTS, PRIOR_VALUES = 10_000, 1_000, 2**22
 
 def latent_space_pictures(context: ReportContext) -> Iterator[Picture]:
     """Test images on a plane, on a rotating projection, and each latent dimension's histogram."""
-    _, _, centre = context.plane
+    _, _, prior = context.plane
     by = context.colours[2]
     coloured = f", by {by}" if by else ""
     how = f", by {context.projection}" if context.dims > 2 else ""
-    circles = "" if centre is None else "; dashed: the prior at 1, 2 and 3 σ"
+    dashed = "" if prior is None else "; dashed: the prior at 1, 2 and 3 σ"
+    if callable(prior):
+        shares = ", ".join(f"{held_by(sigma):.0%}" for sigma in SIGMAS)
+        dashed = f"; dashed: where the prior is densest, with {shares} of its samples inside"
     title = context.title(f"{len(context.test):,} test images in latent space{coloured}")
     yield Picture(
         "latent-space",
         [latent_plane_image(context, title)],
         f"Test images as points in latent space{coloured}",
-        f"The mean z of test images{how}{circles}.",
+        f"The mean z of test images{how}{dashed}.",
         on_page=False,  # the page's explorer shows the same points
     )
     if context.dims > 2:
