@@ -14,10 +14,7 @@ from matplotlib.patches import Circle
 from PIL import Image
 
 from latens.pictures.plots import Still, styled
-from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN
-
-# The prior of a plane: the centre of a unit Gaussian, or log p of points [N, 2], in nats
-Prior = tuple[float, float] | Callable[[np.ndarray], np.ndarray]
+from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN, Prior
 
 SIGMAS = (1, 2, 3)
 CELLS = 200  # along each axis, of the grid on which a density is drawn

@@ -2,12 +2,17 @@
 
 import functools
 import math
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from latens import files
+
+# The prior on a plane: the centre of a unit Gaussian, or log p of points [N, 2], in nats
+Prior = tuple[float, float] | Callable[[Any], Any]
 
 INK = "#1f2933"
 SOFT = "#5b6875"

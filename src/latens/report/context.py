@@ -25,7 +25,7 @@ from latens.model.flow_matching import FlowMatching
 from latens.model.vae import VAE
 from latens.neighbour_maps import neighbour_map, projection_of
 from latens.pictures.films import HOLD
-from latens.pictures.planes import Prior
+from latens.pictures.style import Prior
 from latens.run.directory import Run, best_row
 from latens.run.recording import Recording, read_recording
 
