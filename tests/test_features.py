@@ -100,14 +100,34 @@ def test_a_folder_without_one_good_image_is_refused(run, tmp_path):
     assert not (tmp_path / "z.csv").exists()
 
 
-def test_bits_are_those_of_the_whole_set(tmp_path, digits):
-    """Drawn from one stream of random numbers, whatever the size of a block."""
-    options = SMALL | {"binarisation": "static"}
-    run = latens.train("digits", out=tmp_path / "bits", **options)
-    np.save(tmp_path / "test.npy", digits.test.pixels.numpy())
-    packed = np.load(latens.embed(run, tmp_path / "test.npy", out=tmp_path / "z.npz"))
+def test_bits_are_each_images_own(tmp_path, digits):
+    """Whatever stands beside it, an image outside the run has the same bits everywhere."""
+    run = latens.train("digits", out=tmp_path / "bits", **(SMALL | {"binarisation": "static"}))
+    grey = digits.test.pixels
+    np.save(tmp_path / "test.npy", grey.numpy())
+    np.save(tmp_path / "two.npy", grey[[7, 3]].numpy())
+    (tmp_path / "files").mkdir()
+    for i in (3, 7):
+        Image.fromarray(grey[i, 0].numpy()).save(tmp_path / "files" / f"{i}.png")
+
+    def scores(data):
+        out = latens.score(run, tmp_path / data, out=tmp_path / "s.csv", scores=["-elbo"])
+        return [float(row["-elbo"]) for row in rows_of(out)]
+
+    every = scores("test.npy")
+    assert scores("two.npy") == pytest.approx([every[7], every[3]], rel=1e-5)
+    assert scores("files") == pytest.approx([every[3], every[7]], rel=1e-5)
     images = latens.data.load_split(tmp_path / "test.npy", "all", run.vae.image_shape, "static")
-    assert packed["mu"] == pytest.approx(run.vae.embed(images.unit()).numpy(), abs=1e-5)
+    assert set(images.pixels.unique().tolist()) == {0, 255}
+    brightness = [of.double().mean().item() for of in (images.pixels, grey)]
+    assert brightness[0] == pytest.approx(brightness[1], rel=0.02)
+    expected = image_scores(run.vae, images, ["-elbo"])["-elbo"]
+    assert every == pytest.approx(expected.tolist(), rel=1e-5)
+    found = latens.search(
+        run, tmp_path / "files" / "7.png", tmp_path / "files", out=tmp_path / "s.png", number=1
+    )
+    assert found[0]["path"] == "7.png"
+    assert found[0]["distance"] < 1e-6
 
 
 def test_levels_of_a_ladder_stand_in_a_row(tmp_path):

@@ -15,7 +15,7 @@ from torch import Tensor
 from latens import files
 from latens.config import FittedPrior, TrainConfig, check_names, check_seed
 from latens.console import stderr
-from latens.data import IN_MEMORY, DataSet, Images, load_data, load_split, source_of
+from latens.data import IN_MEMORY, DataSet, Images, load_alike, load_split, source_of
 from latens.errors import LatensError
 from latens.evaluation.findings import Finding
 from latens.evaluation.full import FullEvaluation
@@ -226,8 +226,11 @@ def evaluate_all(
     check_seed(seed)
     run = path if isinstance(path, Run) else Run.open(path)
     own = data is None or _in_memory(run) or source_of(data) == run.record["data"]["source"]
-    found = data_of(run, data if _in_memory(run) else None) if own else load_data(data)
     vae = load_model(run.path).to(resolve_device(device))
+    if own:
+        found = data_of(run, data if _in_memory(run) else None)
+    else:
+        found = load_alike(data, vae.image_shape, **_reading(vae, run))
     if found.train.shape != vae.image_shape:
         raise LatensError(f"the model reads {vae.image_shape}, and {data} has {found.train.shape}")
     return evaluate_fully(run, vae, found, seed)
@@ -264,11 +267,18 @@ def _images_for(
             return own.split(split), split
     if data is None:
         raise LatensError("a VAE alone does not know its data: name some, or give images")
-    binarisation = "none" if run is None else run.config.data.binarisation
+    return load_split(data, split, vae.image_shape, **_reading(vae, run)), split
+
+
+def _reading(vae: LatentModel, run: Run | None) -> dict[str, Any]:
+    """How other data are read so that they are what the model's training images were."""
     known = vae.about.get("training", {}).get("data", {})
-    names = tuple(known.get("classes") or known.get("attributes") or ())
-    value_range = None if run is None else run.config.data.value_range
-    return load_split(data, split, vae.image_shape, binarisation, names, value_range), split
+    return {
+        "binarisation": "none" if run is None else run.config.data.binarisation,
+        "names": tuple(known.get("classes") or known.get("attributes") or ()),
+        "value_range": None if run is None else run.config.data.value_range,
+        "crop": known.get("crop"),
+    }
 
 
 def _in_memory(run: Run) -> bool:

@@ -25,7 +25,7 @@ from latens.analysis.generation import (
 )
 from latens.config import check_seed
 from latens.console import note, progress
-from latens.data import Images, decode, find_images
+from latens.data import Images, decode, find_images, own_bits
 from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
 from latens.evaluation.judges import Judge, Verdict, judge_of
@@ -409,7 +409,8 @@ def read_images(run: Run, images: list[Path]) -> Images:
     """
     check_files(run.vae.image_shape[0])
     pixels, _ = decode(find_images(*images), replace(target_of(run), strict=True))
-    return Images(torch.from_numpy(pixels))
+    found, binarisation = Images(torch.from_numpy(pixels)), run.config.data.binarisation
+    return found if binarisation == "none" else own_bits(found, binarisation)
 
 
 def _check_number(number: int) -> None:

@@ -13,7 +13,7 @@ from latens import pictures
 from latens.analysis.generation import likeliest_condition
 from latens.config import check_seed
 from latens.console import note, progress
-from latens.data import NAMES, SPLITS, Images, load_data, source_of
+from latens.data import IN_MEMORY, NAMES, SPLITS, Images, load_data, source_of
 from latens.data.streaming import Block, Stream, check_shape, stream_images, stream_of_data_set
 from latens.errors import LatensError, unknown
 from latens.evaluation.proposals import can_be_refined
@@ -233,10 +233,11 @@ def stream_for(
     """Images for a run's model: any data, or where none are named the run's own in its splits.
 
     Args:
-        splits: of named data and of the run's own, which of them.
+        splits: of named data, of the run's own and of data with splits of their own, which of them.
     """
     source = run.record["data"]["source"]
-    if data is None or (source in NAMES and source_of(data) == source):
+    its_own = data is not None and source_of(data) == source != IN_MEMORY
+    if data is None or (its_own and (source in NAMES or tuple(splits) != SPLITS)):
         return stream_of_data_set(data_of(run), splits)
     names = run.record["data"]["classes"] or run.record["data"].get("attributes") or ()
     binarisation, crop = run.config.data.binarisation, run.record["data"].get("crop")
@@ -244,8 +245,16 @@ def stream_for(
         found = load_data(data, binarisation=binarisation)
         check_shape(found.train.shape, vae.image_shape, data)
         return stream_of_data_set(found, splits, names)
-    value_range = run.config.data.value_range
-    return stream_images(data, vae.image_shape, names, binarisation, crop, value_range)
+    return stream_images(
+        data,
+        vae.image_shape,
+        names,
+        binarisation,
+        crop,
+        run.config.data.value_range,
+        splits,
+        indexed=vae.label_embedding is not None,
+    )
 
 
 def given(vae: LatentModel, images: Images) -> tuple[Tensor, Tensor | None]:
@@ -253,8 +262,11 @@ def given(vae: LatentModel, images: Images) -> tuple[Tensor, Tensor | None]:
     x = images.unit().to(vae.device)
     if vae.label_embedding is None:
         return x, None
-    y = images.labels
-    return x, likeliest_condition(vae, x) if y is None else y.to(vae.device)
+    y = None if images.labels is None else images.labels.to(vae.device)
+    if y is not None and (y >= 0).all():
+        return x, y
+    guess = likeliest_condition(vae, x)
+    return x, guess if y is None or guess is None else torch.where(y < 0, guess, y)
 
 
 def mean_and_deviation(vae: LatentModel, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:

@@ -17,12 +17,12 @@ from latens.data.images import (
     DataSet,
     Images,
     binarise,
-    fix_bits,
     hold_out,
     jittered,
     joined,
     keep_labels,
     mirrored,
+    own_bits,
     unit_pixels,
 )
 from latens.data.in_memory import THE_DATA, is_path, name_in_memory, read_in_memory
@@ -41,10 +41,12 @@ __all__ = [
     "decode",
     "find_images",
     "jittered",
+    "load_alike",
     "load_data",
     "load_split",
     "mirrored",
     "name_of",
+    "own_bits",
     "source_of",
     "unit_pixels",
 ]
@@ -114,17 +116,12 @@ def load_data(
             )
     if labels is not None:
         train = keep_labels(train, labels, split_seed)
-    found = DataSet(
-        name_of(data),
-        source_of(data),
-        train,
-        held_out,
-        test,
-        raw.classes,
-        raw.attributes,
-        crop=raw.crop,
-    )
-    return binarise(found, binarisation)
+    return binarise(_data_set(data, raw, train, held_out, test), binarisation)
+
+
+def _data_set(data: Any, raw: Raw, train: Images, held_out: Images, test: Images) -> DataSet:
+    about = raw.classes, raw.attributes
+    return DataSet(name_of(data), source_of(data), train, held_out, test, *about, crop=raw.crop)
 
 
 def _split(
@@ -173,6 +170,7 @@ def load_split(
     binarisation: Binarisation | str = "none",
     names: tuple[str, ...] = (),
     value_range: tuple[float, float] | None = None,
+    crop: float | None = None,
 ) -> Images:
     """Images for a model that was not trained on them, resized to its (C, H, W) where they can be.
 
@@ -182,6 +180,7 @@ def load_split(
             otherwise all images.
         names: the model's classes or attributes: labels are converted to their order.
         value_range: as in `load_data`.
+        crop: of image files, as the model's training images were, see `Target`.
 
     Raises:
         LatensError: data that do not exist or cannot be read, or a split they do not have.
@@ -190,15 +189,42 @@ def load_split(
         known = load_data(data, binarisation=binarisation)
         images = known.split(split or "test")
         return renamed(images, known.classes or known.attributes, names)
-    found, labels = read_splits(data, shape, names=names, value_range=value_range)
+    found, labels = read_splits(data, shape, binarisation, names, value_range, crop)
     if split is None:
         split = "test" if "test" in found else "all"
     if split != "all" and split not in found:
         what = data if is_path(data) else THE_DATA
         raise LatensError(f"{what} has no {split} split of its own: leave out --split")
     images = joined(list(found.values()) if split == "all" else [found[split]])
-    images = renamed(images, labels, names)
-    return images if binarisation == "none" else fix_bits(images, binarisation)
+    return renamed(images, labels, names)
+
+
+def load_alike(
+    data: Any,
+    shape: tuple[int, int, int],
+    binarisation: Binarisation | str = "none",
+    names: tuple[str, ...] = (),
+    value_range: tuple[float, float] | None = None,
+    crop: float | None = None,
+) -> DataSet:
+    """All splits of data for a model that was not trained on them; the arguments of `load_split`.
+
+    Splits that the data do not have are held out, as in `load_data`.
+
+    Raises:
+        LatensError: data that do not exist, cannot be read, or are too few.
+    """
+    found, labels = read_splits(data, shape, binarisation, names, value_range, crop)
+    found = {name: renamed(images, labels, names) for name, images in found.items()}
+    if len(found["train"]) < FEWEST_IMAGES:
+        what = data if is_path(data) else THE_DATA
+        raise LatensError(
+            f"{what} has {len(found['train'])} images: at least {FEWEST_IMAGES} are needed here"
+        )
+    known, of = found["train"].labels, names or labels
+    named = ((), of) if known is not None and known.dim() > 1 else (of, ())
+    raw = Raw(found["train"], found.get("validation"), found.get("test"), *named)
+    return _data_set(data, raw, *_split(raw, None, 0, 0))
 
 
 def read_splits(
@@ -207,6 +233,7 @@ def read_splits(
     binarisation: Binarisation | str = "none",
     names: tuple[str, ...] = (),
     value_range: tuple[float, float] | None = None,
+    crop: float | None = None,
 ) -> tuple[dict[str, Images], tuple[str, ...]]:
     """The splits that data have of their own, resized as in `load_split`, and the labels' names.
 
@@ -216,7 +243,7 @@ def read_splits(
     if isinstance(data, DataSet) or (is_path(data) and str(data) in SOURCES):
         known = load_data(data, binarisation=binarisation)
         return {name: known.split(name) for name in SPLITS}, known.classes or known.attributes
-    target = Target(value_range=value_range)
+    target = Target(crop=crop, value_range=value_range)
     if can_be_resized(data):
         wanted = channels if channels in GREY_OR_RGB else None
         target = replace(target, size=(size[0], size[1]), channels=wanted)
@@ -226,7 +253,7 @@ def read_splits(
     raw, _ = _read(data, target, indexed)
     found = {name: getattr(raw, name) for name in SPLITS if getattr(raw, name) is not None}
     if binarisation != "none":
-        found = {name: fix_bits(images, binarisation) for name, images in found.items()}
+        found = {name: own_bits(images, binarisation) for name, images in found.items()}
     return found, raw.classes or raw.attributes
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -241,17 +242,36 @@ def binarise(data: DataSet, how: Binarisation | str) -> DataSet:
 
 
 def fix_bits(images: Images, how: str, generator: torch.Generator | None = None) -> Images:
-    """The images with bits that stay as they are: by threshold, or drawn once by a fixed seed."""
-    generator = generator or torch.Generator().manual_seed(BINARISATION_SEED)
+    """The images with bits that stay as they are: by threshold, or drawn once by a fixed seed.
+
+    One generator draws for all images, in turn: so a data set of the field has the bits that are
+    usual.
+    """
+    drawing = generator or torch.Generator().manual_seed(BINARISATION_SEED)
+    return _with_bits(images, how, lambda grey: torch.bernoulli(grey / 255, generator=drawing))
+
+
+def own_bits(images: Images, how: str) -> Images:
+    """As `fix_bits`, but with a generator of each image's own: no bit depends on other images."""
+
+    def draw(grey: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        seeds = (zlib.crc32(image.tobytes(), BINARISATION_SEED) for image in grey.numpy())
+        generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+        share = grey / 255
+        return torch.stack(
+            [torch.bernoulli(p, generator=own) for p, own in zip(share, generators, strict=True)]
+        )
+
+    return _with_bits(images, how, draw)
+
+
+def _with_bits(images: Images, how: str, draw: Callable[[Tensor], Tensor]) -> Images:
     array = torch.empty(len(images), *images.shape, dtype=torch.uint8)
     done = 0
-    for grey in images.blocks():
-        if how == "threshold":
-            drawn = grey.pixels >= 128
-        else:
-            drawn = torch.bernoulli(grey.pixels / 255, generator=generator)
-        array[done : done + len(grey)] = drawn * 255
-        done += len(grey)
+    for block in images.blocks():
+        grey = block.pixels
+        array[done : done + len(block)] = (grey >= 128 if how == "threshold" else draw(grey)) * 255
+        done += len(block)
     return replace(images, array=array, rows=None, stochastic_binarize=False)
 
 

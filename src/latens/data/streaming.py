@@ -14,7 +14,7 @@ from latens.data.arrays import GREY_OR_RGB, note_rounding, pixels_and_loss
 from latens.data.celeba import is_celeba
 from latens.data.decoding import NAMED, Target, decode_some, warn_of_left_out
 from latens.data.files import SPLIT_FOLDERS, find_images, iterate_images, open_npy
-from latens.data.images import BINARISATION_SEED, SPLITS, Images, fix_bits
+from latens.data.images import SPLITS, Images, own_bits
 from latens.data.in_memory import is_path
 from latens.data.shards import shards_of
 from latens.data.sources import is_idx
@@ -64,6 +64,8 @@ def stream_images(
     binarisation: str = "none",
     crop: float | None = None,
     value_range: tuple[float, float] | None = None,
+    splits: Sequence[str] = SPLITS,
+    indexed: bool = False,
 ) -> Stream:
     """Any data that `load_data` takes, for a model of images of (C, H, W).
 
@@ -74,9 +76,12 @@ def stream_images(
         names: the model's classes or attributes, in whose order labels are.
         binarisation: as in `load_data`.
         crop, value_range: of image files, see `latens.data.decoding.Target`.
+        splits: which of them, of data that have these of their own; otherwise all images.
+        indexed: whole numbers given from Python as labels are indices into `names`.
 
     Raises:
-        LatensError: data that do not exist, cannot be read, or have another size.
+        LatensError: data that do not exist, cannot be read, or have another size; or numbers that
+            are no indices.
     """
     path = Path(data).expanduser() if is_path(data) and str(data) not in NAMES else None
     if path is not None and path.is_dir() and not _is_special(path):
@@ -85,9 +90,10 @@ def stream_images(
                 f"the model's images have {shape[0]} channels, and image files are grey or RGB: "
                 "use a .npy"
             )
-        count = sum(1 for _ in iterate_images(path)) or len(find_images(path))
+        folder = _of_splits(path, splits)
+        count = sum(1 for _ in iterate_images(folder)) or len(find_images(folder))
         target = Target((shape[1], shape[2]), shape[0], crop, value_range=value_range)
-        return Stream(count, lambda: _bits(_files(path, target, names), binarisation))
+        return Stream(count, lambda: _bits(_files(path, target, names, folder), binarisation))
     if path is not None and path.is_file() and path.suffix.lower() == ".npy":
         count = len(open_npy(path))
         pixels, lossy = pixels_and_loss(open_npy(path)[:IMAGES_IN_BLOCK], path, value_range)
@@ -95,13 +101,23 @@ def stream_images(
         if lossy and value_range is None:
             note_rounding(path)
         return Stream(count, lambda: _bits(_rows_of_npy(path, count, value_range), binarisation))
-    splits, found = read_splits(data, shape, binarisation, value_range=value_range)
-    for images in splits.values():
+    known = tuple(names) if indexed else ()
+    read, found = read_splits(data, shape, binarisation, known, value_range, crop)
+    read = {name: read[name] for name in splits if name in read} or read
+    for images in read.values():
         check_shape(images.shape, shape, data)
-    if list(splits) == ["train"]:  # all there is, and not a split that the data tell
-        splits = {"": splits["train"]}
-    count = sum(map(len, splits.values()))
-    return Stream(count, lambda: _rows(splits, found, tuple(names)))
+    if list(read) == ["train"]:  # all there is, and not a split that the data tell
+        read = {"": read["train"]}
+    count = sum(map(len, read.values()))
+    return Stream(count, lambda: _rows(read, found, tuple(names)))
+
+
+def _of_splits(folder: Path, splits: Sequence[str]) -> Path:
+    """A folder; of one that has its splits in folders the only one asked for, if it is there."""
+    if len(splits) > 1 or not (folder / "train").is_dir():
+        return folder
+    names = [name for name, split in SPLIT_FOLDERS.items() if split in splits]
+    return next((folder / name for name in names if (folder / name).is_dir()), folder)
 
 
 def stream_of_data_set(
@@ -141,22 +157,22 @@ def check_shape(found: Sequence[int], shape: Sequence[int], data: Any) -> None:
 
 
 def _bits(blocks: Iterable[Block], binarisation: str) -> Iterator[Block]:
-    generator = torch.Generator().manual_seed(BINARISATION_SEED)
     for block in blocks:
         if binarisation == "none":
             yield block
         else:
-            yield replace(block, images=fix_bits(block.images, binarisation, generator))
+            yield replace(block, images=own_bits(block.images, binarisation))
 
 
 # ---- folders ---------------------------------------------------------------------------------
 
 
-def _files(folder: Path, target: Target, names: Sequence[str]) -> Iterator[Block]:
+def _files(folder: Path, target: Target, names: Sequence[str], within: Path) -> Iterator[Block]:
+    """Blocks of the files within a part of a folder; their paths are below the folder."""
     errors, left_out, count = [], 0, 0
     index = {name: i for i, name in enumerate(names)}
     has_splits = (folder / "train").is_dir()
-    for paths in _batched(iterate_images(folder)):
+    for paths in _batched(iterate_images(within)):
         count += len(paths)
         results = decode_some(paths, target)
         errors = [*errors, *(r for r in results if isinstance(r, LatensError))][:NAMED]

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from latens.data import DataSet, Images
 from latens.errors import LatensError
-from latens.evaluation.judges import IMAGES_AT_ONCE, SHIPPED, ImageClassifier, shipped_network
+from latens.evaluation.judges import (
+    IMAGES_AT_ONCE,
+    ImageClassifier,
+    shipped_for,
+    shipped_network,
+)
 from latens.run.directory import Run
 
 LEARNED_FROM, LARGEST_SIDE = 5_000, 32  # images at most, and their side in pixels
@@ -44,8 +49,7 @@ def features_of(run: Run, data: DataSet) -> FeatureNetwork:
     For MNIST those of the classifier that comes with latens; for other classes those of one that
     is trained on the run's training images at once; without classes principal components.
     """
-    if run.name in SHIPPED:
-        name = SHIPPED[run.name]
+    if name := shipped_for(run):
         return FeatureNetwork(f"{name}-judge, last hidden layer", _hidden(shipped_network(name)))
     labels = data.train.labels
     if labels is not None and labels.dim() == 1 and len(labels[labels >= 0].unique()) > 1:

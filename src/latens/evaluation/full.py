@@ -137,7 +137,7 @@ def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tup
     yield "samples", tuple(_samples(run, vae, data, seed)) if enough else ()
     if test.labels is not None and test.labels.dim() == 1:
         yield "latents", _of_classes(vae, train, test)
-    if data.name == "shapes" and len(vae.level_shapes) == 1:
+    if data.source == "shapes" and len(vae.level_shapes) == 1:
         yield "factors", _of_factors(vae)
 
 
@@ -216,6 +216,8 @@ def _of_classes(vae: LatentModel, train: Images, test: Images) -> LatentQuality 
     for images in (train, test):
         assert images.labels is not None
         known = (images.labels >= 0).nonzero()[:PROBED, 0]
+        if not len(known):
+            return None
         few = images.take(known)
         assert few.labels is not None
         pairs.append((embed_all(vae, few)[0].double(), few.labels))

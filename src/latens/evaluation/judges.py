@@ -20,6 +20,7 @@ from latens.run.data import data_of
 from latens.run.directory import Run
 
 SHIPPED = {"mnist": "mnist", "binarized-mnist": "mnist"}  # the data of a run, and which judge
+DIGITS = tuple("0123456789")
 FOLDER = Path(__file__).parent.parent / "judges"
 LEARNED_FROM = 3_000  # images, at most, of a classifier that is trained on the spot
 LARGEST_SIDE = 28  # in pixels, to which it scales images down
@@ -147,8 +148,8 @@ def judge_of(run: Run, choice: str = "auto", data: DataSet | None = None) -> Jud
         raise LatensError(f"{run.path} knows no classes that a judge could tell")
     if choice not in ("auto", "data"):
         return _of_run(Path(choice), classes, tuple(record["shape"]))
-    if choice == "auto" and run.name in SHIPPED:
-        return shipped(SHIPPED[run.name])
+    if choice == "auto" and (name := shipped_for(run)):
+        return shipped(name)
     try:
         data = data_of(run) if data is None else data
         return trained_on(data.train, data.test)
@@ -156,6 +157,13 @@ def judge_of(run: Run, choice: str = "auto", data: DataSet | None = None) -> Jud
         if choice == "auto":
             return None
         raise
+
+
+def shipped_for(run: Run) -> str | None:
+    """The judge that comes with latens for a run's data; not of a folder of the same name."""
+    data = run.record["data"]
+    is_that = tuple(data["classes"]) == DIGITS and tuple(data["shape"]) == (1, 28, 28)
+    return SHIPPED.get(data["source"]) if is_that else None
 
 
 def shipped(name: str) -> Judge:
@@ -213,8 +221,9 @@ def trained_on(train: Images, test: Images) -> Judge:
     accuracy = math.nan
     if test.labels is not None:
         known = (test.labels >= 0).nonzero()[:LEARNED_FROM, 0]
-        found = classify(test.take(known).unit())
-        accuracy = (found == test.labels[known]).double().mean().item()
+        if len(known):
+            found = classify(test.take(known).unit())
+            accuracy = (found == test.labels[known]).double().mean().item()
     return Judge(f"an SVM on {len(y):,} training images", accuracy, classify)
 
 

@@ -207,6 +207,8 @@ def neighbour_accuracy(vae: LatentModel, train: Images, test: Images, neighbours
         raise LatensError("neighbours vote for classes, and these images have none")
     if not 1 <= neighbours <= len(train):
         raise LatensError(f"{neighbours} neighbours: 1 to {len(train)} can be asked")
+    if not ((train.labels >= 0).any() and (test.labels >= 0).any()):
+        raise LatensError("neighbours vote for classes, and no class of these images is known")
     known = train.labels >= 0
     z, of = embed_all(vae, train)[0][known], train.labels[known]
     known = test.labels >= 0

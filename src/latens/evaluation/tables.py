@@ -55,7 +55,7 @@ def full_table(figures: dict[str, Any]) -> str:
     for name, lines in (
         ("−log p(x)", _nll(figures)),
         ("parts of the KL", _kl_parts(figures.get("kl_parts"))),
-        ("samples", [line for part in figures["samples"] for line in _samples(part)]),
+        ("samples", [line for part in figures.get("samples", []) for line in _samples(part)]),
         ("latents and classes", _latents(figures.get("latents"))),
         ("latents and factors", _factors(figures.get("factors"))),
     ):

@@ -17,7 +17,7 @@ from torch import Tensor
 from latens.analysis.generation import labels_like_training
 from latens.commands import check_files
 from latens.data.decoding import InMemoryFile, decode_some
-from latens.data.images import Images, fix_bits
+from latens.data.images import Images, own_bits
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
 from latens.model.latent_model import LatentModel
@@ -86,7 +86,7 @@ class Service:
             rows.append(each)
         images = Images(torch.from_numpy(np.stack(rows)))
         binarisation = self.run.config.data.binarisation
-        return (images if binarisation == "none" else fix_bits(images, binarisation)).pixels
+        return (images if binarisation == "none" else own_bits(images, binarisation)).pixels
 
     def classes(self, labels: Sequence[str] | None, number: int) -> Tensor | None:
         """Class indices by name; None where the model does not ask for them.
