@@ -112,6 +112,25 @@ def test_images_say_their_shape(shape):
     assert model.transform(x).shape == (40, 2)
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8, 3), (16, 8, 8)])
+def test_images_of_several_channels_stay_what_they_are(shape):
+    """A pattern in one channel comes back there, whichever axis the channels are on."""
+    rng = np.random.default_rng(0)
+    channels = np.zeros((200, min(shape), 8, 8) if 3 in shape else (200, *shape), np.float32)
+    channels[:, 1, 2:6, :4] = rng.uniform(0.5, 1, (200, 1, 1))
+    x = channels.transpose(0, 2, 3, 1) if shape[-1] == 3 else channels
+    model = VAETransformer(n_components=2, hidden="64", epochs=60, random_state=0).fit(x)
+    assert model.image_shape_ == model.model_.image_shape == channels.shape[1:]
+    again = model.inverse_transform(model.transform(x)).reshape(channels.shape)
+    assert np.mean((again - channels) ** 2) < 0.2 * channels.var()
+
+
+@pytest.mark.parametrize("option", ["epochs", "seed", "size", "range", "binarisation"])
+def test_options_that_others_decide_are_refused(option, digits):
+    with pytest.raises(LatensError, match=f"{option} is no option here"):
+        VAETransformer(**SMALL | {"options": {option: 3}}).fit(digits[0])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -88,7 +88,7 @@ class DataConfig(_Section):
             object.__setattr__(self, "size", f"{height}x{width}")
         if self.range is not None:
             low, high = _low_high(self.range)
-            object.__setattr__(self, "range", f"{low:g},{high:g}")
+            object.__setattr__(self, "range", f"{short(low)},{short(high)}")
         super().__post_init__()
         self._check_above_zero("validation labels")
         self._check_not_negative("split_seed jitter")
@@ -457,6 +457,11 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     if isinstance(value, int | float) and not -LARGEST < value < LARGEST:  # nor NaN
         shown = value if isinstance(value, float) else "too large"  # for its digits to be shown
         raise LatensError(f"{name} is {shown}: it must be a number below 2 to the 63rd")
+
+
+def short(value: Any) -> str:
+    """A value as short as tells it from all others."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def _height_width(size: Any) -> tuple[int, int]:

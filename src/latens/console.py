@@ -12,6 +12,7 @@ RANK = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
 IS_MAIN = "WORLD_SIZE" not in os.environ or RANK == "0"
 LONGEST_LINE = 1_000  # characters
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not IS_MAIN)
+_overheard: list[list[tuple[str, str]]] = []  # what is being kept of what is said
 
 
 @contextmanager
@@ -33,12 +34,31 @@ def in_one_line(text: str) -> str:
 
 def note(text: str) -> None:
     """One line the user should know of, but need not act on."""
-    stderr.print(f"latens: note: {in_one_line(text)}", markup=False)
+    say("note", text)
 
 
 def warn(text: str) -> None:
     """One line the user should act on; it names the remedy."""
-    stderr.print(f"latens: warning: {in_one_line(text)}", markup=False, style="yellow")
+    say("warning", text)
+
+
+def say(kind: str, text: str) -> None:
+    """A note or a warning."""
+    for kept in _overheard:
+        kept.append((kind, text))
+    style = "yellow" if kind == "warning" else None
+    stderr.print(f"latens: {kind}: {in_one_line(text)}", markup=False, style=style)
+
+
+@contextmanager
+def overheard() -> Iterator[list[tuple[str, str]]]:
+    """The notes and warnings that are said inside, for `say` to say them again."""
+    kept: list[tuple[str, str]] = []
+    _overheard.append(kept)
+    try:
+        yield kept
+    finally:
+        _overheard.remove(kept)
 
 
 def progress(unit: str) -> Progress:

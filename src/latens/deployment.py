@@ -382,6 +382,29 @@ def _metadata(program: Program) -> dict[str, str]:
     return {"about": program.about} | ins | {f"output {n}": t for n, t in program.outputs.items()}
 
 
+def _preprocessing(run: Run) -> str:
+    """What becomes of pixels before the programs take them, as it was in training."""
+    data, options = run.record["data"], run.config.data
+    steps = []
+    if data.get("crop"):
+        steps.append(f"cut out the central square of {data['crop']:g} of the width")
+        steps.append(f"resize to {data['shape'][1]}x{data['shape'][2]}")
+    if options.value_range is not None:
+        low, high = options.value_range
+        steps.append(
+            f"x = (pixel − {low:g}) / {high - low:g}, clipped to [0, 1] and rounded to 256 levels "
+            "(for pixels of 8 bits in colour: divide by 255)"
+        )
+    else:
+        steps.append("divide 8-bit pixels by 255")
+    if options.binarisation == "threshold":
+        steps.append("1 where that is 128/255 or more, else 0")
+    elif options.binarisation != "none":
+        steps.append("draw each pixel as 0 or 1 with that as the probability of 1")
+    colours = ", RGB" if data["shape"][0] == 3 else ""
+    return f"{'; '.join(steps)}; channels first{colours}"
+
+
 def _describe(
     run: Run,
     programs: list[Program],
@@ -389,13 +412,12 @@ def _describe(
     cost: float | None,
     folder: Path,
 ) -> None:
-    data = run.record["data"]
+    data, preprocessing = run.record["data"], _preprocessing(run)
     about = {
         "programs": {program.name: _metadata(program) for program in programs},
         "largest difference to the model": differences,
         "int8 costs, nats per image": cost,
-        "preprocessing": "divide 8-bit pixels by 255; channels first"
-        + (", RGB" if data["shape"][0] == 3 else ""),
+        "preprocessing": preprocessing,
         "image (channels, height, width)": data["shape"],
         "classes": data["classes"],
         "attributes": data.get("attributes", []),
@@ -405,6 +427,7 @@ def _describe(
     template = resources.files("latens").joinpath("templates/onnx.md.j2").read_text("utf-8")
     text = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(
         title=run.title,
+        preprocessing=preprocessing,
         programs=programs,
         labels="label" in programs[0].inputs,
         shape=data["shape"],

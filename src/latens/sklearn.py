@@ -22,8 +22,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from latens import api
+from latens.config import section_of
 from latens.console import silent
-from latens.data import FEWEST_IMAGES
+from latens.data import FEWEST_IMAGES, Images
+from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
 from latens.evaluation.scores import image_scores
 from latens.model import recipes  # noqa: F401 - so that every part of latens is known
@@ -41,9 +43,9 @@ Rows = Float[np.ndarray, "N F"]
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Latents of images by a variational autoencoder, as `sklearn.decomposition.PCA` gives them.
 
-    X is a table of an image a row, its pixels channel by channel, or images `[N, H, W]` or
-    `[N, C, H, W]`. Pixels are kept in 8 bits while the model learns. Values outside of
-    `value_range` are clipped to it.
+    X is a table of an image a row, its pixels channel by channel, or images `[N, H, W]`,
+    `[N, C, H, W]`, or `[N, H, W, C]` where C is 1 or 3 and H is neither. Pixels are kept in 8 bits
+    while the model learns. Values outside of `value_range` are clipped to it.
 
     Args:
         n_components: D, the number of latent dimensions.
@@ -53,7 +55,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         epochs: passes over the images; None as `latens train` chooses.
         batch_size, learning_rate: None: as `latens train` chooses.
         hidden: widths of the layers of the recipe mlp, such as "512,256"; None: its own.
-        options: further options of `latens train`, such as `{"posterior": "iaf"}`.
+        options: further options of `latens train` for the model, the objective and the optimiser,
+            such as `{"posterior": "iaf"}`.
         image_shape: (C, H, W) or (H, W) of a row; None: a square of grey pixels, else of three
             channels, else one line.
         value_range: of the pixels, black and white; None: 0 and 1 or 0 and 255 where all values
@@ -140,8 +143,14 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if self.n_components < 1:
             raise LatensError(f"n_components is {self.n_components}: it must be 1 or more")
         rows = self._checked(images, reset=True, ensure_min_samples=FEWEST_IMAGES)
-        shape = getattr(images, "shape", ())
-        given = shape[1:] if len(shape) > 2 else self.image_shape
+        for name in self.options or {}:
+            if section_of.get(name, ("",))[0] in ("data", "run"):
+                raise LatensError(
+                    f"{name} is no option here: X, value_range, validation_fraction, epochs, "
+                    "device and random_state decide on it"
+                )
+        shape = _channels_first(images).shape if len(getattr(images, "shape", ())) > 2 else ()
+        given = shape[1:] if shape else self.image_shape
         self.image_shape_ = image_shape_of(rows.shape[1], given)
         self.value_range_ = value_range_of(rows, np.asarray(images).dtype, self.value_range)
         return rows
@@ -166,7 +175,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             options = {name: options[name] for name in options.keys() - decided_by_model()}
         with tempfile.TemporaryDirectory() as folder, silent(not self.verbose):
             run = api.train(
-                {split: (255 * part).round().byte() for split, part in data.items()},
+                {split: Images((255 * part).round().byte()) for split, part in data.items()},
                 model=model,
                 out=Path(folder) / "run",
                 epochs=epochs,
@@ -227,7 +236,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _checked(self, images: Any, reset: bool = False, **options: Any) -> Rows:
         """X as a table of numbers that scikit-learn has looked at."""
         if len(getattr(images, "shape", ())) in (3, 4):
-            images = np.asarray(images)
+            images = _channels_first(images)
             images = images.reshape(len(images), -1)
         kinds = [np.float64, np.float32]
         return cast("Rows", validate_data(self, images, reset=reset, dtype=kinds, **options))
@@ -270,6 +279,14 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _channels_first(images: Any) -> np.ndarray:
+    """Images `[N, H, W]`, or `[N, C, H, W]` also of those whose channels come last."""
+    array = np.asarray(images)
+    if array.ndim == 4 and array.shape[3] in GREY_OR_RGB and array.shape[1] not in GREY_OR_RGB:
+        return array.transpose(0, 3, 1, 2)
+    return array
 
 
 def image_shape_of(features: int, given: tuple[int, ...] | None) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from latens import pictures
-from latens.config import TrainConfig
+from latens.config import TrainConfig, short
 from latens.console import note
 from latens.errors import LatensError
 from latens.report.comparison import TABLES, rate_distortion, write_tables
@@ -123,16 +123,11 @@ def combinations(
     configs = {}
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
-        name = ",".join(f"{option}={_short(value)}" for option, value in chosen.items())
+        name = ",".join(f"{option}={short(value)}" for option, value in chosen.items())
         if name in configs:
             raise LatensError(f"{name} is given twice")
         configs[name] = TrainConfig.from_options(**{**options, **chosen})
     return configs
-
-
-def _short(value: Any) -> str:
-    """A value as short as tells it from all others."""
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def command(
@@ -142,7 +137,7 @@ def command(
     fixed = {name: value for name, value in options.items() if name not in swept}
     words = shlex.split(TrainConfig.from_options(**fixed).command(data))
     for name, values in swept.items():
-        words += [f"--{name.replace('_', '-')}", *map(_short, values)]
+        words += [f"--{name.replace('_', '-')}", *map(short, values)]
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     return shlex.join([words[0], "sweep", *words[2:]])
 

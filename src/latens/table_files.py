@@ -81,7 +81,8 @@ class _CSV:
 
 @contextmanager
 def _csv(path: Path) -> Iterator[Table]:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # A file's name that is not UTF-8 is written as the bytes that it has
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         yield _CSV(file)
 
 
@@ -94,10 +95,17 @@ class _Parquet:
 
     def write(self, columns: Columns) -> None:
         pyarrow, parquet = _pyarrow()
-        rows = pyarrow.table({name: pyarrow.array(v) for name, v in _flat(columns).items()})
+        rows = pyarrow.table({name: pyarrow.array(_utf8(v)) for name, v in _flat(columns).items()})
         if self.writer is None:
             self.writer = self.stack.enter_context(parquet.ParquetWriter(self.path, rows.schema))
         self.writer.write_table(rows)
+
+
+def _utf8(values: Any) -> Any:
+    """Texts of a column, with a question mark for what cannot be UTF-8, which Parquet demands."""
+    if isinstance(values, np.ndarray):
+        return values
+    return [v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values]
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -135,7 +143,7 @@ class _Npz:
                 self.parts[name] = self.stack.enter_context(part)
                 self.kinds[name] = array.dtype, array.shape[1:]
             if array.dtype.kind == "U":
-                texts = [str(value).encode() for value in values]
+                texts = [str(value).encode("utf-8", "surrogateescape") for value in values]
                 widest = max(self.kinds[name][0], array.dtype, key=lambda kind: kind.itemsize)
                 self.kinds[name] = widest, ()
                 lengths = [len(text).to_bytes(4, "little") for text in texts]
@@ -161,7 +169,8 @@ class _Npz:
 
     def _texts(self, part: IO[bytes], kind: np.dtype) -> Iterator[bytes]:
         for _ in range(self.count):
-            text = part.read(int.from_bytes(part.read(4), "little")).decode()
+            content = part.read(int.from_bytes(part.read(4), "little"))
+            text = content.decode("utf-8", "surrogateescape")
             yield np.array(text, kind).tobytes()
 
 

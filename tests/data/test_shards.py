@@ -70,6 +70,29 @@ def test_tar_shards_are_images_with_labels(tmp_path):
         assert LABELS[row] == found.classes[label]
 
 
+def test_images_whose_names_have_dots_are_images_each(tmp_path, capsys):
+    """Where none is the image of its sample; else they are further fields, and said to be."""
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 8, 8), np.uint8)
+    names = [f"cell{i // 4}.z{i % 4}.png" for i in range(12)]
+    for tar, files in (
+        ("cells.tar", zip(names, pixels, strict=True)),
+        (
+            "masks.tar",
+            [(f"{i:02d}{end}", pixels[i]) for i in range(12) for end in (".png", ".seg.png")],
+        ),
+    ):
+        with tarfile.open(tmp_path / tar, "w") as archive:
+            for name, image in files:
+                content = png(image)
+                about = tarfile.TarInfo(name)
+                about.size = len(content)
+                archive.addfile(about, io.BytesIO(content))
+        data = load_data(tmp_path / tar)
+        assert sum(data.sizes().values()) == 12, tar
+        said = capsys.readouterr().err
+        assert ("further images of its samples (seg.png)" in said) == (tar == "masks.tar")
+
+
 def test_numbers_in_braces_name_shards(tmp_path):
     for i in range(3):
         write_tar(tmp_path / f"set-{i:02d}.tar", range(20 * i, 20 * i + 20))

@@ -143,6 +143,10 @@ def test_what_cannot_be_answered_is_one_line(client, images):
     refused(422, "a.png", "/embed", files=broken)
     refused(422, "not an image", "/embed", files=[("images", ("b.png", b"hello", "image/png"))])
     refused(422, "1 to 64", "/embed", files=files([images[0]] * 65))
+    blank = io.BytesIO()
+    Image.new("L", (6000, 6000)).save(blank, "PNG")
+    many = [("images", (f"{i}.png", blank.getvalue())) for i in range(6)]
+    refused(422, "216 megapixels: a request may have 200", "/embed", files=many)
     refused(422, "give two", "/interpolate", files=files(images[:3]))
     refused(422, "no score beauty", "/score", files=files(images[:1]), data={"scores": "beauty"})
     refused(422, "1000", "/score", files=files(images[:1]), data={"importance_samples": 10**9})

@@ -240,6 +240,7 @@ def serve(
     port: int = 8000,
     images: int = 64,
     megabytes: float = 16.0,
+    megapixels: float = 200.0,
     rate: int = 100,
     batch_size: int = 256,
     device: DeviceOption = "auto",
@@ -259,6 +260,8 @@ def serve(
         That one request may send or ask for.
     megabytes
         That one request may have.
+    megapixels
+        That the images of one request may have, before they are brought to the model's size.
     rate
         Requests in a second from one address; 0: any number.
     batch_size
@@ -267,5 +270,5 @@ def serve(
     from latens.serving.limits import Limits
     from latens.serving.server import serve
 
-    limits = Limits(images, megabytes, rate)
+    limits = Limits(images, megabytes, megapixels, rate)
     serve(run, host, port, batch_size=batch_size, limits=limits, device=device)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from latens.config import Binarisation
+from latens.console import note
 from latens.data.arrays import GREY_OR_RGB
 from latens.data.celeba import CROP, SIZE, is_celeba, read_celeba
-from latens.data.decoding import Target, decode
+from latens.data.decoding import DARK, Target, decode
 from latens.data.files import SUFFIXES, find_images, read_array, read_folder
 from latens.data.images import (
     SPLITS,
@@ -52,6 +53,7 @@ __all__ = [
 ]
 
 FEWEST_IMAGES = 10
+LOOKED_AT = 1_000  # images, for whether they are nearly black
 IN_MEMORY = "<in memory>"  # the source of data that were given from Python
 CELEBA = "celeba"
 NAMES = {name: source.about for name, source in SOURCES.items()} | {
@@ -107,6 +109,13 @@ def load_data(
             f"{what} has {len(raw.train)} images: at least {FEWEST_IMAGES} are needed to train, "
             "validate and test"
         )
+    if raw.validation is not None and validation is not None and not isinstance(data, DataSet):
+        raise LatensError(
+            f"{what} has {len(raw.validation):,} validation images of its own: leave out "
+            "--validation"
+        )
+    if value_range is None:
+        _note_dark(raw.train, data)
     train, held_out, test = _split(raw, validation, default, split_seed)
     for name, images in (("validation", held_out), ("test", test)):
         if images.shape != train.shape:
@@ -117,6 +126,20 @@ def load_data(
     if labels is not None:
         train = keep_labels(train, labels, split_seed)
     return binarise(_data_set(data, raw, train, held_out, test), binarisation)
+
+
+def _note_dark(images: Images, data: Any) -> None:
+    """Say so where pixels seem to be counted from 0 to 1 and not to 255."""
+    if images.array.dtype != torch.uint8 or images.stochastic_binarize:
+        return
+    few = images.take(slice(0, LOOKED_AT)).pixels
+    if (brightest := int(few.max())) < DARK:
+        is_array = not can_be_resized(data) or not is_path(data)
+        remedy = f"give --range 0,{brightest or 1}" if is_array else "scale them to 0 to 255"
+        note(
+            f"the brightest pixel of the first {len(few):,} images is {brightest} of 255, so they "
+            f"are nearly black: {remedy} if it should be white"
+        )
 
 
 def _data_set(data: Any, raw: Raw, train: Images, held_out: Images, test: Images) -> DataSet:

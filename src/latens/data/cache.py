@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pooch
 
-from latens.console import note
+from latens.console import note, overheard, say
 from latens.data.decoding import ImageFile, Target, decode
 from latens.errors import LatensError
 from latens.files import clear_temporaries, read_json, replacing, write_json
@@ -92,6 +92,8 @@ def cached(
     path = cache_folder() / f"{key}-{_digest(stamps)}.npy"
     known = _read(path)
     if known is not None:
+        for kind, text in known[1].get("said", ()):  # the images are the same
+            say(kind, text)
         return known
     stale = [old for old in path.parent.glob(f"{key}-*") if old.stem != path.stem]
     if stale:
@@ -99,7 +101,8 @@ def cached(
     try:
         clear_temporaries(path.parent)
         with replacing(path) as temporary:
-            about = write(temporary)
+            with overheard() as said:
+                about = write(temporary) | {"said": said}
             about |= {"source": source, "shape": list(np.load(temporary, mmap_mode="r").shape)}
             write_json(path.with_suffix(".json"), about | {DIGEST: _digest(about)})
     except OSError as error:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from latens import limits
-from latens.console import progress
+from latens.console import note, progress
 from latens.data.arrays import class_indices
 from latens.data.cache import cached
 from latens.data.decoding import (
@@ -271,9 +271,12 @@ def _opened(shard: str) -> Iterator[IO[bytes]]:
 
 
 def _of_tar(shard: str) -> Iterator[tuple[InMemoryFile, Any]]:
-    """Files of one name but for their suffix are a sample (WebDataset): an image, and its .cls or
+    """Files of one name up to its first dot are a sample (WebDataset): an image, and its .cls or
     .json.
+
+    Several images without one whose suffix has no dot, such as `cell.1.png`, are samples each.
     """
+    further: set[str] = set()
     with (
         _reading(shard),
         _opened(shard) as stream,
@@ -282,9 +285,13 @@ def _of_tar(shard: str) -> Iterator[tuple[InMemoryFile, Any]]:
         for key, members in itertools.groupby(_files(archive, shard), key=lambda each: each[0]):
             files = {suffix: content for _, suffix, content in members}
             images = [suffix for suffix in files if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
-            if images:
-                name = f"{key}.{images[0]} of {shard}"
-                yield InMemoryFile(name, files[images[0]]), _label_of(files, name)
+            plain = [suffix for suffix in images if "." not in suffix]
+            for suffix in plain[:1] or images:
+                name = f"{key}.{suffix} of {shard}"
+                yield InMemoryFile(name, files[suffix]), _label_of(files, name)
+            further |= {suffix for suffix in images if plain and suffix != plain[0]}
+    if further:
+        note(f"{shard} has further images of its samples ({', '.join(sorted(further))}): left out")
 
 
 def _files(archive: tarfile.TarFile, shard: str) -> Iterator[tuple[str, str, bytes]]:

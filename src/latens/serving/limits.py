@@ -12,6 +12,7 @@ class Limits:
     Attributes:
         images: that a request sends, or asks for.
         megabytes: of a request.
+        megapixels: of all images that a request sends, before they are brought to the model's size.
         rate: requests in a second from one address; 0: any number.
         samples: K of an importance-sampled log p(x).
         waiting: images of all requests that may wait to be computed; beyond, clients are told to
@@ -20,6 +21,7 @@ class Limits:
 
     images: int = 64
     megabytes: float = 16.0
+    megapixels: float = 200.0
     rate: int = 100
     samples: int = 1_000
     waiting: int = 4_096

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from latens.analysis.generation import labels_like_training
 from latens.commands import check_files
-from latens.data.decoding import InMemoryFile, decode_some
+from latens.data.decoding import InMemoryFile, decode_some, read_header
 from latens.data.images import Images, own_bits
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
@@ -79,6 +80,13 @@ class Service:
         return pixels, self.classes(labels, len(files))
 
     def _decoded(self, files: list[InMemoryFile]) -> Tensor:
+        """One request at a time: a few bytes may stand for images that take minutes."""
+        pixels = sum(math.prod(read_header(file).size) for file in files)
+        if pixels > self.limits.megapixels * 1e6:
+            raise LatensError(
+                f"the images have {pixels / 1e6:,.0f} megapixels: a request may have "
+                f"{self.limits.megapixels:g}"
+            )
         rows = []
         for each in decode_some(files, target_of(self.run)):
             if isinstance(each, LatensError):
