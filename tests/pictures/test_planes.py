@@ -8,6 +8,7 @@ from latens.pictures.planes import (
     TURN_FRAMES,
     _outside,
     colour_of,
+    contour_lines,
     density_levels,
     held_by,
     marker_of,
@@ -122,3 +123,13 @@ def test_a_histogram_shows_the_numbers():
     assert histograms(narrow, [0]).tobytes() != histograms(wide, [0]).tobytes()
     left = np.concatenate((narrow - 3, narrow), 1)
     assert histograms(left, [0, 1]).tobytes() != histograms(left, [1, 0]).tobytes()
+
+
+def test_contour_lines_lie_where_the_density_is_that_of_the_level():
+    def unit(z):
+        return -0.5 * (z**2).sum(1) - np.log(2 * np.pi)
+
+    lines = contour_lines(unit, (-5.0, 5.0, -5.0, 5.0))
+    radii = [np.linalg.norm(line, axis=1) for line in lines]
+    assert [radius.mean() for radius in radii] == pytest.approx([1, 2, 3], rel=0.02)
+    assert all(radius.std() < 0.01 for radius in radii)

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -140,7 +141,13 @@ def test_a_run_with_a_fitted_mixture(run_latens, tmp_path, monkeypatch):
     assert two.vae.about["figures"] == two.figures
     assert two.figures["reconstruction"] == pytest.approx(one.figures["reconstruction"], abs=0.2)
     assert run_latens("sample", "run-prior", "-n", 4).returncode == 0
-    assert run_latens("report", "run-prior", "--out", "page").returncode == 0
+    for name in ("run-prior", "unit"):
+        if name == "unit":
+            run_latens("train", "digits", *options, "--out", "unit")
+        assert run_latens("report", name, "--out", f"page-{name}").returncode == 0
+        text = (tmp_path / f"page-{name}" / "report.html").read_text("utf-8")
+        data = re.search(r'id="explorer-data"[^>]*>(.*?)</script>', text, re.S)
+        assert bool(json.loads(data[1])["contours"]) == (name == "run-prior")
     for words, reason in (
         (("--prior", "mixture", "--layers", 2), "layers is an option of --prior flow-matching"),
         (("--components", 2), "components is an option of --prior mixture"),

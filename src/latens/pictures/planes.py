@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from contourpy import contour_generator
 from jaxtyping import Float, Int
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -127,19 +128,36 @@ def density_levels(
     return [float(highest[min(np.searchsorted(held, share), len(highest) - 1)]) for share in shares]
 
 
-def _regions(ax: Axes, log_prob: Callable[[np.ndarray], np.ndarray]) -> list[Artist]:
-    """Dashed contours of the regions that hold as much of p as 1, 2 and 3 σ do of a Gaussian."""
-    edges = [np.linspace(*limits, CELLS + 1) for limits in (ax.get_xlim(), ax.get_ylim())]
+def _on_grid(
+    log_prob: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float, float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[float, str]]:
+    """X `[W]`, y `[H]`, log p `[H, W]`, and names of the levels that hold as much as 1, 2, 3 σ."""
+    left, right, bottom, top = limits
+    edges = np.linspace(left, right, CELLS + 1), np.linspace(bottom, top, CELLS + 1)
     x, y = ((edge[1:] + edge[:-1]) / 2 for edge in edges)
     points = np.stack([values.ravel() for values in np.meshgrid(x, y)], axis=1)
     log_p = log_prob(points).reshape(CELLS, CELLS)
     shares = [held_by(sigma) for sigma in SIGMAS]
     levels = density_levels(log_p, (x[1] - x[0]) * (y[1] - y[0]), shares)
-    named = {level: f"{share:.0%}" for level, share in zip(levels, shares, strict=True)}
+    return x, y, log_p, {level: f"{of:.0%}" for level, of in zip(levels, shares, strict=True)}
+
+
+def contour_lines(
+    log_prob: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float, float, float]
+) -> list[Float[np.ndarray, "n 2"]]:
+    """The contours that `latent_plane` draws of a density, as lines."""
+    x, y, log_p, levels = _on_grid(log_prob, limits)
+    generator = contour_generator(x, y, log_p)
+    return [np.asarray(line) for level in levels for line in generator.lines(level)]
+
+
+def _regions(ax: Axes, log_prob: Callable[[np.ndarray], np.ndarray]) -> list[Artist]:
+    """Dashed contours of the regions that hold as much of p as 1, 2 and 3 σ do of a Gaussian."""
+    x, y, log_p, levels = _on_grid(log_prob, (*ax.get_xlim(), *ax.get_ylim()))
     drawn = ax.contour(
-        x, y, log_p, sorted(named), colors=INK, linestyles="--", linewidths=0.9, zorder=4
+        x, y, log_p, sorted(levels), colors=INK, linestyles="--", linewidths=0.9, zorder=4
     )
-    return [drawn, *ax.clabel(drawn, fmt=named, fontsize=7, zorder=5)]
+    return [drawn, *ax.clabel(drawn, fmt=levels, fontsize=7, zorder=5)]
 
 
 def _circles(ax: Axes, centre: tuple[float, float]) -> list[Artist]:

@@ -38,7 +38,7 @@ SECTIONS = (
     ),
     Section(
         "Latent space",
-        "The aggregated posterior should match the prior: points should fill its circles, each "
+        "The aggregated posterior should match the prior: points should fill its contours, each "
         "class as a cluster of its own (of a conditional model all classes alike). Samples never "
         "reach points far outside, and from holes inside they look like no image. Histograms "
         "should follow the prior's density; a dimension that follows it exactly may carry no "

@@ -82,7 +82,21 @@ def explorer_of(
         "ranked": context.ranked_by,
         "dims": [[d, context.dim_names[d]] for d in ranked],
         "unit": context.unit_prior,
+        "contours": _contours(context),
     }
+
+
+def _contours(context: ReportContext) -> list[str]:
+    """Where a learned prior is densest, as lines on the plane of two dimensions."""
+    z, _, prior = context.plane
+    if not callable(prior):
+        return []
+    from latens.pictures.planes import contour_lines, plane_limits
+
+    left, right, bottom, top = plane_limits(z, None)
+    x, y, reach = (left + right) / 2, (bottom + top) / 2, 0.6 * max(right - left, top - bottom)
+    square = (x - reach, x + reach, y - reach, y + reach)  # as the page's plane, and a little more
+    return [floats(line) for line in contour_lines(prior, square)]
 
 
 def _networks(context: ReportContext, images: Images) -> tuple[dict[str, Program], str]:

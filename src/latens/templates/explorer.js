@@ -9,6 +9,7 @@ if (root) {
   const count = all.length / dims;
   const zOf = (i) => all.subarray(i * dims, (i + 1) * dims);
   const views = data.projections.map((view) => ({ ...view, points: unpackFloats(view.points) }));
+  const dense = data.contours.map(unpackFloats);
   const sprite = new Image();
   sprite.src = data.images.url;
   const nameOf = (i) => data.names[data.labels[i]];
@@ -158,6 +159,7 @@ if (root) {
     const turn = coordinates(view);
     const stride = view.kind === "turning" ? 3 : 2;
     if (data.unit && view.kind === "linear") circles(context, view.prior);
+    if (view.kind === "linear") contours(context);
     if (view.kind === "turning") axes(context, view, turn);
     places = Array.from({ length: count }, (_, i) => turn(view.points.subarray(i * stride, (i + 1) * stride)));
     const order = stride === 3 ? [...places.keys()].sort((a, b) => places[b][2] - places[a][2]) : places.keys();
@@ -185,6 +187,17 @@ if (root) {
     for (const sigma of [1, 2, 3]) {
       context.beginPath();
       context.arc(frame.x(x), frame.y(y), sigma * frame.unit, 0, 7);
+      context.stroke();
+    }
+    context.setLineDash([]);
+  }
+  function contours(context) {
+    context.strokeStyle = colourOf("--soft");
+    context.lineWidth = devicePixelRatio;
+    context.setLineDash([5 * devicePixelRatio, 4 * devicePixelRatio]);
+    for (const line of dense) {
+      context.beginPath();
+      for (let i = 0; i < line.length; i += 2) context.lineTo(frame.x(line[i]), frame.y(line[i + 1]));
       context.stroke();
     }
     context.setLineDash([]);
@@ -357,7 +370,8 @@ if (root) {
   function tellHint() {
     const { kind } = views[state.view];
     const circles = data.unit && kind === "linear" ? ` Dashed: the prior at 1, 2 and 3 σ${dims > 2 ? ", of which the plane is a section" : ""}.` : "";
-    part("hint").textContent = (data.networks.decode ? HINTS[kind] : "") + circles;
+    const lines = dense.length && kind === "linear" ? " Dashed: where the prior is densest, with 39%, 86% and 99% of its samples inside." : "";
+    part("hint").textContent = (data.networks.decode ? HINTS[kind] : "") + circles + lines;
   }
   tellHint();
 
