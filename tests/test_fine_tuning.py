@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,6 +99,19 @@ def test_a_training_begins_at_another_run(digits_run, run_latens, tmp_path):
         images, init_from=str(run.path), epochs=1, out=tmp_path / "2", report=False
     )
     assert again.config.model.init_from == str(run.path)
+
+
+def test_arrays_and_a_runs_own_options_begin_there_too(digits_run, digits, tmp_path):
+    np.save(tmp_path / "mine.npy", digits.train.pixels[:40].numpy())
+    options = {"epochs": 1, "report": False, "film": False}
+    run = latens.train(
+        tmp_path / "mine.npy", init_from=str(digits_run.path), out=tmp_path / "run", **options
+    )
+    again = TrainConfig.from_record(run.record["options"]).with_options(epochs=2)
+    setup = prepare(tmp_path / "mine.npy", again)
+    assert setup.config.model == run.config.model
+    with pytest.raises(LatensError, match="latent_dim is decided by the model of init_from"):
+        prepare(tmp_path / "mine.npy", again.with_options(latent_dim=7))
 
 
 def test_a_training_from_another_run_that_was_killed_at_once_begins_there_again(

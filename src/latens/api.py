@@ -441,8 +441,10 @@ def fit_prior(
     if not isinstance(vae, VAE):
         raise LatensError("a second stage is for models of one level of latents")
     found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
-    fitted_by = f"latens fit-prior RUN --prior {prior}" + "".join(
-        f" --{name.replace('_', '-')} {value}" for name, value in chosen.items()
+    words = {"prior": prior} | chosen | ({"seed": seed} if seed else {})
+    words |= {} if minutes is None else {"minutes": f"{minutes:g}"}
+    fitted_by = "latens fit-prior RUN" + "".join(
+        f" --{name.replace('_', '-')} {value}" for name, value in words.items()
     )
     record = run.record | {"command": f"{run.record['command']} && {fitted_by}"}
     figures = run.figures

@@ -110,7 +110,7 @@ def _captions(run: Run, samples: Samples) -> list[str]:
     """The class of each image, and its probability given z."""
     if samples.labels is None:
         raise LatensError(
-            f"{run.path} cannot tell the class of a sample: train on images with classes, such "
+            f"{run.home} cannot tell the class of a sample: train on images with classes, such "
             "as a folder for each"
         )
     names = LabelStatistics.of(run.vae).names
@@ -379,7 +379,7 @@ def _in_blocks(
     counts: dict[str | int | None, int] = {label: number}
     told = vae.classifier is not None or vae.label_embedding is not None
     if not classes or not (told or "labels" in vae.about):
-        note(f"{run.path} knows no classes of its samples: all images go into one folder")
+        note(f"{run.home} knows no classes of its samples: all images go into one folder")
     elif label is None and vae.classifier is None:
         each, more = divmod(number, len(classes))
         counts = {index: each + (index < more) for index in range(len(classes))}

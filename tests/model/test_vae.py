@@ -523,3 +523,25 @@ def test_a_copy_is_independent():
     with torch.no_grad():
         other.offset.add_(1)
     assert not torch.equal(other.offset, vae.offset)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_a_classifier_learns_classes_or_attributes(labels):
+    """Log p(y|z) of known labels alone; of attributes it is summed."""
+    y = LABELS[labels]
+    exclusive = labels == "classes"
+    parts = latens.MLPEncoder((1, 8, 8), (16,)), latens.MLPDecoder(2, (1, 8, 8), (16,))
+    vae = VAE(*parts, classifier=latens.MLPClassifier((2,), 3, exclusive))
+    draw = vae.draw(torch.rand(4, 1, 8, 8), y, samples=2)
+    found = draw.extras["log_py_z"]
+    p = vae.classify(draw.latents[0].z)
+    for k in range(2):
+        for i in range(4):
+            if exclusive:
+                expected = p.logits[k, i].log_softmax(0)[y[i]] if y[i] >= 0 else torch.tensor(0.0)
+            else:
+                share = p.base_dist.probs[k, i]
+                known = y[i] >= 0
+                of = torch.where(y[i] == 1, share, 1 - share).log()
+                expected = of[known].sum()
+            torch.testing.assert_close(found[k, i], expected, rtol=1e-4, atol=1e-5)

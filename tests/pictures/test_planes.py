@@ -62,7 +62,7 @@ def test_regions_of_a_density_hold_what_they_say():
     assert shares == pytest.approx([0.3935, 0.8647, 0.9889], abs=1e-4)
     for sigma, level in zip(SIGMAS, density_levels(log_p, (x[1] - x[0]) ** 2, shares), strict=True):
         assert level == pytest.approx(-0.5 * sigma**2 - np.log(8 * np.pi), abs=0.02)
-    assert density_levels(log_p[:50, :50], 1e-9, [0.5]) == [log_p[:50, :50].min()]
+    assert density_levels(log_p[:50, :50], 1e-9, [0.5]) == [], "the grid does not hold so much"
 
 
 def test_a_plane_shows_the_contours_of_a_density():
@@ -123,6 +123,17 @@ def test_a_histogram_shows_the_numbers():
     assert histograms(narrow, [0]).tobytes() != histograms(wide, [0]).tobytes()
     left = np.concatenate((narrow - 3, narrow), 1)
     assert histograms(left, [0, 1]).tobytes() != histograms(left, [1, 0]).tobytes()
+
+
+def test_a_plane_is_wide_enough_for_the_prior():
+    def unit(z):
+        return -0.5 * (z**2).sum(1) - np.log(2 * np.pi)
+
+    z = np.random.default_rng(0).normal(1, 0.01, (200, 2))
+    left, right, bottom, top = latent_plane(z, prior=unit).info["limits"]
+    x, y = np.random.default_rng(1).standard_normal((2, 50_000))
+    assert np.mean((x > left) & (x < right) & (y > bottom) & (y < top)) > 0.985
+    assert max(-left, -bottom, right, top) < 7
 
 
 def test_contour_lines_lie_where_the_density_is_that_of_the_level():

@@ -14,6 +14,7 @@ from torch.distributions import (
     Normal,
 )
 
+import latens
 from latens import ELBO, IWAE, BetaSchedule, BetaTC, Draw, InfoVAE, LatensError, Latent
 from latens.model.aggregated import stratified_log_weights
 from latens.model.distributions import diagonal_normal, kl
@@ -176,6 +177,30 @@ def test_the_gradient_for_the_encoder_is_the_doubly_reparameterised_one():
 # ---- the KL taken apart ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("samples", [1, 8])
+def test_iwae_leaves_the_gradient_of_the_classifier(samples):
+    """It weighs what flows through z into the encoder, and that of log p(y|z) stays whole."""
+    torch.manual_seed(0)
+    parts = latens.MLPEncoder((1, 8, 8), (16,)), latens.MLPDecoder(2, (1, 8, 8), (16,))
+    vae = latens.VAE(*parts, classifier=latens.MLPClassifier((2,), 3))
+    x, y = torch.rand(6, 1, 8, 8), torch.tensor([0, 1, 2, 0, -1, 1])
+
+    def gradient(weight):
+        vae.zero_grad()
+        torch.manual_seed(1)
+        IWAE(samples=samples, label_weight=weight)(
+            vae.draw(x, y, samples)
+        ).per_image.sum().backward()
+        return torch.cat([p.grad.flatten() for p in vae.encoder.parameters()])
+
+    torch.manual_seed(1)
+    vae.zero_grad()
+    (-vae.draw(x, y, samples).extras["log_py_z"].mean(0).sum()).backward()
+    alone = torch.cat([p.grad.flatten() for p in vae.encoder.parameters()])
+    torch.testing.assert_close(gradient(3.0) - gradient(0.0), 3 * alone, rtol=1e-3, atol=1e-5)
+    assert alone.norm() > 0.01
+
+
 def test_a_weight_of_one_is_the_elbo(draw):
     """By one sample of z, for which the three parts add up to log q(z|x) − log p(z)."""
     loss = BetaTC(beta=1.0, dataset_size=100)(draw)
@@ -303,6 +328,17 @@ def test_beta_goes_through_cycles():
         cycle
     )
     assert schedule(1.0, 0) == 1
+
+
+def test_beta_at_the_end_of_a_cycle_is_that_of_the_cycle():
+    schedule = BetaSchedule(1.0, warmup=0.5, cycles=2)
+    assert schedule(0.5, 2) == 0
+    assert schedule(0.5, 2, ended=True) == 1
+    assert schedule(0.25, 1, ended=True) == schedule(0.25, 1) == 1
+    assert schedule(0.0, 0, ended=True) == 0
+    for cycles in (3, 7, 10):
+        ends = [BetaSchedule(2.0, 1.0, cycles)(k / cycles, k, ended=True) for k in range(1, cycles)]
+        assert ends == pytest.approx([2.0] * (cycles - 1))
 
 
 def test_beta_steps_up_after_each_epoch():

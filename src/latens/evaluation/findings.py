@@ -71,9 +71,11 @@ def _dimensions(evaluation: Evaluation, config: TrainConfig, dims: int) -> Itera
     if levels is not None:
         in_use = f"none of {len(levels)} levels of latents is"
     if evaluation.has_collapsed(dims):
-        remedy = "a longer training, or --beta-warmup 0.5"
+        remedy = "a longer training"
+        if config.objective.has_beta:
+            remedy += ", or --beta-warmup 0.5"
         if config.model.has_fixed_scale:
-            remedy = "--likelihood gaussian, which learns its σ, or --beta-warmup 0.5"
+            remedy = f"--likelihood gaussian, which learns its σ, or {remedy}"
         if config.objective.options.get("beta", 1.0) > 1:
             remedy = "a smaller --beta"
         yield Finding(
@@ -84,11 +86,13 @@ def _dimensions(evaluation: Evaluation, config: TrainConfig, dims: int) -> Itera
             serious=True,
         )
     elif levels is None and active < dims:  # what one level lacks, the next may hold
+        has_bits = config.objective.name == "elbo" and evaluation.kl_per_dim is not None
+        more = ", or --free-bits 0.1 to use more" if has_bits else ""
         yield Finding(
             "unused dimensions",
             f"{dims - active} of {dims} latent dimensions tell nothing of an image",
             "They cost nothing, but what they could hold is lost: the prior's pull won.",
-            f"Try --latent-dim {active} for the same with less, or --free-bits 0.1 to use more",
+            f"Try --latent-dim {active} for the same with less{more}",
         )
 
 

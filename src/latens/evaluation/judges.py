@@ -145,7 +145,7 @@ def judge_of(run: Run, choice: str = "auto", data: DataSet | None = None) -> Jud
     if choice == "none" or (choice == "auto" and not classes):
         return None
     if not classes:
-        raise LatensError(f"{run.path} knows no classes that a judge could tell")
+        raise LatensError(f"{run.home} knows no classes that a judge could tell")
     if choice not in ("auto", "data"):
         return _of_run(Path(choice), classes, tuple(record["shape"]))
     if choice == "auto" and (name := shipped_for(run)):

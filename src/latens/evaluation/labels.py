@@ -201,8 +201,14 @@ def neighbour_accuracy(vae: LatentModel, train: Images, test: Images, neighbours
     training images in latent space.
 
     Raises:
-        LatensError: images without classes, or fewer images than neighbours.
+        LatensError: images without classes, fewer images than neighbours, or a model whose encoder
+            is told the class.
     """
+    if vae.encodes_labels:
+        raise LatensError(
+            "this model's encoder is told the class, so that its z would only tell it back: "
+            "neighbours are for other models"
+        )
     if train.labels is None or test.labels is None or train.labels.dim() > 1:
         raise LatensError("neighbours vote for classes, and these images have none")
     if not 1 <= neighbours <= len(train):

@@ -58,7 +58,7 @@ class Grid:
             raise LatensError(f"{cells} cells: 1 or more are needed")
         with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
             torch.manual_seed(0)  # the same grid at each call
-            z = vae.sample_prior(RANGE_SAMPLES).flatten(1)
+            z = vae.draw_prior(RANGE_SAMPLES).flatten(1)
         centre = (z.amin(0) + z.amax(0)) / 2
         half = MARGIN * (z.amax(0) - z.amin(0)) / 2
         return cls(centre - half, 2 * half / cells, cells)

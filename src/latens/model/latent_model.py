@@ -138,6 +138,11 @@ class LatentModel(Part, ABC):
         """Whether p(x|z) depends on a label; of a conditional model mostly, but not always."""
         return self.label_embedding is not None
 
+    @property
+    def encodes_labels(self) -> bool:
+        """Whether q(z|x) depends on a label: then z of a labelled image tells what it was told."""
+        return self.label_embedding is not None
+
     @torch.no_grad()
     def embed(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -131,7 +132,11 @@ class VAE(LatentModel):
         proposal = posterior or self.posterior.proposal(self, x, y)
         q = proposal or self.encode(x, y)
         latent = Latent.sample(q, self.prior_given(y), samples)
-        extras = {} if self.classifier is None else {"log_py_z": self._log_py_z(latent.z, y)}
+        extras = {}
+        if self.classifier is not None:
+            extras["log_py_z"] = self._log_py_z(latent.z, y)
+            # What an objective does to gradients through its z is not done to the classifier's
+            latent = replace(latent, z=latent.z.view_as(latent.z))
         if posterior is None and proposal is not None:
             extras["encoder_elbo"] = self._elbo_of_encoder(x, y)
         return Draw((latent,), self.decode(latent.z, y).log_prob(x), extras)
@@ -149,8 +154,9 @@ class VAE(LatentModel):
         if y is None or self.classifier is None:
             return z.new_zeros(z.shape[:2])
         p = self.classifier(z)
-        log_p = (p.base_dist if isinstance(p, Independent) else p).log_prob(y.clamp(min=0))
-        return (log_p * (y >= 0)).flatten(2).sum(2) if y.dim() > 1 else log_p * (y >= 0)
+        if isinstance(p, Independent):  # of attributes, whose Bernoullis take floats
+            return (p.base_dist.log_prob(y.clamp(min=0).to(z.dtype)) * (y >= 0)).sum(-1)
+        return p.log_prob(y.clamp(min=0)) * (y >= 0)
 
     def encode(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None
@@ -179,6 +185,11 @@ class VAE(LatentModel):
         return any(isinstance(part, LabelEmbedding) for part in self.decoder.modules())
 
     @property
+    def encodes_labels(self) -> bool:
+        """Whether the encoder sees a label."""
+        return any(isinstance(part, LabelEmbedding) for part in self.encoder.modules())
+
+    @property
     def has_unit_prior(self) -> bool:
         """Whether z is drawn from N(0, I)."""
         return isinstance(self.prior, StandardNormal) and self.sampler is None
@@ -187,11 +198,16 @@ class VAE(LatentModel):
     def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
         """`n` times z ~ p(z), or one z ~ p(z|y) for each label.
 
-        A prior that depends on labels and is given none is asked for images of unknown label. With
-        a second stage z is a sample of that.
+        With a second stage z is a sample of that.
         """
-        if self.sampler is not None:
-            return self.sampler.sample(n)
+        return self.draw_prior(n, y) if self.sampler is None else self.sampler.sample(n)
+
+    @torch.no_grad()
+    def draw_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
+        """The same, whatever second stage there is: z ~ p(z), which every figure is of.
+
+        A prior that depends on labels and is given none is asked for images of unknown label.
+        """
         labels = self.label_embedding
         if y is None and labels is not None:
             y = labels.unknown(n)

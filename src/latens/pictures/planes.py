@@ -19,6 +19,7 @@ from latens.pictures.style import CLASSES, DPI, INK, MARKERS, SOFT, TRAIN, Prior
 
 SIGMAS = (1, 2, 3)
 CELLS = 200  # along each axis, of the grid on which a density is drawn
+COARSE, WIDENED = 80, 40  # of the grid on which limits are sought, and how often they are widened
 OUTSIDE = 0.001  # of the points, at most, beyond each edge of a plane
 MOST_IN_LEGEND, LETTERS, LEGEND_LEFT = 20, 13, 0.83
 PLANE_SIZE, TURNING_SIZE = (7.6, 6.2), (6.8, 5.2)  # inches
@@ -68,7 +69,9 @@ def latent_plane(
         limits: left, right, bottom, top; None leaves room around all points.
         dpi: of the image.
     """
-    limits = limits or plane_limits(z, None if callable(prior) else prior)
+    if limits is None:
+        limits = plane_limits(z, None if callable(prior) else prior)
+        limits = limits_of_density(prior, limits) if callable(prior) else limits
     return latent_planes([z], labels, names, [title], axes, prior, limits, dpi)[0]
 
 
@@ -118,6 +121,8 @@ def density_levels(
 ) -> list[float]:
     """Log p at the edge of the regions of highest density that hold these shares of p, in nats.
 
+    Those are left out that the grid does not hold.
+
     Hyndman 1996, "Computing and Graphing Highest Density Regions".
 
     Args:
@@ -125,7 +130,23 @@ def density_levels(
     """
     highest = np.sort(log_p.ravel())[::-1]
     held = np.cumsum(np.exp(highest) * cell)
-    return [float(highest[min(np.searchsorted(held, share), len(highest) - 1)]) for share in shares]
+    return [float(highest[np.searchsorted(held, share)]) for share in shares if share <= held[-1]]
+
+
+def limits_of_density(
+    log_prob: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """These limits, or wider ones that hold what 3 σ do of a Gaussian, where there are such."""
+    left, right, bottom, top = limits
+    for _ in range(WIDENED):
+        x, y = np.linspace(left, right, COARSE), np.linspace(bottom, top, COARSE)
+        points = np.stack([values.ravel() for values in np.meshgrid(x, y)], axis=1)
+        held = np.exp(log_prob(points)).sum() * (x[1] - x[0]) * (y[1] - y[0])
+        if held > held_by(max(SIGMAS)):
+            break
+        across, along = (right - left) / 8, (top - bottom) / 8
+        left, right, bottom, top = left - across, right + across, bottom - along, top + along
+    return left, right, bottom, top
 
 
 def _on_grid(
@@ -139,7 +160,7 @@ def _on_grid(
     log_p = log_prob(points).reshape(CELLS, CELLS)
     shares = [held_by(sigma) for sigma in SIGMAS]
     levels = density_levels(log_p, (x[1] - x[0]) * (y[1] - y[0]), shares)
-    return x, y, log_p, {level: f"{of:.0%}" for level, of in zip(levels, shares, strict=True)}
+    return x, y, log_p, {level: f"{of:.0%}" for level, of in zip(levels, shares, strict=False)}
 
 
 def contour_lines(

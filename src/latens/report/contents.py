@@ -60,7 +60,7 @@ SECTIONS = (
     ),
     Section(
         "From class to class",
-        "The image at the mean of each class should be recognisable as that class, and what is "
+        "The image at the centre of each class should be recognisable as that class, and what is "
         "not of the class, such as slant or width, should change little between them.",
         transition_pictures,
     ),

@@ -221,6 +221,8 @@ class ReportContext:
     def kl_per_dim(self) -> list[float] | None:
         """The KL of each dimension of z on validation images; None without a closed form."""
         per_dim = best_row(self.rows)["validation"]["kl_per_dim"]
+        if self.prior_was_replaced:
+            return None
         return per_dim[: self.dims] if per_dim else None  # of a hierarchy z comes first
 
     @cached_property
@@ -246,16 +248,19 @@ class ReportContext:
         return self.vae.has_unit_prior
 
     @property
+    def prior_was_replaced(self) -> bool:
+        """Whether p(z) was fitted after the training, whose curves are of another one."""
+        return self.vae.about.get("second_stage", {}).get("prior") == "mixture"
+
+    @property
     def second_stage(self) -> FlowMatching | None:
         """What z is drawn from in place of p(z)."""
         return self.vae.sampler if isinstance(self.vae, VAE) else None
 
     def sample_of_prior(self, count: int) -> Float[Tensor, "N *Z"]:
         """Samples of p(z), of a model with a second stage too."""
-        if self.second_stage is None:
-            return self.vae.sample_prior(count)
-        assert isinstance(self.vae, VAE)
-        return self.vae.prior_given().sample(torch.Size((count,)))
+        vae = self.vae
+        return vae.draw_prior(count) if isinstance(vae, VAE) else vae.sample_prior(count)
 
     @property
     def dims_shown(self) -> tuple[int, int]:

@@ -91,12 +91,10 @@ def _contours(context: ReportContext) -> list[str]:
     z, _, prior = context.plane
     if not callable(prior):
         return []
-    from latens.pictures.planes import contour_lines, plane_limits
+    from latens.pictures.planes import contour_lines, limits_of_density, plane_limits
 
-    left, right, bottom, top = plane_limits(z, None)
-    x, y, reach = (left + right) / 2, (bottom + top) / 2, 0.6 * max(right - left, top - bottom)
-    square = (x - reach, x + reach, y - reach, y + reach)  # as the page's plane, and a little more
-    return [floats(line) for line in contour_lines(prior, square)]
+    limits = limits_of_density(prior, plane_limits(z, None))
+    return [floats(line) for line in contour_lines(prior, limits)]
 
 
 def _networks(context: ReportContext, images: Images) -> tuple[dict[str, Program], str]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from latens import pictures
+from latens.model.vae import VAE
 from latens.report.context import Picture, ReportContext
 from latens.report.html import Shown, sheet_of
 
 DRAWN = 8  # images, each with what is decoded for it
 NAMED = 3  # numbers of z that are written out
+SAMPLES = 100  # of z, for the two costs of an image
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,14 @@ def primer_of(context: ReportContext) -> Primer | None:
     """About the first validation images; None of a model whose latents have several levels."""
     vae, some = context.vae, context.data.validation.take(slice(0, DRAWN))
     x, y = some.unit(), some.labels
-    draw = vae.draw(x, y)
-    if len(draw.latents) > 1:
+    if not isinstance(vae, VAE):
         return None
-    latent = next(iter(draw.latents))
+    q = vae.encode(x, y)
     rows = {
         "image": x,
-        "decoded from the mean of q(z|x)": vae.decode_images(latent.q.mean, y),
-        "decoded from a sample of q(z|x)": vae.decode_images(latent.z[0], y),
-        "decoded from a sample of p(z)": vae.decode_images(vae.sample_prior(len(x), y), y),
+        "decoded from the mean of q(z|x)": vae.decode_images(q.mean, y),
+        "decoded from a sample of q(z|x)": vae.decode_images(q.sample(), y),
+        "decoded from a sample of p(z)": vae.decode_images(vae.draw_prior(len(x), y), y),
     }
     picture = Picture(
         "primer",
@@ -50,8 +51,14 @@ def primer_of(context: ReportContext) -> Primer | None:
         "Images that the model was not trained on; what the mean of q(z|x) decodes to, and one "
         "sample of it; and what samples of the prior decode to, with no image given.",
     )
-    costs = -draw.log_px_z[0, 0].item(), draw.kl[0].item()
-    return Primer(_before(context, latent.q), sheet_of(picture), _after(context, *costs))
+    draw = vae.draw(
+        x[:1],
+        None if y is None else y[:1],
+        SAMPLES,
+        posterior=vae.encode(x[:1], None if y is None else y[:1]),
+    )
+    costs = -draw.log_px_z.mean().item(), draw.kl.item()
+    return Primer(_before(context, q), sheet_of(picture), _after(context, *costs))
 
 
 def _before(context: ReportContext, q: torch.distributions.Distribution) -> list[str]:

@@ -24,6 +24,9 @@ from latens.run.directory import Run, best_row
 SCRIPTS = ("page.js", "explorer.js")
 
 
+THEN = " && "  # between a training and the prior that was fitted to it
+
+
 def write_report(
     run: Run,
     data: DataSet,
@@ -86,7 +89,10 @@ def render(
         title=run.title,
         config=run.config,
         record=record,
-        command=shlex.join(map(_without_folders, shlex.split(record["command"]))),
+        command=THEN.join(
+            shlex.join(map(_without_folders, shlex.split(part)))
+            for part in record["command"].split(THEN)
+        ),
         options=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
         last=rows[-1],
         best=best_row(rows),

@@ -49,7 +49,7 @@ def read_recording(run: Run) -> Recording:
     frames = run.frames
     if not frames:
         raise LatensError(
-            f"{run.path} holds no recording of its training, so there are no films of it: train "
+            f"{run.home} holds no recording of its training, so there are no films of it: train "
             "anew with --film"
         )
     read = [read_tensors(path)[0] for path in frames.values()]

@@ -9,6 +9,7 @@ if (root) {
   const count = all.length / dims;
   const zOf = (i) => all.subarray(i * dims, (i + 1) * dims);
   const views = data.projections.map((view) => ({ ...view, points: unpackFloats(view.points) }));
+  const circled = data.unit && dims > 1; // of one dimension the other axis means nothing
   const dense = data.contours.map(unpackFloats);
   const sprite = new Image();
   sprite.src = data.images.url;
@@ -136,9 +137,15 @@ if (root) {
     const sorted = [0, 1].map((d) => view.points.filter((_, i) => i % stride === d).sort());
     const cut = (v, q) => v[Math.min(v.length - 1, Math.max(0, Math.round(q * (v.length - 1))))];
     let [left, right, bottom, top] = [cut(sorted[0], 0.002), cut(sorted[0], 0.998), cut(sorted[1], 0.002), cut(sorted[1], 0.998)];
-    if (data.unit && view.kind === "linear") {
+    if (circled && view.kind === "linear") {
       const [x, y] = view.prior;
       [left, right, bottom, top] = [Math.min(left, x - 3.4), Math.max(right, x + 3.4), Math.min(bottom, y - 3.4), Math.max(top, y + 3.4)];
+    }
+    if (view.kind === "linear") {
+      for (const line of dense) for (let i = 0; i < line.length; i += 2) {
+        [left, right] = [Math.min(left, line[i]), Math.max(right, line[i])];
+        [bottom, top] = [Math.min(bottom, line[i + 1]), Math.max(top, line[i + 1])];
+      }
     }
     return [(left + right) / 2, (bottom + top) / 2, 0.53 * Math.max(right - left, top - bottom, 1e-3)];
   }
@@ -158,7 +165,7 @@ if (root) {
     frame = { x: (x) => size / 2 + (x - middleX) * unit, y: (y) => size / 2 - (y - middleY) * unit, unit, size };
     const turn = coordinates(view);
     const stride = view.kind === "turning" ? 3 : 2;
-    if (data.unit && view.kind === "linear") circles(context, view.prior);
+    if (circled && view.kind === "linear") circles(context, view.prior);
     if (view.kind === "linear") contours(context);
     if (view.kind === "turning") axes(context, view, turn);
     places = Array.from({ length: count }, (_, i) => turn(view.points.subarray(i * stride, (i + 1) * stride)));
@@ -369,8 +376,8 @@ if (root) {
   };
   function tellHint() {
     const { kind } = views[state.view];
-    const circles = data.unit && kind === "linear" ? ` Dashed: the prior at 1, 2 and 3 σ${dims > 2 ? ", of which the plane is a section" : ""}.` : "";
-    const lines = dense.length && kind === "linear" ? " Dashed: where the prior is densest, with 39%, 86% and 99% of its samples inside." : "";
+    const circles = circled && kind === "linear" ? ` Dashed: the prior at 1, 2 and 3 σ${dims > 2 ? ", of which the plane is a section" : ""}.` : "";
+    const lines = dense.length && kind === "linear" ? " Dashed: where the prior is densest, as much of it inside as 1, 2 and 3 σ hold of a Gaussian." : "";
     part("hint").textContent = (data.networks.decode ? HINTS[kind] : "") + circles + lines;
   }
   tellHint();

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+NEXT = 1e-9  # of a cycle: so much of the next one is no part of it
+
 
 @dataclass(frozen=True)
 class BetaSchedule:
@@ -25,9 +27,15 @@ class BetaSchedule:
     cycles: int = 1
     step: float = 0.0
 
-    def __call__(self, share: float, epoch: int) -> float:
-        """β when `share` of the training is done, in [0, 1], and `epoch` epochs are."""
+    def __call__(self, share: float, epoch: int, ended: bool = False) -> float:
+        """β when `share` of the training is done, in [0, 1], and `epoch` epochs are.
+
+        Args:
+            ended: where a cycle ends and the next one begins, β of the former.
+        """
         within = 1.0 if share >= 1 else share * self.cycles % 1
+        if ended and share > 0 and within < NEXT:
+            within = 1.0
         rise = min(1.0, within / self.warmup) if self.warmup else 1.0
         return (self.beta + self.step * epoch) * rise
 

@@ -15,7 +15,7 @@ from latens.config import FittedPrior
 from latens.console import progress
 from latens.data import Images
 from latens.errors import LatensError, unknown
-from latens.evaluation.labels import embed_all
+from latens.evaluation.labels import IMAGES_AT_ONCE
 from latens.model.flow_matching import FlowMatching
 from latens.model.priors import GaussianMixture
 from latens.model.vae import VAE
@@ -35,6 +35,7 @@ OPTIONS: dict[FittedPrior, dict[str, int]] = {
     "flow-matching": {"flow_width": 192, "layers": 6},
     "mixture": {"components": 500},
 }
+POOLED, MOST_VALUES = 16, 2**26  # z of each image, and numbers of all of them
 COMPARED = 2_000  # latents, of validation images and of samples
 LATENTS = 1_000_000  # seen where no length is given
 
@@ -90,18 +91,17 @@ def fit_prior(
     if minutes is not None and not minutes > 0:
         raise LatensError(f"minutes is {minutes}: it must be above 0")
     options = options_of(prior, options)
-    mean, variance = (values.to(vae.device) for values in embed_all(vae, train))
-    scale = variance.sqrt()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        z = _draw(mean, scale, vae)
+        pool = _pool(vae, train)
+        z = _draw(pool)
         if prior == "mixture":
             start: FlowMatching | GaussianMixture = _mixture_at(z, options["components"])
         else:
             start = FlowMatching(vae.latent_shape, **options).to(vae.device)
             start.standardise(z)
         began = time.perf_counter()
-        fitted, seen = _fitted(start, RATES[prior], vae, mean, scale, minutes)
+        fitted, seen = _fitted(start, RATES[prior], vae, pool, minutes)
         seconds = time.perf_counter() - began
         return _compared(Fit(fitted.eval(), seen, seconds, 0.0, 0.0), vae, validation)
 
@@ -138,7 +138,7 @@ def _mixture_at(z: Float[Tensor, "N *Z"], components: int) -> GaussianMixture:
 @torch.no_grad()
 def _compared(fit: Fit, vae: VAE, validation: Images) -> Fit:
     """With its distances from latents of validation images, and what is gained on those."""
-    z = _draw(*_of_some(vae, validation), vae)
+    z = _draw(_pool(vae, validation.take(slice(0, COMPARED)))).cpu()
     gain = None
     if isinstance(fit.prior, GaussianMixture):
         p, at = fit.prior(vae.encode), z.to(vae.device)
@@ -147,7 +147,7 @@ def _compared(fit: Fit, vae: VAE, validation: Images) -> Fit:
         after = p.sample(torch.Size((len(z),)))
     else:
         after = fit.prior.sample(len(z))
-    before = vae.sample_prior(len(z)).cpu().flatten(1)
+    before = vae.draw_prior(len(z)).cpu().flatten(1)
     z, scale = z.flatten(1), z.flatten(1).std(0)
     distances = [mmd(z / scale, other / scale).item() for other in (before, after.cpu().flatten(1))]
     return replace(fit, mmd_before=distances[0], mmd_after=distances[1], gain=gain)
@@ -157,8 +157,7 @@ def _fitted(
     start: Module,
     rates: tuple[float, float],
     vae: VAE,
-    mean: Tensor,
-    scale: Tensor,
+    pool: Float[Tensor, "N S *Z"],
     minutes: float | None,
 ) -> tuple[Module, int]:
     """The prior with averaged weights, and how many latents it has seen."""
@@ -167,19 +166,20 @@ def _fitted(
     schedule = LearningRateSchedule(rate, WARMUP)
     optimizer = torch.optim.AdamW(start.parameters(), rate, weight_decay=decay)
     began, seen, share = time.perf_counter(), 0, 0.0
+    dims = math.prod(vae.latent_shape)
     with progress("latents") as bar:
         task = bar.add_task("second stage", total=LATENTS if minutes is None else None)
-        for rows in _batches(len(mean)):
+        for rows in _batches(len(pool)):
             spent = (time.perf_counter() - began) / 60
             share = seen / LATENTS if minutes is None else spent / minutes
             if share >= 1:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = schedule(share)
-            loss = _loss(start, _draw(mean[rows], scale[rows], vae), vae)
+            loss = _loss(start, _draw(pool[rows]), vae)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(start.parameters(), 10.0 * math.sqrt(mean.shape[1]))
+            torch.nn.utils.clip_grad_norm_(start.parameters(), 10.0 * math.sqrt(dims))
             optimizer.step()
             averaged.update_parameters(start)
             seen += len(rows)
@@ -200,13 +200,18 @@ def _batches(count: int) -> Iterator[Tensor]:
         yield from torch.randperm(count).split(min(BATCH, count))
 
 
-def _draw(
-    mean: Float[Tensor, "N D"], scale: Float[Tensor, "N D"], vae: VAE
-) -> Float[Tensor, "N *Z"]:
-    """Z ~ N(mean, scale²): q(z|x), or one of its mean and variance where it is no Gaussian."""
-    return torch.normal(mean, scale).unflatten(1, vae.latent_shape)
+@torch.no_grad()
+def _pool(vae: VAE, images: Images) -> Float[Tensor, "N S *Z"]:
+    """Several z ~ q(z|x) of each image, of any q."""
+    samples = max(1, min(POOLED, MOST_VALUES // (len(images) * math.prod(vae.latent_shape))))
+    parts = []
+    for batch in images.batches(IMAGES_AT_ONCE):
+        q = vae.encode(batch.unit().to(vae.device))
+        parts.append(q.sample(torch.Size((samples,))).transpose(0, 1))
+    return torch.cat(parts)
 
 
-def _of_some(vae: VAE, images: Images) -> tuple[Tensor, Tensor]:
-    mean, variance = embed_all(vae, images.take(slice(0, COMPARED)))
-    return mean, variance.sqrt()
+def _draw(pool: Float[Tensor, "N S *Z"]) -> Float[Tensor, "N *Z"]:
+    """One z ~ q(z|x) of each image."""
+    rows = torch.arange(len(pool), device=pool.device)
+    return pool[rows, torch.randint(pool.shape[1], (len(pool),), device=pool.device)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from latens import catalogue
 from latens.config import AUTO, OWN, ModelConfig, TrainConfig, replaced
 from latens.console import note
-from latens.data import IN_MEMORY, NAMES, DataSet, Images, is_path, load_data
+from latens.data import IN_MEMORY, NAMES, DataSet, Images, can_be_resized, is_path, load_data
 from latens.errors import LatensError
 from latens.model import recipes
 from latens.model.latent_model import LatentModel, load_model
@@ -101,10 +101,14 @@ class TrainingSetup:
         """How β moves; None for an objective without one."""
         return beta_schedule(self.config, getattr(self.objective, "beta", None))
 
-    def moved(self, share: float, epoch: int) -> dict[str, float]:
-        """The objective's arguments that a schedule moves, by name, at this point."""
+    def moved(self, share: float, epoch: int, ended: bool = False) -> dict[str, float]:
+        """The objective's arguments that a schedule moves, by name, at this point.
+
+        Args:
+            ended: after an epoch, not before the next one.
+        """
         schedule = self.beta_schedule
-        return {} if schedule is None else {"beta": schedule(share, epoch)}
+        return {} if schedule is None else {"beta": schedule(share, epoch, ended)}
 
     def moved_at_last(self) -> dict[str, float]:
         """The same at the end: the loss that chooses the weights to keep has them."""
@@ -154,6 +158,7 @@ def prepare(
     config: TrainConfig,
     model: LatentModel | None = None,
     objective: Objective | None = None,
+    loaded: bool = False,
 ) -> TrainingSetup:
     """All that a training needs, and every check that can be made before it; writes nothing.
 
@@ -163,6 +168,7 @@ def prepare(
         data: as in `latens.train`.
         model: in place of the recipe's.
         objective: in place of the one named.
+        loaded: the data are a `DataSet` that the options of data have been applied to.
 
     Raises:
         LatensError: data or options that cannot be used, or that do not fit together.
@@ -176,7 +182,7 @@ def prepare(
         _refuse_own(config.model, "likelihood", "prior", "posterior")
     config = _with_defaults(config)
     objective = objective or _make_objective(config)
-    images = _load(data, config)
+    images = data if loaded else _load(data, config)
     config = resolve(config, images)
     if model is None:
         config = fitted(config, images, objective, build_model)
@@ -208,22 +214,29 @@ def _initialised(data: Any, config: TrainConfig) -> tuple[LatentModel, TrainConf
     Raises:
         LatensError: no such model, or an option that it decides.
     """
-    section = config.model
-    defaults = asdict(ModelConfig(init_from=section.init_from))
-    chosen = [name for name, value in defaults.items() if getattr(section, name) != value]
-    for name in [*section.options, *chosen]:
-        raise LatensError(f"{name} is decided by the model of init_from: leave it out")
-    model = load_model(locate(str(section.init_from)))
+    start = config.model.init_from
+    model = load_model(locate(str(start)))
     if isinstance(model, VAE):
         model.sampler = None
     described = model.about.get("training", {}).get("options")
     own = described or options_of_own(model, None, {})
-    section = replace(TrainConfig.from_record(own).model, init_from=section.init_from)
+    section = replace(TrainConfig.from_record(own).model, init_from=start)
+    given, default, decided = map(_flat, (config.model, ModelConfig(init_from=start), section))
+    for name, value in given.items():
+        if value not in (default.get(name), decided.get(name)):
+            raise LatensError(f"{name} is decided by the model of init_from: leave it out")
     channels, height, width = model.image_shape
-    if is_path(data) and str(data) not in NAMES and config.data.size is None:
+    resized = is_path(data) and str(data) not in NAMES and can_be_resized(data)
+    if resized and config.data.size is None:
         size = {"size": f"{height}x{width}", "grey": channels == 1}
         config = replaced(config, data=size)
     return model, replace(config, model=section)
+
+
+def _flat(section: ModelConfig) -> dict[str, Any]:
+    """Names and values of a model's section, those of its parts among them."""
+    values = asdict(section)
+    return values | dict(values.pop("options"))
 
 
 def begin_again(collapsed: TrainingSetup, seconds: float) -> TrainingSetup:
@@ -246,7 +259,8 @@ def begin_again(collapsed: TrainingSetup, seconds: float) -> TrainingSetup:
         f"posterior collapse after {seconds:.0f} s: beginning again with --beta-warmup "
         f"{REMEDY_WARMUP:g} --seed {config.run.seed} for the {left:.1f} minutes left"
     )
-    return replace(prepare(collapsed.data, config, objective=objective), command=collapsed.command)
+    setup = prepare(collapsed.data, config, objective=objective, loaded=True)
+    return replace(setup, command=collapsed.command)
 
 
 def _may_begin_again(config: TrainConfig) -> bool:
@@ -311,10 +325,7 @@ def restart(run: Run, data: DataSet) -> TrainingSetup:
     Raises:
         LatensError: a model or an objective that Python gave, or as in `prepare`.
     """
-    config, start = run.config, run.config.model.init_from
-    if start is not None:
-        config = replace(config, model=ModelConfig(init_from=start))
-    setup = prepare(data, config)
+    setup = prepare(data, run.config, loaded=True)
     return replace(setup, command=run.record["command"], begins_again=False)
 
 

@@ -230,7 +230,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         state = self.state
-        moved = self.setup.moved(self.share(), state.epoch)  # before the schedule moves on
+        moved = self.setup.moved(self.share(), state.epoch, ended=True)
         if self.unread:
             self.sync_metrics()
         if state.steps % AVERAGE_EVERY:

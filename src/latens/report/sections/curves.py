@@ -10,6 +10,8 @@ from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import TRAINING, count_of
 from latens.run.directory import best_row
 
+BEFORE = " All of it is of the prior that a mixture has replaced after the training."
+
 
 def training_curves(context: ReportContext) -> Iterator[Picture]:
     """The terms of the loss over the epochs, and the KL of each latent dimension."""
@@ -20,11 +22,13 @@ def training_curves(context: ReportContext) -> Iterator[Picture]:
         [image],
         f"Loss, reconstruction, KL, {first}, learning rate and active units over the epochs",
         f"The loss is {_loss_in_words(context)}, in nats per image: blue on training images "
-        "during each epoch, orange on validation images with averaged weights.",
+        "during each epoch, orange on validation images with averaged weights."
+        + BEFORE
+        * context.prior_was_replaced,
         about={"group": TRAINING, "cursors": pictures.places_of_axes(image)},
     )
     per_dim = best_row(context.rows)["validation"]["kl_per_dim"]
-    if not per_dim:
+    if not per_dim or context.prior_was_replaced:
         return
     names = context.dim_names if len(per_dim) == context.dims else ()  # or of several levels
     which = count_of(MOST_DIMS, len(per_dim), "latent dimensions, those of the largest KL")
@@ -51,6 +55,11 @@ def _loss_in_words(context: ReportContext) -> str:
     objective = context.run.config.objective
     if objective.name != "elbo":
         return f"that of the objective {context.run.objective}"
-    bits = objective.options.get("free_bits")
-    free = f" and {bits:g} nats free per dimension" if bits else ""
-    return f"reconstruction + β · KL, with β {context.run.beta}{free}"
+    options = objective.options
+    words = f"reconstruction + β · KL, with β {context.run.beta}"
+    for name, of in (("free_bits", "dimension"), ("level_free_bits", "level")):
+        if options.get(name):
+            words += f" and {options[name]:g} nats free per {of}"
+    if weight := options.get("label_weight"):
+        words += f", + {weight:g} · −log p(y|z) of images with a label"
+    return words

@@ -62,7 +62,7 @@ def _latent_film(context: ReportContext) -> Picture:
     recording = context.recording
     z = torch.from_numpy(recording.latents)
     plane = Plane(z[-1])
-    prior = plane.prior if context.unit_prior else None
+    prior = plane.prior if context.unit_prior and context.dims > 1 else None
     axes = (plane.axes[0].partition(" (")[0], plane.axes[1].partition(" (")[0])
     points = [plane.of(frame) for frame in z]
     # Of the later frames: the first steps may throw points far out

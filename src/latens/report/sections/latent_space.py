@@ -9,7 +9,6 @@ from PIL import Image
 from latens import pictures
 from latens.analysis.projections import Plane
 from latens.pictures.marginals import MOST_HISTOGRAMS
-from latens.pictures.planes import SIGMAS, held_by
 from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import sheets
 
@@ -26,8 +25,7 @@ def latent_space_pictures(context: ReportContext) -> Iterator[Picture]:
     how = f", by {context.projection}" if context.dims > 2 else ""
     dashed = "" if prior is None else "; dashed: the prior at 1, 2 and 3 σ"
     if callable(prior):
-        shares = ", ".join(f"{held_by(sigma):.0%}" for sigma in SIGMAS)
-        dashed = f"; dashed: where the prior is densest, with {shares} of its samples inside"
+        dashed = "; dashed: where the prior is densest, with the share of its samples inside"
     title = context.title(f"{len(context.test):,} test images in latent space{coloured}")
     yield Picture(
         "latent-space",
