@@ -174,7 +174,8 @@ def _prior(case: Examination) -> Iterator[Finding]:
             f"a mixture fitted to the latents would cost {gain:.1f} nats less than p(z) on test "
             "images",
             "Samples come from p(z), and images lie elsewhere: samples look worse than they could.",
-            "Try --prior mixture or --prior vamp, or `latens fit-prior RUN` without a new training",
+            "Try `latens fit-prior RUN --prior mixture`, which needs no new training, or train with "
+            "--prior mixture or --prior vamp",
         )
 
 
