@@ -174,7 +174,7 @@ def _prior(case: Examination) -> Iterator[Finding]:
             f"a mixture fitted to the latents would cost {gain:.1f} nats less than p(z) on test "
             "images",
             "Samples come from p(z), and images lie elsewhere: samples look worse than they could.",
-            "Try `latens fit-prior RUN --prior mixture`, which needs no new training, or train with "
+            "Try `latens fit-prior RUN --prior mixture`, which trains nothing anew, or train with "
             "--prior mixture or --prior vamp",
         )
 
