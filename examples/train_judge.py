@@ -13,6 +13,7 @@ from torch import Tensor
 from latens import Images, load_data
 from latens.evaluation.judges import ImageClassifier
 from latens.model.serialization import write_model
+from latens.training.devices import resolve_precision
 
 BATCH = 128
 CARD = """# A judge of MNIST
@@ -57,6 +58,7 @@ def main() -> None:
 
 def train(model: ImageClassifier, images: Images, epochs: int) -> None:
     """AdamW on a one-cycle schedule, over images that are distorted anew at each step."""
+    precision = resolve_precision("auto", "cpu")  # bf16 where the processor computes in it
     steps = epochs * -(-len(images) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
@@ -64,7 +66,7 @@ def train(model: ImageClassifier, images: Images, epochs: int) -> None:
         model.train()
         for rows in torch.randperm(len(images)).split(BATCH):
             batch = images.take(rows)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 logits = model(distort(batch.unit()).contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=0.05)
             optimizer.zero_grad()

@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path, PurePath
@@ -441,12 +441,8 @@ def fit_prior(
     if not isinstance(vae, VAE):
         raise LatensError("a second stage is for models of one level of latents")
     found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
-    words = {"prior": prior} | chosen | ({"seed": seed} if seed else {})
-    words |= {} if minutes is None else {"minutes": f"{minutes:g}"}
-    fitted_by = "latens fit-prior RUN" + "".join(
-        f" --{name.replace('_', '-')} {value}" for name, value in words.items()
-    )
-    record = run.record | {"command": f"{run.record['command']} && {fitted_by}"}
+    fitting = _fitting_command({"prior": prior, **chosen, "seed": seed, "minutes": minutes})
+    record = run.record | {"command": f"{run.record['command']} && {fitting}"}
     figures = run.figures
     if isinstance(found.prior, GaussianMixture):
         vae.prior, vae.sampler = found.prior, None
@@ -466,6 +462,11 @@ def fit_prior(
         if figures is not None:
             fitted.save_figures(figures)
     return Run(out, record)
+
+
+def _fitting_command(options: Mapping[str, Any]) -> str:
+    words = (f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value)
+    return " ".join(["latens fit-prior RUN", *words])
 
 
 # ---- a training and what follows it ----------------------------------------------------------

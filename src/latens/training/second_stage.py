@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
@@ -103,7 +103,7 @@ def fit_prior(
         began = time.perf_counter()
         fitted, seen = _fitted(start, RATES[prior], vae, pool, minutes)
         seconds = time.perf_counter() - began
-        return _compared(Fit(fitted.eval(), seen, seconds, 0.0, 0.0), vae, validation)
+        return Fit(fitted.eval(), seen, seconds, *_compared(fitted, vae, validation))
 
 
 def options_of(prior: FittedPrior, given: Mapping[str, int | None]) -> dict[str, int]:
@@ -136,21 +136,23 @@ def _mixture_at(z: Float[Tensor, "N *Z"], components: int) -> GaussianMixture:
 
 
 @torch.no_grad()
-def _compared(fit: Fit, vae: VAE, validation: Images) -> Fit:
-    """With its distances from latents of validation images, and what is gained on those."""
+def _compared(
+    prior: FlowMatching | GaussianMixture, vae: VAE, validation: Images
+) -> tuple[float, float, float | None]:
+    """`mmd_before`, `mmd_after` and `gain` of `Fit`."""
     z = _draw(_pool(vae, validation.take(slice(0, COMPARED)))).cpu()
     gain = None
-    if isinstance(fit.prior, GaussianMixture):
-        p, at = fit.prior(vae.encode), z.to(vae.device)
+    if isinstance(prior, GaussianMixture):
+        p, at = prior(vae.encode), z.to(vae.device)
         log_ratio = p.log_prob(at) - vae.prior_given().log_prob(at)
         gain = log_ratio.mean().item()
         after = p.sample(torch.Size((len(z),)))
     else:
-        after = fit.prior.sample(len(z))
+        after = prior.sample(len(z))
     before = vae.draw_prior(len(z)).cpu().flatten(1)
     z, scale = z.flatten(1), z.flatten(1).std(0)
-    distances = [mmd(z / scale, other / scale).item() for other in (before, after.cpu().flatten(1))]
-    return replace(fit, mmd_before=distances[0], mmd_after=distances[1], gain=gain)
+    after = after.cpu().flatten(1)
+    return mmd(z / scale, before / scale).item(), mmd(z / scale, after / scale).item(), gain
 
 
 def _fitted(
