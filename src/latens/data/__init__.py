@@ -104,11 +104,7 @@ def load_data(
     if isinstance(data, DataSet) and (binarisation, validation, labels) == ("none", None, None):
         return data
     what = data if is_path(data) else THE_DATA
-    if len(raw.train) < FEWEST_IMAGES:
-        raise LatensError(
-            f"{what} has {len(raw.train)} images: at least {FEWEST_IMAGES} are needed to train, "
-            "validate and test"
-        )
+    _check_enough(raw.train, what)
     if raw.validation is not None and validation is not None and not isinstance(data, DataSet):
         raise LatensError(
             f"{what} has {len(raw.validation):,} validation images of its own: leave out "
@@ -126,6 +122,14 @@ def load_data(
     if labels is not None:
         train = keep_labels(train, labels, split_seed)
     return binarise(_data_set(data, raw, train, held_out, test), binarisation)
+
+
+def _check_enough(images: Images, what: Any) -> None:
+    if len(images) < FEWEST_IMAGES:
+        raise LatensError(
+            f"{what} has {len(images)} images: at least {FEWEST_IMAGES} are needed to train, "
+            "validate and test"
+        )
 
 
 def _note_dark(images: Images, data: Any) -> None:
@@ -223,27 +227,22 @@ def load_split(
 
 
 def load_alike(
-    data: Any,
-    shape: tuple[int, int, int],
-    binarisation: Binarisation | str = "none",
-    names: tuple[str, ...] = (),
-    value_range: tuple[float, float] | None = None,
-    crop: float | None = None,
+    data: Any, shape: tuple[int, int, int], names: tuple[str, ...] = (), **reading: Any
 ) -> DataSet:
-    """All splits of data for a model that was not trained on them; the arguments of `load_split`.
+    """All splits of data for a model that was not trained on them.
 
     Splits that the data do not have are held out, as in `load_data`.
+
+    Args:
+        data, shape, names: as in `load_split`.
+        **reading: its `binarisation`, `value_range` and `crop`.
 
     Raises:
         LatensError: data that do not exist, cannot be read, or are too few.
     """
-    found, labels = read_splits(data, shape, binarisation, names, value_range, crop)
+    found, labels = read_splits(data, shape, names=names, **reading)
     found = {name: renamed(images, labels, names) for name, images in found.items()}
-    if len(found["train"]) < FEWEST_IMAGES:
-        what = data if is_path(data) else THE_DATA
-        raise LatensError(
-            f"{what} has {len(found['train'])} images: at least {FEWEST_IMAGES} are needed here"
-        )
+    _check_enough(found["train"], data if is_path(data) else THE_DATA)
     known, of = found["train"].labels, names or labels
     named = ((), of) if known is not None and known.dim() > 1 else (of, ())
     raw = Raw(found["train"], found.get("validation"), found.get("test"), *named)
