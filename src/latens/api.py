@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latens import files
 from latens.config import FittedPrior, TrainConfig, check_names, check_seed
-from latens.console import stderr
+from latens.console import stderr, warn
 from latens.data import IN_MEMORY, DataSet, Images, load_alike, load_split, source_of
 from latens.errors import LatensError
 from latens.evaluation.findings import Finding
@@ -433,14 +433,15 @@ def fit_prior(
     check_seed(seed)
     chosen = options_of(prior, options)
     run = Run.open(path)
-    given = PurePath(path)
-    name = f"{given.name}-prior"
-    out = Path(out or (name if str(path).startswith("hf:") else given.with_name(name)))
+    home = run.home if run.home.name.strip(".") else run.home.resolve()
+    out = Path(out or home.with_name(f"{home.name}-prior"))
     refuse_existing(out)
     vae, images = load_model(run.path).to(resolve_device(device)), data_of(run, data)
     if not isinstance(vae, VAE):
         raise LatensError("a second stage is for models of one level of latents")
     found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
+    if found.is_worse:
+        warn("what was fitted is further from the latents than p(z): give it longer (--minutes)")
     fitting = _fitting_command({"prior": prior, **chosen, "seed": seed, "minutes": minutes})
     record = run.record | {"command": f"{run.record['command']} && {fitting}"}
     figures = run.figures

@@ -116,6 +116,22 @@ def test_a_mixture_reaches_the_best_prior(two_groups, monkeypatch):
     assert after.reconstruction == pytest.approx(before.reconstruction, rel=1e-3)
 
 
+def test_a_mixture_is_not_measured_by_the_noise_that_it_was_fitted_to(two_groups, monkeypatch):
+    """Of a collapsed model the KL is 0, and no noise makes it less."""
+    monkeypatch.setattr(second_stage, "LATENTS", 100_000)
+    torch.manual_seed(1)
+    images = two_groups[1]
+    vae = latens.VAE(latens.MLPEncoder((1, 8, 8), (16,)), latens.MLPDecoder(20, (1, 8, 8), (16,)))
+    with torch.no_grad():
+        vae.posterior.parameters_of_q.weight.zero_()
+    fit = fit_prior(vae.eval(), images, images, "mixture", seed=0, components=300)
+    assert fit.gain < 0.05
+    vae.prior = fit.prior
+    same, other = (latens.evaluate(vae, images, seed=seed).kl for seed in (0, 1))
+    assert same == pytest.approx(other, abs=0.1)
+    assert same > -0.1
+
+
 def test_a_run_with_a_fitted_mixture(run_latens, tmp_path, monkeypatch):
     """It takes the place of p(z): the figures are measured again, and all else is as it was."""
     monkeypatch.setattr(second_stage, "LATENTS", 100_000)
@@ -123,7 +139,7 @@ def test_a_run_with_a_fitted_mixture(run_latens, tmp_path, monkeypatch):
     run_latens("train", "digits", *options, "--prior", "flow", "--transforms", 1, "--out", "run")
     done = run_latens("fit-prior", "run", "--prior", "mixture", "--components", 20)
     assert done.returncode == 0, done.stderr
-    assert "nats less under the mixture" in done.stdout
+    assert re.search(r"is \d\.\d\d nats (less|more) under the mixture", done.stdout)
     one, two = (latens.Run.open(tmp_path / name) for name in ("run", "run-prior"))
     for name, value in one.vae.state_dict().items():
         if not name.startswith("prior."):
@@ -204,3 +220,37 @@ def test_a_ladder_has_no_second_stage(two_groups, tmp_path):
     latens.train(images, epochs=1, out=path, **options)
     with pytest.raises(LatensError, match="of one level"):
         latens.api.fit_prior(path, data=images)
+
+
+def test_a_short_fit_forgets_its_first_weights(two_groups, monkeypatch):
+    """After 100 steps the averaged weights are nearer to the last ones than to the first."""
+    weights, average = torch.zeros(1), torch.zeros(1)
+    for step in range(1, 101):
+        weights += 0.01
+        second_stage._average([average], [weights], torch.tensor(step))
+    assert 0.8 < average.item() < 1.0
+    monkeypatch.setattr(second_stage, "LATENTS", 60 * second_stage.BATCH)
+    vae, images = two_groups
+    fit = fit_prior(vae, images, images, "mixture", components=4)
+    z = vae.encode(images.unit()).sample()
+    torch.manual_seed(0)
+    first = second_stage._mixture_at(z, 4)
+    with torch.no_grad():
+        assert fit.prior(vae.encode).log_prob(z).mean() > first(vae.encode).log_prob(z).mean()
+
+
+def test_a_fit_that_is_worse_is_said_to_be(run_latens, tmp_path, monkeypatch):
+    monkeypatch.setattr(second_stage, "LATENTS", 1)
+    monkeypatch.setitem(second_stage.RATES, "mixture", (10.0, 0.0))  # far from everything
+    run_latens("train", "digits", "--recipe", "mlp", "--epochs", 1, "--no-report", "--out", "run")
+    monkeypatch.chdir(tmp_path / "run")
+    done = run_latens("fit-prior", ".", "--prior", "mixture")
+    assert done.returncode == 0, done.stderr
+    assert "further from the latents than p(z)" in done.stderr
+    assert "nats more under the mixture" in done.stdout
+    assert (tmp_path / "run-prior" / "model.safetensors").exists()
+
+
+def test_a_width_that_the_heads_do_not_divide():
+    with pytest.raises(LatensError, match="flow_width is 30: it must be a multiple of 4"):
+        FlowMatching((2,), 30, 1)

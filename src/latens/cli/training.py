@@ -204,10 +204,12 @@ def fit_prior(
     figures = fitted.vae.about["second_stage"]
     what = "second stage" if figures["gain"] is None else "mixture"
     print(
-        f"squared distance (MMD) from the latents of validation images: samples of p(z) "
+        f"MMD² (unbiased) from the latents of validation images: samples of p(z) "
         f"{figures['mmd_before']:.4f}, of the {what} {figures['mmd_after']:.4f}"
     )
     if figures["gain"] is not None:
-        print(f"the KL of validation images is {figures['gain']:.2f} nats less under the mixture")
+        gain = figures["gain"]
+        more = "less" if round(gain, 2) >= 0 else "more"
+        print(f"the KL of validation images is {abs(gain):.2f} nats {more} under the mixture")
         print(sentence(fitted.figures or {}))
     print(fitted.path)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from latens.errors import LatensError
 from latens.model.networks.mlp import check_sizes
 from latens.model.parts import Part
 
@@ -27,12 +28,14 @@ class FlowMatching(Part):
         layers: of the transformer.
 
     Raises:
-        LatensError: an argument below 1.
+        LatensError: an argument below 1, or a width that the heads do not divide.
     """
 
     def __init__(self, event_shape: tuple[int, ...], flow_width: int = 192, layers: int = 6):
         super().__init__()
         check_sizes(flow_width=flow_width, layers=layers)
+        if flow_width % HEADS:
+            raise LatensError(f"flow_width is {flow_width}: it must be a multiple of {HEADS}")
         self.event_shape = tuple(event_shape)
         self.flow_width = flow_width
         self.layers = layers

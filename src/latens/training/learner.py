@@ -19,6 +19,7 @@ from latens.model.serialization import load_tensors
 from latens.training.objectives import Objective
 from latens.training.optimiser import AdamW, adamw_, adamw_rates
 from latens.training.processes import Processes
+from latens.training.schedules import ema_decay
 
 # The scale of gradients depends on pixels and likelihood; an outlier is one beside its neighbours.
 CLIP_FACTOR, CLIP_MEMORY = 4.0, 100
@@ -246,13 +247,10 @@ class Learner:
     def average(self, steps: int, all_steps: int) -> None:
         """Move the averaged weights towards the weights, as if at each of the last `steps` steps.
 
-        An exponential moving average with the decay per step min(decay, (1 + n) / (10 + n)), which
-        forgets its first steps: TensorFlow's `ExponentialMovingAverage(num_updates=n)`.
-
         Args:
-            all_steps: n, since the training began.
+            all_steps: since the training began.
         """
-        decay = min(self.options.ema, (1 + all_steps) / (10 + all_steps))
+        decay = ema_decay(self.options.ema, all_steps)
         averages: list[Tensor] = [p for p in self.averaged.parameters() if p.requires_grad]
         torch._foreach_lerp_(averages, self.parameters, 1 - decay**steps)  # pyright: ignore[reportPrivateImportUsage]
         for average, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):

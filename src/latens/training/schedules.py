@@ -62,3 +62,12 @@ class LearningRateSchedule:
             return self.peak * max(share / self.warmup, 1e-3)
         falling = (share - self.warmup) / (1 - self.warmup)
         return self.peak * 0.5 * (1 + math.cos(math.pi * falling))
+
+
+def ema_decay(most: float, steps: int) -> float:
+    """The decay of an exponential moving average of weights after so many steps.
+
+    min(decay, (1 + n) / (10 + n)), which forgets the first steps: TensorFlow's
+    `ExponentialMovingAverage(num_updates=n)`.
+    """
+    return min(most, (1 + steps) / (10 + steps))

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from latens.config import FittedPrior
 from latens.console import progress
@@ -20,7 +21,7 @@ from latens.model.flow_matching import FlowMatching
 from latens.model.priors import GaussianMixture
 from latens.model.vae import VAE
 from latens.training.objectives import mmd
-from latens.training.schedules import LearningRateSchedule
+from latens.training.schedules import LearningRateSchedule, ema_decay
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -49,7 +50,9 @@ class Fit:
         latents: how many it has seen.
         seconds: how long it took.
         mmd_before, mmd_after: squared maximum mean discrepancy of samples of p(z), and of samples
-            of what was fitted, from z ~ q(z|x) of validation images.
+            of what was fitted, from z ~ q(z|x) of validation images: an unbiased estimate, so that
+            of equal distributions it is below 0 as often as above.
+        compared: how many z ~ q(z|x), and as many samples, these are of.
         gain: E log p̂(z) − log p(z) over z ~ q(z|x) of validation images, in nats per image: by so
             much the KL is less with p̂ as the prior. None of a flow, whose density is not computed.
     """
@@ -59,7 +62,19 @@ class Fit:
     seconds: float
     mmd_before: float
     mmd_after: float
+    compared: int
     gain: float | None = None
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether p(z) was the better prior of the two.
+
+        Without a density the discrepancies tell, whose difference has a standard deviation of at
+        most about 1 / `compared` where all are of one distribution.
+        """
+        if self.gain is not None:
+            return round(self.gain, 2) < 0
+        return self.mmd_after > self.mmd_before + 3 / self.compared
 
 
 def fit_prior(
@@ -91,8 +106,10 @@ def fit_prior(
     if minutes is not None and not minutes > 0:
         raise LatensError(f"minutes is {minutes}: it must be above 0")
     options = options_of(prior, options)
+    # What a prior was fitted to is no z that it is measured by, here or where a seed is the same
+    of_fit, of_comparison = np.random.SeedSequence(seed).generate_state(2).tolist()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(of_fit)
         pool = _pool(vae, train)
         z = _draw(pool)
         if prior == "mixture":
@@ -103,6 +120,7 @@ def fit_prior(
         began = time.perf_counter()
         fitted, seen = _fitted(start, RATES[prior], vae, pool, minutes)
         seconds = time.perf_counter() - began
+        torch.manual_seed(of_comparison)  # the same whatever was fitted, and for how long
         return Fit(fitted.eval(), seen, seconds, *_compared(fitted, vae, validation))
 
 
@@ -138,9 +156,10 @@ def _mixture_at(z: Float[Tensor, "N *Z"], components: int) -> GaussianMixture:
 @torch.no_grad()
 def _compared(
     prior: FlowMatching | GaussianMixture, vae: VAE, validation: Images
-) -> tuple[float, float, float | None]:
-    """`mmd_before`, `mmd_after` and `gain` of `Fit`."""
+) -> tuple[float, float, int, float | None]:
+    """`mmd_before`, `mmd_after`, `compared` and `gain` of `Fit`."""
     z = _draw(_pool(vae, validation.take(slice(0, COMPARED)))).cpu()
+    before = vae.draw_prior(len(z)).cpu().flatten(1)
     gain = None
     if isinstance(prior, GaussianMixture):
         p, at = prior(vae.encode), z.to(vae.device)
@@ -149,10 +168,10 @@ def _compared(
         after = p.sample(torch.Size((len(z),)))
     else:
         after = prior.sample(len(z))
-    before = vae.draw_prior(len(z)).cpu().flatten(1)
     z, scale = z.flatten(1), z.flatten(1).std(0)
     after = after.cpu().flatten(1)
-    return mmd(z / scale, before / scale).item(), mmd(z / scale, after / scale).item(), gain
+    mmd_before, mmd_after = (mmd(z / scale, other / scale).item() for other in (before, after))
+    return mmd_before, mmd_after, len(z), gain
 
 
 def _fitted(
@@ -163,7 +182,7 @@ def _fitted(
     minutes: float | None,
 ) -> tuple[Module, int]:
     """The prior with averaged weights, and how many latents it has seen."""
-    averaged = AveragedModel(start, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
+    averaged = AveragedModel(start, multi_avg_fn=_average)
     rate, decay = rates
     schedule = LearningRateSchedule(rate, WARMUP)
     optimizer = torch.optim.AdamW(start.parameters(), rate, weight_decay=decay)
@@ -187,6 +206,12 @@ def _fitted(
             seen += len(rows)
             bar.update(task, completed=seen)
     return cast("Module", averaged.module), seen
+
+
+@torch.no_grad()
+def _average(averages: PARAM_LIST, weights: PARAM_LIST, steps: Tensor | int) -> None:
+    """Move the averaged weights towards the weights."""
+    torch._foreach_lerp_(averages, weights, 1 - ema_decay(AVERAGE, int(steps)))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _loss(prior: nn.Module, z: Float[Tensor, "B *Z"], vae: VAE) -> Float[Tensor, ""]:
