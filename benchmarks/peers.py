@@ -173,7 +173,7 @@ class Pythae:
 
 
 class Latens:
-    """latens: its loop, without films; the test images measured in bf16."""
+    """latens: its loop, without films."""
 
     def __init__(self, data: DataSet, model: VAE | None = None, **options: Any):
         options = {"batch_size": BATCH, "learning_rate": LEARNING_RATE, "epochs": 50} | options
@@ -190,7 +190,8 @@ class Latens:
 
     def evaluate(self) -> float:
         """The mean −ELBO of all test images, in nats per image."""
-        return -evaluate(self.trainer.averaged, self.data.test, precision="bf16").elbo
+        precision = self.trainer.config.run.precision
+        return -evaluate(self.trainer.averaged, self.data.test, precision=precision).elbo
 
 
 def trainer(data: DataSet, model: VAE | None = None, **options: Any) -> Trainer:

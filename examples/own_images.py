@@ -3,10 +3,10 @@
     python examples/own_images.py my-photos --epochs 20
 
 Images of any size will do, in sub-folders too: they are brought to one size. The run directory,
-which latens chooses, gets features.npy (the mean of q(z|x), a row for each image in the order of
-their paths) and samples.png (new images); the least likely images are printed. The score of an
-image is −ELBO, an upper bound on −log p(x) in nats per image: the larger, the stranger. Over
-colours it is that of a density, and may be below 0.
+which latens chooses, gets features.npy (the mean of q(z|x), a row for each image that can be read,
+in the order of their paths) and samples.png (new images); the least likely images are printed. The
+score of an image is −ELBO, an upper bound on −log p(x) in nats per image: the larger, the stranger.
+Over colours it is that of a density, and may be below 0.
 """
 
 import argparse
@@ -29,7 +29,8 @@ def explore(folder: Path, epochs: int) -> None:
     run = latens.train(folder, latent_dim=LATENT_DIM, channels=CHANNELS, epochs=epochs)
     vae = latens.load(run.path)
     torch.manual_seed(0)
-    features, scores = embed_and_score(vae, read(vae, paths))
+    paths, images = read(vae, paths)
+    features, scores = embed_and_score(vae, images)
     for i in scores.argsort(descending=True)[:LEAST_LIKELY].tolist():
         print(f"{scores[i]:10.1f} nats per image  {paths[i]}")
     np.save(run.path / "features.npy", features.numpy())
@@ -38,11 +39,12 @@ def explore(folder: Path, epochs: int) -> None:
     print(run.path / "features.npy", run.path / "samples.png", run.path / "report.html", sep="\n")
 
 
-def read(vae: latens.LatentModel, paths: list[Path]) -> latens.Images:
-    """Image files, brought to the size and the channels that the VAE was trained on."""
+def read(vae: latens.LatentModel, paths: list[Path]) -> tuple[list[Path], latens.Images]:
+    """The files that can be read, brought to the size and the channels of the VAE's training."""
     channels, height, width = vae.image_shape
-    pixels, _ = decode(paths, Target((height, width), channels))
-    return latens.Images(torch.from_numpy(pixels))
+    pixels, bad = decode(paths, Target((height, width), channels))
+    good = np.delete(np.arange(len(paths)), bad)
+    return [paths[i] for i in good], latens.Images(torch.from_numpy(pixels[good]))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def test_a_size_is_a_number_or_two(size):
         ({"latent_dim": 0}, "above 0"),
         ({"latent_dim": 2.5}, "latent_dim is 2.5: it must be a whole number"),
         ({"latent_dim": True}, "whole number"),
-        ({"latent_dim": None}, "whole number"),
+        ({"batch_size": True}, "whole number"),
         ({"beta": "much"}, "beta is 'much': it must be a number"),
         ({"beta": float("nan")}, "beta is nan: it must be a number"),
         ({"warmup": 1.0}, r"in \[0, 1\)"),

@@ -18,6 +18,7 @@ from latens import deployment
 from latens.deployment import export_onnx, session
 from latens.errors import LatensError
 from latens.model.distributions import DiagonalMixture
+from latens.model.flow_matching import FlowMatching
 from latens.model.noise import SeededNoise, words
 from latens.model.recipes import RECIPES, build
 
@@ -220,3 +221,10 @@ def test_a_ladder_has_no_cost_in_nats(run_latens):
     result = run_latens("export", "mnist-ladder", "--onnx", "ladder", "--quantise", "int8")
     assert result.returncode == 2
     assert "leave it out" in result.stderr
+
+
+def test_a_second_stage_is_no_program(capsys):
+    model = model_of("mlp")
+    model.sampler = FlowMatching(model.latent_shape, 16, 1)
+    assert [program.name for program in deployment.programs_of(model)] == ["encoder", "decoder"]
+    assert "no sampler is written" in capsys.readouterr().err

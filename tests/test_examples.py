@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import latens
+from latens.data import find_images
 from latens.model.serialization import read_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -97,6 +98,12 @@ def test_own_images_are_embedded_scored_and_sampled(colour_folder, tmp_path):
     assert len(values) == 5
     assert values == sorted(values, reverse=True)
     assert all(Path(line.split(" nats per image  ")[1]).is_file() for line in scores)
+    (tmp_path / "damaged.png").write_text("not an image")
+    paths = [tmp_path / "damaged.png", *2 * find_images(colour_folder)]  # few are left out
+    read = runpy.run_path(str(EXAMPLES / "own_images.py"))["read"]
+    good, images = read(latens.load(run), paths)
+    assert good == paths[1:]
+    assert len(images) == 120
 
 
 @pytest.mark.parametrize("folder", ["missing", "empty"])

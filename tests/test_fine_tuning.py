@@ -1,5 +1,6 @@
 """A model that has learned goes on from where it is; only a fresh one is set by the images."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -166,3 +167,30 @@ def test_what_a_given_model_decides_is_no_option(option, digits_run, tmp_path):
     with pytest.raises(LatensError, match="is decided by what is given: leave it out"):
         latens.train("digits", model=digits_run.vae, out=tmp_path / "run", **option)
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_tells_where_the_first_model_lay(digits_run, tmp_path):
+    """Not in what is exported; the rest of the command is as it was."""
+    start = tmp_path / "a private place" / "."
+    shutil.copytree(digits_run.path, start)
+    options = {"epochs": 1, "report": False, "film": False, "beta": 0.5}
+    run = latens.train("digits", out=tmp_path / "run", init_from=str(start), **options)
+    exported = latens.api.export(run.path, tmp_path / "out")
+    for path in exported.path.iterdir():
+        assert b"private place/" not in path.read_bytes(), path.name
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+    assert exported.config.model.init_from == "a private place"
+    assert "--beta 0.5" in exported.record["command"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_map": 2, "latent_dim": 30}, "latent_map decides"),
+        ({"recipe": "ladder", "latent_dim": 7}, "use --levels"),
+        ({"init_from": "mnist-2d", "latent_dim": 20}, "latent_dim is decided by the model"),
+    ],
+)
+def test_a_number_of_dimensions_is_never_ignored(options, message):
+    with pytest.raises(LatensError, match=message):
+        prepare("digits", TrainConfig.from_options(**options))

@@ -255,3 +255,12 @@ def test_names_that_are_not_utf8_are_written(suffix, three, animals, tmp_path):
     else:
         parquet = pytest.importorskip("pyarrow.parquet")
         assert set(parquet.read_table(out)["path"].to_pylist()) == {"?.png", "01.png"}
+
+
+def test_a_loaded_model_reads_other_images_as_its_run_does(tmp_path):
+    options = {"recipe": "mlp", "hidden": 16, "epochs": 1, "report": False, "film": False}
+    run = latens.train("digits", out=tmp_path / "run", binarisation="threshold", **options)
+    x = latens.load_data("digits").test.pixels.numpy()
+    by_run, by_model = latens.evaluate(run, x), latens.evaluate(latens.load(run.path), x)
+    assert by_model.kind == by_run.kind
+    assert (by_model.elbo, by_model.kl) == (by_run.elbo, by_run.kl)

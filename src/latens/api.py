@@ -1,5 +1,7 @@
 """What `import latens` offers, and what the commands do: train, resume, load, evaluate, show."""
 
+import copy
+import re
 import shlex
 import shutil
 import tempfile
@@ -36,7 +38,7 @@ from latens.run.directory import (
     locate,
     refuse_existing,
 )
-from latens.run.hub import check_upload, upload
+from latens.run.hub import check_upload, is_address, upload
 from latens.training.callbacks import Callback
 from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
@@ -230,7 +232,7 @@ def evaluate_all(
     if own:
         found = data_of(run, data if _in_memory(run) else None)
     else:
-        found = load_alike(data, vae.image_shape, **_reading(vae, run))
+        found = load_alike(data, vae.image_shape, **_reading(vae))
     if found.train.shape != vae.image_shape:
         raise LatensError(f"the model reads {vae.image_shape}, and {data} has {found.train.shape}")
     return evaluate_fully(run, vae, found, seed)
@@ -267,16 +269,18 @@ def _images_for(
             return own.split(split), split
     if data is None:
         raise LatensError("a VAE alone does not know its data: name some, or give images")
-    return load_split(data, split, vae.image_shape, **_reading(vae, run)), split
+    return load_split(data, split, vae.image_shape, **_reading(vae)), split
 
 
-def _reading(vae: LatentModel, run: Run | None) -> dict[str, Any]:
+def _reading(vae: LatentModel) -> dict[str, Any]:
     """How other data are read so that they are what the model's training images were."""
-    known = vae.about.get("training", {}).get("data", {})
+    training = vae.about.get("training", {})
+    known = training.get("data", {})
+    options = TrainConfig.from_record(training.get("options", {})).data
     return {
-        "binarisation": "none" if run is None else run.config.data.binarisation,
+        "binarisation": options.binarisation,
         "names": tuple(known.get("classes") or known.get("attributes") or ()),
-        "value_range": None if run is None else run.config.data.value_range,
+        "value_range": options.value_range,
         "crop": known.get("crop"),
     }
 
@@ -347,15 +351,13 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
         raise LatensError(f"bits is {bits}: 8, 16 or 32")
     refuse_existing(out)
     data = data_of(run, data)
-    # Where the data lie on this machine is nobody's business
-    source, command = run.record["data"]["source"], run.record["command"]
-    command = command.replace(shlex.quote(source), data.name).replace(source, data.name)
-    record = run.record | {"data": run.record["data"] | {"source": data.name}, "command": command}
+    record = _without_paths(run, data.name)
     with files.building(out) as partial:
         exported = Run.fill(partial, record, run.metrics)
         vae = load_model(run.path)
         if "training" in vae.about:
-            vae.about["training"]["command"] = command
+            known = vae.about["training"]
+            known |= {name: record[name] for name in ("command", "options") if name in known}
         exported.save_model(vae, bits)
         vae = load_model(partial)  # with the rounded weights
         figures = measure(vae, data.test).as_dict() | {"split": "test"}
@@ -528,6 +530,19 @@ def _public(record: dict[str, Any]) -> dict[str, Any]:
     """What of a run's record travels with the model: not where the data lie on this machine."""
     data = {name: value for name, value in record["data"].items() if name != "source"}
     return record | {"data": data}
+
+
+def _without_paths(run: Run, name: str) -> dict[str, Any]:
+    """A run's record without where its data, and the model it began at, lie on this machine."""
+    record, start = copy.deepcopy(run.record), run.config.model.init_from
+    names = {record["data"]["source"]: name}
+    if start is not None and not is_address(start):
+        names[start] = record["options"]["model"]["init_from"] = Path(start).resolve().name
+    for path, short in names.items():
+        word = rf"(?<!\S)({re.escape(shlex.quote(path))}|{re.escape(path)})(?!\S)"
+        record["command"] = re.sub(word, lambda _, short=short: short, record["command"])
+    record["data"]["source"] = name
+    return record
 
 
 def describe(run: Run) -> str:

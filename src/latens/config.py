@@ -22,6 +22,7 @@ Binarisation = Literal["none", "dynamic", "threshold", "static"]
 FittedPrior = Literal["flow-matching", "mixture"]
 
 LARGEST = 2**63
+LATENT_DIM = 20  # where none is given
 OWN = "own"  # a model or an objective that Python gives, in place of a name
 AUTO = "auto"
 # Options that had another name in latens 0.1.0
@@ -115,8 +116,8 @@ class ModelConfig(_Section):
     or hf://USER/NAME; none: at random ones."""
     recipe: str = "conv"
     """The model, by name: see `latens recipes`."""
-    latent_dim: int = 20
-    """D, how many latent dimensions z has."""
+    latent_dim: int | None = None
+    """D, how many latent dimensions z has; none: 20."""
     latent_map: int | None = None
     """Latents as a map of so many channels at the coarsest resolution of the network conv, in place
     of a vector of latent_dim; none: a vector."""

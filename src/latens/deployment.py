@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from latens import files
+from latens.console import note
 from latens.data import Images
 from latens.errors import LatensError
 from latens.model.distributions import FlowDistribution, diagonal_normal
@@ -162,6 +163,9 @@ def programs_of(model: LatentModel) -> list[Program]:
             {"image": image},
         ),
     ]
+    if isinstance(model, VAE) and model.sampler is not None:
+        programs.pop()
+        note("no sampler is written: a second stage by flow matching is too long for a program")
     if isinstance(model, VAE) and model.classifier is not None:
         programs.append(
             Program(

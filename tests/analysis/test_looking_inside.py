@@ -234,3 +234,8 @@ def test_every_convolution_is_seen_as_it_is(digits):
     logits = maps["decoder.levels.1.1"] + vae.offset
     assert torch.allclose(logits.sigmoid(), vae.reconstruct(x)[0], atol=1e-6)
     assert not any(part._forward_hooks for part in vae.modules())
+
+
+def test_three_dimensions_are_called_what_they_are():
+    assert Plane(torch.randn(20, 3), 3).short_axes == ("z[0]", "z[1]", "z[2]")
+    assert Plane(torch.randn(20, 5), 3).short_axes == ("PC 1", "PC 2", "PC 3")

@@ -8,8 +8,10 @@ import torch
 
 import latens
 from latens import TrainConfig
+from latens.evaluation import doctor
 from latens.evaluation.doctor import examine, prior_gain
-from latens.evaluation.findings import Finding, findings_of_training
+from latens.evaluation.findings import Finding, _smaller, findings_of_training
+from latens.model.recipes import build
 
 SMALL = {"recipe": "mlp", "latent_dim": 2, "hidden": "64", "report": False, "film": False}
 EVERY = {
@@ -173,3 +175,29 @@ def test_the_command_prints_findings_and_json(digits_run, run_latens):
     found = json.loads(run_latens("doctor", digits_run.path, "--json").stdout)
     assert {finding["name"] for finding in found} <= EVERY
     assert all(finding["page"].startswith("docs/doctor.md#") for finding in found)
+
+
+def test_remedies_are_options_that_the_model_has():
+    parts = {"mlp": {}, "conv": {}, "map": {"latent_map": 2}}
+    told = {
+        name: list(
+            doctor._better_encoders(build(name.replace("map", "conv"), (1, 8, 8), 4, **more))
+        )
+        for name, more in parts.items()
+    }
+    assert told["mlp"] == ["a deeper encoder (--hidden 1024,1024,1024)", "--posterior iaf"]
+    assert told["conv"] == ["a deeper encoder (--blocks 2)", "--posterior iaf"]
+    assert told["map"] == ["a deeper encoder (--blocks 2)"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "active", "expected"),
+    [
+        (None, 16, "--latent-dim 16"),
+        (4, 16, "--latent-map 2"),
+        (2, 17, None),
+        (2, 0, "--latent-map 1"),
+    ],
+)
+def test_fewer_dimensions_of_a_map_are_fewer_channels(channels, active, expected):
+    assert _smaller(TrainConfig.from_options(latent_map=channels), active, 32) == expected

@@ -4,6 +4,7 @@ import torch
 import latens
 from latens import LatensError
 from latens.files import read_json, replacing, write_bytes
+from latens.model import serialization
 from latens.model.serialization import (
     SCALE,
     WEIGHTS,
@@ -112,3 +113,9 @@ def test_weights_with_a_scale_for_each_row_are_read(tmp_path):
     for name, scale in scales.items():
         expected = tensors[name] * scale.reshape(-1, *[1] * (tensors[name].dim() - 1))
         torch.testing.assert_close(back[name], expected)
+
+
+def test_scales_that_fit_no_weights_are_refused(tmp_path):
+    tensors = {"a.weight": torch.ones(4, 100, dtype=torch.int8), f"{SCALE}a.weight": torch.ones(3)}
+    with pytest.raises(LatensError, match="fits no weights"):
+        serialization._in_32_bits(tensors)

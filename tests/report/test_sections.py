@@ -49,7 +49,7 @@ def test_few_latent_dimensions(tmp_path, dims):
 @pytest.fixture(scope="session")
 def large_map(tmp_path_factory):
     """A run with a map of 64×8×8 latents, 4,096 of them, and more images than a batch."""
-    options = {"latent_map": 64, "channels": 4, "film": False, "epochs": 2}
+    options = {"latent_map": 64, "latent_dim": None, "channels": 4, "film": False, "epochs": 2}
     folder = tmp_path_factory.mktemp("map")
     return trained(folder, noise(20, (16, 16)), recipe="conv", **options)
 
@@ -264,7 +264,14 @@ def test_films_and_curves_of_an_objective_without_beta(tmp_path):
 
 def test_a_map_of_latents_has_every_picture(tmp_path):
     run = trained(
-        tmp_path, noise(40), np.arange(40) % 2, recipe="conv", latent_map=2, channels=4, epochs=2
+        tmp_path,
+        noise(40),
+        np.arange(40) % 2,
+        recipe="conv",
+        latent_map=2,
+        latent_dim=None,
+        channels=4,
+        epochs=2,
     )
     names = pictures_of(run, "Samples", "Latent space", "Manifold", "Traversals")
     assert {"samples.png", "latent-space.png", "manifold.png", "traversals.png"} <= names

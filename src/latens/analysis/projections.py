@@ -114,6 +114,7 @@ class Plane:
                 for i, share in enumerate(self.pca.shares.tolist())
             )
             self.axes += ("nothing",) * (dims - len(self.axes))
+        self.short_axes = tuple(f"PC {i + 1}" if self.pca else self.axes[i] for i in range(dims))
 
     @property
     def prior(self) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from latens.evaluation.labels import embed_all
 from latens.evaluation.metrics import Evaluation, evaluate
 from latens.model.latent_model import LatentModel
 from latens.model.likelihoods import LEAST_LOGISTIC, LEAST_SCALE
+from latens.model.parts import to_config
 from latens.model.posteriors import Tabulated
 from latens.model.vae import VAE
 from latens.run.directory import Run
@@ -198,6 +199,16 @@ def prior_gain(vae: VAE, train: Images, test: Images) -> float:
     return (fitted.log_prob(rows[1]) - log_p).mean().item()
 
 
+def _better_encoders(vae: LatentModel) -> Iterator[str]:
+    """Options that give q(z|x) more room, as far as the model's parts have them."""
+    deeper = {"hidden": "--hidden 1024,1024,1024", "blocks": "--blocks 2"}
+    known = to_config(vae.encoder) if isinstance(vae, VAE) else {}
+    options = [option for name, option in deeper.items() if name in known]
+    yield f"a deeper encoder ({' or '.join(options)})" if options else "a longer training"
+    if len(vae.latent_shape) == 1:
+        yield "--posterior iaf"
+
+
 def _amortisation(case: Examination) -> Iterator[Finding]:
     vae = case.vae
     few = case.data.test.take(slice(0, min(REFINED, max(16, VALUES // math.prod(vae.image_shape)))))
@@ -209,7 +220,7 @@ def _amortisation(case: Examination) -> Iterator[Finding]:
     except LatensError:  # a q that is no diagonal Gaussian
         return
     gain = refined.elbo - by_encoder.elbo
-    remedy = "Try a deeper encoder (--hidden 1024,1024,1024 or --blocks 2), or --posterior iaf"
+    remedy = f"Try {', or '.join(_better_encoders(vae))}"
     best = f"{gain:.1f} nats are won by a Gaussian q(z|x) refined for each image"
     if isinstance(vae, VAE) and math.prod(vae.latent_shape) <= GRID_DIMS:
         grid = evaluate(vae, few, seed=SEED, posterior="grid", cells=GRID_CELLS)

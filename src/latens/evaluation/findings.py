@@ -1,5 +1,6 @@
 """What went wrong in a training, read off its figures and its curve: each with its remedy."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,13 +88,24 @@ def _dimensions(evaluation: Evaluation, config: TrainConfig, dims: int) -> Itera
         )
     elif levels is None and active < dims:  # what one level lacks, the next may hold
         has_bits = config.objective.name == "elbo" and evaluation.kl_per_dim is not None
-        more = ", or --free-bits 0.1 to use more" if has_bits else ""
+        smaller = _smaller(config, active, dims)
+        remedies = [f"{smaller} for the same with less"] if smaller else []
+        remedies += ["--free-bits 0.1 to use more"] if has_bits else []
         yield Finding(
             "unused dimensions",
             f"{dims - active} of {dims} latent dimensions tell nothing of an image",
             "They cost nothing, but what they could hold is lost: the prior's pull won.",
-            f"Try --latent-dim {active} for the same with less{more}",
+            f"Try {', or '.join(remedies or ['a smaller --beta'])}",
         )
+
+
+def _smaller(config: TrainConfig, active: int, dims: int) -> str | None:
+    """The option of a latent space that has room for so many dimensions, and for less than now."""
+    channels = config.model.latent_map
+    if channels is None:
+        return f"--latent-dim {max(1, active)}"
+    fewer = max(1, math.ceil(active * channels / dims))
+    return f"--latent-map {fewer}" if fewer < channels else None
 
 
 def _overfitting(rows: Sequence[dict[str, Any]], config: TrainConfig) -> Iterator[Finding]:

@@ -157,6 +157,8 @@ def _in_32_bits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         elif scale.shape == (blocks := _blocks(whole)).shape[:2]:
             rows = (scale[:, :, None] * blocks).flatten(1)[:, : whole.shape[1:].numel()]
             plain[name.removeprefix(SCALE)] = rows.reshape(whole.shape)
+        else:
+            raise LatensError(f"{name} has the shape {tuple(scale.shape)}, which fits no weights")
     return plain
 
 

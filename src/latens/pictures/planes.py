@@ -244,11 +244,15 @@ def turning(
     labels: Int[np.ndarray, " N"] | None = None,
     names: Sequence[str] = (),
     title: str = "",
+    axes: Sequence[str] = ("PC 1", "PC 2", "PC 3"),
     frames: int = TURN_FRAMES,
 ) -> list[Image.Image]:
     """Points in space that turn once around the third axis, `frames` pictures.
 
     Points farther from the eye are drawn first and paler.
+
+    Args:
+        axes: the names of the three.
     """
     reach = float(np.abs(z).max(initial=1e-3)) * 1.05
     lift = math.radians(ELEVATION)
@@ -268,21 +272,23 @@ def turning(
             depth = x * math.sin(angle) + y * math.cos(angle)
             up = z[:, 2] * math.cos(lift) + depth * math.sin(lift)
             points.move(np.stack((across, up), 1), depth / reach)
-            moving = _axes_in_space(ax, reach, angle, lift)
+            moving = _axes_in_space(ax, axes, reach, angle, lift)
             pictures.append(still.render([*points.artists, *moving], title))
             for artist in moving:
                 artist.remove()
     return pictures
 
 
-def _axes_in_space(ax: Axes, reach: float, angle: float, lift: float) -> list[Artist]:
+def _axes_in_space(
+    ax: Axes, names: Sequence[str], reach: float, angle: float, lift: float
+) -> list[Artist]:
     drawn: list[Artist] = []
-    directions = {
-        "PC 1": (math.cos(angle), math.sin(angle) * math.sin(lift)),
-        "PC 2": (-math.sin(angle), math.cos(angle) * math.sin(lift)),
-        "PC 3": (0.0, math.cos(lift)),
-    }
-    for name, (across, up) in directions.items():
+    directions = (
+        (math.cos(angle), math.sin(angle) * math.sin(lift)),
+        (-math.sin(angle), math.cos(angle) * math.sin(lift)),
+        (0.0, math.cos(lift)),
+    )
+    for name, (across, up) in zip(names, directions, strict=True):
         length = 0.8 * reach
         drawn += ax.plot([0, across * length], [0, up * length], color=SOFT, lw=0.9, zorder=0)
         end = across * length, up * length

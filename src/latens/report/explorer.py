@@ -83,6 +83,8 @@ def explorer_of(
         "dims": [[d, context.dim_names[d]] for d in ranked],
         "unit": context.unit_prior,
         "contours": _contours(context),
+        "binarisation": context.run.config.data.binarisation,
+        "crop": context.run.record["data"].get("crop"),
     }
 
 
@@ -166,6 +168,7 @@ def _linear(plane: Plane, z: Float[Tensor, "N D"]) -> dict[str, Any]:
     name = " and ".join(axes) if plane.pca is None else "PCA" if plane.dims == 2 else "PCA, 3-D"
     return {
         "name": name,
+        "short": list(plane.short_axes),
         "axes": [axis.partition(" of the")[0] + ")" * ("(" in axis) for axis in short],
         "points": floats(plane.of(z)),
         "basis": np.round(basis, 5).tolist(),

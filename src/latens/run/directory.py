@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from latens import files, limits
-from latens.config import OWN, TrainConfig
+from latens.config import LATENT_DIM, OWN, TrainConfig
 from latens.console import warn
 from latens.errors import LatensError
 from latens.model import serialization
@@ -143,7 +143,8 @@ class Run:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """The shape of z: `(D,)`, or `(D, h, w)` of a map."""
-        return tuple(self.record.get("latent_shape") or (self.config.model.latent_dim,))
+        dims = self.config.model.latent_dim or LATENT_DIM
+        return tuple(self.record.get("latent_shape") or (dims,))
 
     @property
     def latent_dims(self) -> int:

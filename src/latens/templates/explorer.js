@@ -91,16 +91,17 @@ if (root) {
       for (let d = 0; d < dims; d++) sum += (all[i * dims + d] - state.z[d]) ** 2;
       distance[i] = data.conditional && data.labels[i] !== state.label ? Infinity : sum;
     }
-    const order = Array.from(distance.keys()).sort((a, b) => distance[a] - distance[b]);
+    const order = Array.from(distance.keys()).filter((i) => distance[i] < Infinity).sort((a, b) => distance[a] - distance[b]);
     near.forEach(({ canvas, words }, k) => {
       const i = order[k];
       canvas.hidden = i === undefined;
+      words.textContent = "";
       if (i === undefined) return;
       thumbnail(canvas, i, 64);
       canvas.setAttribute("aria-label", `Test image${nameOf(i) === undefined ? "" : ` of ${nameOf(i)}`}`);
       words.textContent = [nameOf(i), `distance ${number(Math.sqrt(distance[i]))}`].filter((w) => w !== undefined).join(", ");
     });
-    part("told").textContent = `nearest: ${near.map(({ words }) => words.textContent).join(", ")}`;
+    part("told").textContent = `nearest: ${near.map(({ words }) => words.textContent).filter(Boolean).join(", ") || "none"}`;
   }
   function thumbnail(canvas, i, side) {
     const times = Math.max(1, Math.floor(side / Math.max(width, height)));
@@ -219,7 +220,7 @@ if (root) {
       context.moveTo(frame.x(0), frame.y(0));
       context.lineTo(frame.x(end[0]), frame.y(end[1]));
       context.stroke();
-      context.fillText(`PC ${d + 1}`, frame.x(end[0]), frame.y(end[1]));
+      context.fillText(view.short[d], frame.x(end[0]), frame.y(end[1]));
     });
   }
   function words(context, view) {
@@ -235,7 +236,7 @@ if (root) {
   function pointer(context, view, turn) {
     const at = (z) => (view.kind === "map" ? places[closest(z)] : turn(project(view, z)));
     const mark = (z, text) => {
-      const [x, y] = at(z);
+      const [x, y = 0] = at(z); // of one dimension there is no second
       context.lineWidth = 2.5 * devicePixelRatio;
       for (const [colour, more] of [["--paper", 2], ["--ink", 0]]) {
         context.strokeStyle = colourOf(colour);
@@ -461,6 +462,11 @@ if (root) {
 
   // ---- an image of one's own -----------------------------------------------------------------
 
+  // A pixel as in training: one or zero, above the threshold or drawn with it as the probability
+  function bit(value) {
+    if (data.binarisation === "none") return value;
+    return value >= (data.binarisation === "threshold" ? 128 / 255 : Math.random()) ? 1 : 0;
+  }
   async function encode(file) {
     let bitmap;
     try {
@@ -472,7 +478,9 @@ if (root) {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [width, height];
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    const times = Math.max(width / bitmap.width, height / bitmap.height);
+    const side = data.crop ? data.crop * bitmap.width : 0; // of the square that images of the training were cut to
+    const [wide, high] = side ? [side, side] : [bitmap.width, bitmap.height];
+    const times = Math.max(width / wide, height / high);
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, (width - times * bitmap.width) / 2, (height - times * bitmap.height) / 2, times * bitmap.width, times * bitmap.height);
     const { data: rgba } = context.getImageData(0, 0, width, height);
@@ -481,7 +489,7 @@ if (root) {
     for (let i = 0; i < area; i++) {
       const rgb = [0, 1, 2].map((c) => rgba[4 * i + c] / 255);
       const values = channels === 1 ? [0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]] : rgb;
-      for (let c = 0; c < channels; c++) x[c * area + i] = part("invert").checked ? 1 - values[c] : values[c];
+      for (let c = 0; c < channels; c++) x[c * area + i] = bit(part("invert").checked ? 1 - values[c] : values[c]);
     }
     set(await compute("encode", ...withLabel([x], [[1, ...data.shape]])));
   }

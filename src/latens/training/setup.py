@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latens import catalogue
-from latens.config import AUTO, OWN, ModelConfig, TrainConfig, replaced
+from latens.config import AUTO, LATENT_DIM, OWN, ModelConfig, TrainConfig, replaced
 from latens.console import note
 from latens.data import IN_MEMORY, NAMES, DataSet, Images, can_be_resized, is_path, load_data
 from latens.errors import LatensError
@@ -180,6 +180,7 @@ def prepare(
     if model is None:
         recipes.find(config.model.recipe)
         _refuse_own(config.model, "likelihood", "prior", "posterior")
+        _refuse_two_sizes(config.model)
     config = _with_defaults(config)
     objective = objective or _make_objective(config)
     images = data if loaded else _load(data, config)
@@ -231,6 +232,16 @@ def _initialised(data: Any, config: TrainConfig) -> tuple[LatentModel, TrainConf
         size = {"size": f"{height}x{width}", "grey": channels == 1}
         config = replaced(config, data=size)
     return model, replace(config, model=section)
+
+
+def _refuse_two_sizes(options: ModelConfig) -> None:
+    """Refuse a number of latent dimensions beside what decides it; a record's default is none."""
+    if options.latent_dim in (None, LATENT_DIM):
+        return
+    if options.latent_map is not None:
+        raise LatensError("latent_map decides how many latent dimensions there are: no latent_dim")
+    if options.recipe == recipes.LADDER:
+        raise LatensError("a ladder has levels in place of one latent_dim: use --levels")
 
 
 def _flat(section: ModelConfig) -> dict[str, Any]:
@@ -369,7 +380,11 @@ def _with_defaults(config: TrainConfig) -> TrainConfig:
         own = {name: option.default for name, option in known.items()}
         recipe_own = {name: value for name, value in defaults.items() if name in known}
         options = own | recipe_own | options
-    return replaced(config, objective={"beta_warmup": warmup, "options": options})
+    return replaced(
+        config,
+        model={"latent_dim": config.model.latent_dim or LATENT_DIM},
+        objective={"beta_warmup": warmup, "options": options},
+    )
 
 
 def _make_objective(config: TrainConfig) -> Objective:
@@ -469,7 +484,7 @@ def build_model(config: TrainConfig, data: DataSet) -> LatentModel:
         return recipes.build(
             options.recipe,
             data.shape,
-            options.latent_dim,
+            options.latent_dim or LATENT_DIM,
             None if options.network == AUTO else options.network,
             latent_map=options.latent_map,
             labels=len(data.classes or data.attributes) if data.train.labels is not None else 0,

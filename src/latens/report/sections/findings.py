@@ -25,8 +25,8 @@ def latent_space_finding(context: ReportContext) -> str:
     words = "" if active is None else f"{active} of {context.dims} latent dimensions are in use."
     labels = context.latents.labels
     least = 2 * NEIGHBOURS * len(context.classes)
-    told = context.vae.encodes_labels  # so that z would only tell back what it was told
-    if told or labels is None or not context.classes or int((labels >= 0).sum()) < least:
+    is_told = context.vae.encodes_labels  # so that z would only tell back what it was told
+    if is_told or labels is None or not context.classes or int((labels >= 0).sum()) < least:
         return words
     known = labels >= 0
     z, y = context.latents.mean[known], labels[known]

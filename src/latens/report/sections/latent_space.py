@@ -62,11 +62,14 @@ def _rotating_projection(context: ReportContext, coloured: str) -> Picture:
     labels, names, _ = context.colours
     title = context.title(f"latent space, rotating{coloured}")
     some = None if labels is None else labels[:TURNING_POINTS]
+    space = Plane(mean, 3)
     return Picture(
         "latent-space-3d",
-        pictures.turning(Plane(mean, 3).of(mean), some, names, title),
+        pictures.turning(space.of(mean), some, names, title, space.short_axes),
         "A film of test images as points in latent space, rotating about an axis",
-        "The first three principal components of the mean z.",
+        "The three dimensions of the mean z."
+        if space.pca is None
+        else "The first three principal components of the mean z.",
         seconds=0.1,
         endless=True,
         on_page=False,  # the page's explorer can be turned by hand
