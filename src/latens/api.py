@@ -25,6 +25,7 @@ from latens.evaluation.labels import label_statistics, neighbour_accuracy
 from latens.evaluation.metrics import Evaluation
 from latens.evaluation.metrics import evaluate as measure
 from latens.evaluation.proposals import PosteriorName
+from latens.evaluation.rounding import sensitive_weights
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.priors import GaussianMixture
 from latens.model.serialization import WeightBits
@@ -341,7 +342,8 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
     Args:
         out: a folder that does not exist yet.
         data: the same data again, of a run whose data came from Python.
-        bits: of a weight: 16, 8 or all 32; see `latens.model.serialization.write_model`.
+        bits: of a weight: 16, 8 or all 32; see `latens.model.serialization.write_model`. With 8,
+            layers that it would cost too much have 16: `evaluation.rounding.sensitive_weights`.
 
     Raises:
         LatensError: no run directory, `out` exists, or another number of bits.
@@ -358,11 +360,12 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
         if "training" in vae.about:
             known = vae.about["training"]
             known |= {name: record[name] for name in ("command", "options") if name in known}
-        exported.save_model(vae, bits)
+        in_16 = sensitive_weights(vae, data.train) if bits == 8 else ()
+        exported.save_model(vae, bits, in_16)
         vae = load_model(partial)  # with the rounded weights
         figures = measure(vae, data.test).as_dict() | {"split": "test"}
         vae.about["figures"] = figures
-        exported.save_model(vae, bits)
+        exported.save_model(vae, bits, in_16)
         exported.save_figures(figures)
         files.write_bytes(partial / "README.md", vae.card().encode())
     return Run(out, record)

@@ -178,7 +178,8 @@ def export(
     out
         The folder, which must not exist yet, for the weights in few bits, the card and the figures.
     bits
-        Of a weight. The figures are measured anew, with the weights as they are written.
+        Of a weight; of 8, layers that lose by it get 16. The figures are measured anew, with the
+        weights as they are written.
     onnx
         The folder, which must not exist yet, for encoder, decoder, sampler and classifier, as .onnx
         and as .pt2 for torch.export, with the lines that use them.

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -109,18 +109,27 @@ def _is_pickle(path: Path) -> bool:
 # ---- models ----------------------------------------------------------------------------------
 
 
-def write_model(folder: Path, model: Part, about: dict[str, Any], bits: WeightBits = 32) -> None:
+def write_model(
+    folder: Path,
+    model: Part,
+    about: dict[str, Any],
+    bits: WeightBits = 32,
+    in_16: Collection[str] = (),
+) -> None:
     """Write `config.json` (the architecture, and `about`) and `model.safetensors`.
 
     Args:
         bits: of a weight, which is read into 32. 16 is a float; 8 a whole number for each weight
             of a matrix or a convolution, with one scale for each `BLOCK` of a row, and 16 for
             vectors.
+        in_16: names of weights that have 16 where the others have 8.
     """
     tensors = model.state_dict()
     if bits < 32:
         tensors = dict(
-            item for name, tensor in tensors.items() for item in _in_bits(name, tensor, bits)
+            item
+            for name, tensor in tensors.items()
+            for item in _in_bits(name, tensor, 16 if name in in_16 else bits)
         )
     write_json(folder / CONFIG, {"model": to_config(model)} | about)
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
@@ -137,6 +146,11 @@ def _in_bits(name: str, tensor: Tensor, bits: WeightBits) -> Iterator[tuple[str,
         whole = whole.to(torch.int8).reshape(len(tensor), -1)[:, : tensor.shape[1:].numel()]
         yield name, whole.reshape(tensor.shape)
         yield SCALE + name, scale.reshape(blocks.shape[:2])
+
+
+def rounded(tensor: Shaped[Tensor, "R ..."], bits: WeightBits) -> Shaped[Tensor, "R ..."]:
+    """A weight as it is read again after `write_model`."""
+    return _in_32_bits(dict(_in_bits("weight", tensor.detach(), bits)))["weight"].to(tensor.dtype)
 
 
 def _blocks(tensor: Shaped[Tensor, "R ..."]) -> Shaped[Tensor, "R K b"]:

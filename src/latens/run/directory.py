@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -289,9 +289,14 @@ class Run:
         (self.path / FILM).mkdir(exist_ok=True)
         serialization.write_tensors(self.path / FILM / f"{epoch:06d}.safetensors", tensors, {})
 
-    def save_model(self, vae: LatentModel, bits: serialization.WeightBits = 32) -> None:
+    def save_model(
+        self,
+        vae: LatentModel,
+        bits: serialization.WeightBits = 32,
+        in_16: Collection[str] = (),
+    ) -> None:
         """Write config.json and model.safetensors, with so many bits for a weight."""
-        serialization.write_model(self.path, vae, vae.about, bits)
+        serialization.write_model(self.path, vae, vae.about, bits, in_16)
 
     def save_figures(self, figures: dict[str, Any]) -> None:
         """Write the figures on the test set."""
