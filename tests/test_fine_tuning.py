@@ -89,7 +89,9 @@ def test_a_training_begins_at_another_run(digits_run, run_latens, tmp_path):
     done = run_latens(*words, "--learning-rate", 1e-9, "--out", "run")
     assert done.returncode == 0, done.stderr
     run = latens.Run.open(tmp_path / "run")
-    assert run.record["command"].startswith(f"latens train images --init-from {digits_run.path} ")
+    before, after = run.record["command"].split(" && ")
+    assert before == digits_run.record["command"]
+    assert after.startswith(f"latens train images --init-from {digits_run.path} ")
     assert run.config.objective.beta_warmup == 0
     assert run.config.data.size == "8x8"
     chosen = run.config.model, digits_run.config.model

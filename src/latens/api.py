@@ -40,6 +40,7 @@ from latens.run.directory import (
     refuse_existing,
 )
 from latens.run.hub import check_upload, is_address, upload
+from latens.run.private import command_without_folders
 from latens.training.callbacks import Callback
 from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
@@ -544,6 +545,7 @@ def _without_paths(run: Run, name: str) -> dict[str, Any]:
     for path, short in names.items():
         word = rf"(?<!\S)({re.escape(shlex.quote(path))}|{re.escape(path)})(?!\S)"
         record["command"] = re.sub(word, lambda _, short=short: short, record["command"])
+    record["command"] = command_without_folders(record["command"])
     record["data"]["source"] = name
     return record
 

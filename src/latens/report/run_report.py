@@ -1,9 +1,8 @@
 """From a run directory to one HTML page, and the pictures on it."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +19,9 @@ from latens.report.html import Chapter, asset, draw_pictures, page
 from latens.report.primer import Primer, primer_of
 from latens.run import directory as runs
 from latens.run.directory import Run, best_row
+from latens.run.private import command_without_folders, without_folders
 
 SCRIPTS = ("page.js", "explorer.js")
-
-
-THEN = " && "  # between a training and the prior that was fitted to it
 
 
 def write_report(
@@ -80,7 +77,7 @@ def render(
     rows, record = run.metrics, run.record
     for chapter in chapters:
         chapter.note = chapter.note.replace(str(run.path), run.name)
-    options = {name: _without_folders(value) for name, value in record["options"].items()}
+    options = without_folders(record["options"])
     return page(
         "report.html.j2",
         chapters,
@@ -89,10 +86,7 @@ def render(
         title=run.title,
         config=run.config,
         record=record,
-        command=THEN.join(
-            shlex.join(map(_without_folders, shlex.split(part)))
-            for part in record["command"].split(THEN)
-        ),
+        command=command_without_folders(record["command"]),
         options=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
         last=rows[-1],
         best=best_row(rows),
@@ -103,10 +97,3 @@ def render(
         baselines=dict.fromkeys(("elbo", "reconstruction", "accuracy", "bits"), "")
         | dict(baselines or {}),
     )
-
-
-def _without_folders(value: Any) -> Any:
-    """The last part of a path: a page that is sent need not tell where it was made."""
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return PurePath(value).name
-    return value

@@ -20,7 +20,8 @@ from latens.model.latent_model import LatentModel, load_model
 from latens.model.parts import Configurable, counted, from_config, to_config
 from latens.model.vae import VAE
 from latens.run.data import data_options
-from latens.run.directory import Run, locate, versions
+from latens.run.directory import PRETRAINED, Run, locate, versions
+from latens.run.hub import is_address
 from latens.training.devices import (
     available_device,
     machine,
@@ -177,6 +178,7 @@ def prepare(
     begins_again = model is None and objective is None and _may_begin_again(config)
     if config.model.init_from is not None:
         model, config = _initialised(data, config)
+        command = f"{_command_before(model, config)}{command}"
     if model is None:
         recipes.find(config.model.recipe)
         _refuse_own(config.model, "likelihood", "prior", "posterior")
@@ -232,6 +234,14 @@ def _initialised(data: Any, config: TrainConfig) -> tuple[LatentModel, TrainConf
         size = {"size": f"{height}x{width}", "grey": channels == 1}
         config = replaced(config, data=size)
     return model, replace(config, model=section)
+
+
+def _command_before(model: LatentModel, config: TrainConfig) -> str:
+    """What made the model that the training begins at, where its name alone does not tell."""
+    start = str(config.model.init_from)
+    made_by = model.about.get("training", {}).get("command")
+    is_named = is_address(start) or locate(start).parent == PRETRAINED
+    return "" if made_by is None or is_named else f"{made_by} && "
 
 
 def _refuse_two_sizes(options: ModelConfig) -> None:
