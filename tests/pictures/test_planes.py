@@ -94,7 +94,7 @@ def test_a_few_far_points_leave_room_for_the_others_and_are_told():
     assert min(-left, right, -bottom, top) > 3
     ax = Figure().add_subplot()
     (told,) = _outside(ax, z, (left, right, bottom, top))
-    assert told.get_text() == f"{count} of 5000 points are outside"
+    assert told.get_text() == f"{count:,} of 5,000 points are outside"
     assert _outside(ax, z, (-2000.0, 2000.0, -2000.0, 2000.0)) == []
     assert (
         latent_plane(z).tobytes() != latent_plane(z, limits=(left, right, bottom, 2000.0)).tobytes()

@@ -228,15 +228,15 @@ def plane_limits(
 def _outside(
     ax: Axes, z: Float[np.ndarray, "N 2"], limits: tuple[float, float, float, float]
 ) -> list[Artist]:
-    """How many points a plane does not show, in words above its right end."""
+    """How many points a plane does not show, in words in its upper right corner."""
     left, right, bottom, top = limits
     x, y = z.T
     count = int(((x < left) | (x > right) | (y < bottom) | (y > top)).sum())
     if not count:
         return []
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 4)}
-    words = f"{count} of {len(z)} points are outside"
-    return [ax.annotate(words, (1, 1), ha="right", va="bottom", color=SOFT, **place)]
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (-4, -4)}
+    words = f"{count:,} of {len(z):,} points are outside"
+    return [ax.annotate(words, (1, 1), ha="right", va="top", color=SOFT, **place)]
 
 
 def turning(
