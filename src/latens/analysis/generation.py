@@ -298,7 +298,7 @@ def _path_to_class(
     centres = torch.tensor(density.mean, device=z.device)
     p = class_probability(vae, centres.unflatten(1, vae.latent_shape))[:, index]
     share = torch.tensor(density.weight, device=z.device)
-    p = torch.where(share < min(LEAST_SHARE, share.max()), 0.0, p)
+    p = torch.where(share < min(LEAST_SHARE, max(density.weight)), 0.0, p)
     of_class = p >= torch.minimum(p.max(), p.new_tensor(ENOUGH))
     distance = torch.cdist(moved.flatten(1), centres).masked_fill(~of_class, math.inf)
     nearest = centres[distance.argmin(1)].view_as(z)
