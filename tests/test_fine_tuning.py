@@ -182,6 +182,9 @@ def test_nothing_tells_where_the_first_model_lay(digits_run, tmp_path):
         assert b"private place/" not in path.read_bytes(), path.name
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
     assert exported.config.model.init_from == "a private place"
+    page = latens.api.report(run.path).read_text("utf-8")
+    assert str(tmp_path) not in page
+    assert "1 epoch from the weights of a private place, " in page
     assert "--beta 0.5" in exported.record["command"]
 
 

@@ -85,6 +85,7 @@ def render(
         run=run,
         title=run.title,
         config=run.config,
+        init_from=without_folders(run.config.model.init_from),
         record=record,
         command=command_without_folders(record["command"]),
         options=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
