@@ -447,7 +447,8 @@ def fit_prior(
         raise LatensError("a second stage is for models of one level of latents")
     found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
     if found.is_worse:
-        warn("what was fitted is further from the latents than p(z): give it longer (--minutes)")
+        fewer = " or fewer --components" if prior == "mixture" else ""
+        warn(f"what was fitted is further from the latents than p(z): give it more --minutes{fewer}")
     fitting = _fitting_command({"prior": prior, **chosen, "seed": seed, "minutes": minutes})
     record = run.record | {"command": f"{run.record['command']} && {fitting}"}
     figures = run.figures
