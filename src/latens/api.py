@@ -447,8 +447,8 @@ def fit_prior(
         raise LatensError("a second stage is for models of one level of latents")
     found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
     if found.is_worse:
-        fewer = " or fewer --components" if prior == "mixture" else ""
-        warn(f"what was fitted is further from the latents than p(z): give it more --minutes{fewer}")
+        remedy = "more --minutes" + (" or fewer --components" if prior == "mixture" else "")
+        warn(f"what was fitted is further from the latents than p(z): give it {remedy}")
     fitting = _fitting_command({"prior": prior, **chosen, "seed": seed, "minutes": minutes})
     record = run.record | {"command": f"{run.record['command']} && {fitting}"}
     figures = run.figures
