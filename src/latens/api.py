@@ -29,7 +29,6 @@ from latens.evaluation.rounding import sensitive_weights
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.priors import GaussianMixture
 from latens.model.serialization import WeightBits
-from latens.model.vae import VAE
 from latens.run.data import data_of
 from latens.run.directory import (
     PICTURES,
@@ -434,7 +433,7 @@ def fit_prior(
         LatensError: a run or an option that cannot be used, or `out` exists.
     """
     from latens.training.second_stage import fit_prior as fit
-    from latens.training.second_stage import options_of
+    from latens.training.second_stage import fittable, options_of
 
     check_seed(seed)
     chosen = options_of(prior, options)
@@ -442,9 +441,8 @@ def fit_prior(
     home = run.home if run.home.name.strip(".") else run.home.resolve()
     out = Path(out or home.with_name(f"{home.name}-prior"))
     refuse_existing(out)
-    vae, images = load_model(run.path).to(resolve_device(device)), data_of(run, data)
-    if not isinstance(vae, VAE):
-        raise LatensError("a second stage is for models of one level of latents")
+    vae = fittable(load_model(run.path)).to(resolve_device(device))
+    images = data_of(run, data)
     found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
     if found.is_worse:
         remedy = "more --minutes" + (" or fewer --components" if prior == "mixture" else "")

@@ -24,6 +24,7 @@ from latens import files
 from latens.console import note
 from latens.data import Images
 from latens.errors import LatensError
+from latens.model.composed import ComposedModel
 from latens.model.distributions import FlowDistribution, diagonal_normal
 from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel, load_model
@@ -163,7 +164,7 @@ def programs_of(model: LatentModel) -> list[Program]:
             {"image": image},
         ),
     ]
-    if isinstance(model, VAE) and model.sampler is not None:
+    if isinstance(model, ComposedModel) and model.sampler is not None:
         programs.pop()
         note("no sampler is written: a second stage by flow matching is too long for a program")
     if isinstance(model, VAE) and model.classifier is not None:

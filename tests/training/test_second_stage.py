@@ -216,13 +216,35 @@ def test_a_run_with_a_second_stage(run_latens, tmp_path, monkeypatch):
         assert not (tmp_path / "no").exists()
 
 
-def test_a_ladder_has_no_second_stage(two_groups, tmp_path):
-    images = two_groups[1].pixels[:, 0].numpy()
-    path = tmp_path / "ladder"
-    options = {"recipe": "ladder", "levels": "2x1", "channels": 4, "report": False, "film": False}
-    latens.train(images, epochs=1, out=path, **options)
-    with pytest.raises(LatensError, match="of one level"):
-        latens.api.fit_prior(path, data=images)
+def test_of_a_ladder_the_topmost_level_gets_it(two_groups, tmp_path, monkeypatch):
+    """Where q of that level is one Gaussian for all images, the best prior is known."""
+    monkeypatch.setattr(second_stage, "LATENTS", 200_000)
+    pixels = two_groups[1].pixels[:, 0].numpy()
+    options = {"recipe": "ladder", "levels": "2x1,4x1", "channels": 4, "report": False}
+    run = latens.train(pixels, epochs=1, film=False, out=tmp_path / "run", **options)
+    vae, images = run.vae, data_of(run, pixels)
+    top = vae.levels[0].posterior.conv2
+    with torch.no_grad():
+        top.weight.zero_()
+        top.bias.copy_(torch.tensor([1.5, -0.5]))  # of μ, and of what softplus makes σ of
+    run.save_model(vae)
+    q = vae.encode(images.test.unit()[:1])
+    expected = kl_divergence(q.base_dist, Normal(0.0, 1.0)).sum().item()
+    before = latens.evaluate(vae, images.test)
+    assert before.kl_per_level[0] == pytest.approx(expected, abs=1e-4)
+    mixture = {"prior": "mixture", "components": 5}
+    fitted = latens.api.fit_prior(run.path, tmp_path / "m", data=pixels, **mixture)
+    after = latens.evaluate(fitted.vae, two_groups[1])
+    assert abs(after.kl_per_level[0]) < 0.15  # its sampling error is 0.04
+    assert fitted.vae.about["second_stage"]["gain"] > 0.8 * expected
+    assert fitted.figures["kl"] == pytest.approx(before.kl - expected, abs=0.5)  # of 40 images
+    monkeypatch.setattr(second_stage, "LATENTS", 30_000)
+    flow = {"flow_width": 16, "layers": 1}
+    vae = latens.api.fit_prior(run.path, tmp_path / "f", data=pixels, **flow).vae
+    assert vae.sample_prior(500).mean().item() == pytest.approx(1.5, abs=0.2)
+    assert vae.draw_prior(500).mean().item() == pytest.approx(0, abs=0.2)
+    assert vae.sample(3, temperature=[1.0, 0.5]).shape == (3, 1, 8, 8)
+    assert latens.evaluate(vae, images.test).kl == pytest.approx(before.kl, abs=1e-4)
 
 
 def test_a_short_fit_forgets_its_first_weights(two_groups, monkeypatch):

@@ -14,6 +14,7 @@ from latens.evaluation.densities import ClassDensity
 from latens.evaluation.findings import Finding, findings_of_training
 from latens.evaluation.labels import embed_all
 from latens.evaluation.metrics import Evaluation, evaluate
+from latens.model.composed import ComposedModel
 from latens.model.latent_model import LatentModel
 from latens.model.likelihoods import LEAST_LOGISTIC, LEAST_SCALE
 from latens.model.parts import to_config
@@ -166,7 +167,7 @@ def _batch(images: Images, vae: LatentModel) -> tuple[torch.Tensor, torch.Tensor
 def _prior(case: Examination) -> Iterator[Finding]:
     """What a mixture fitted to the latents of training images gains on those of test images."""
     vae = case.vae
-    if not isinstance(vae, VAE) or vae.label_embedding is not None:
+    if not isinstance(vae, ComposedModel) or vae.label_embedding is not None:
         return
     gain = prior_gain(vae, case.data.train.take(slice(0, 5 * IMAGES)), case.data.test)
     if gain > GAP:
@@ -181,7 +182,7 @@ def _prior(case: Examination) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def prior_gain(vae: VAE, train: Images, test: Images) -> float:
+def prior_gain(vae: ComposedModel, train: Images, test: Images) -> float:
     """E log p̂(z) − log p(z) over z ~ q(z|x) of test images, in nats per image.
 
     p̂ is a mixture of ten Gaussians fitted to z of training images: the gain is what −elbo would

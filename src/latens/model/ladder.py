@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from latens.errors import LatensError
+from latens.model.composed import ComposedModel
 from latens.model.distributions import diagonal_normal
-from latens.model.latent_model import LatentModel, slerp
+from latens.model.flow_matching import FlowMatching
+from latens.model.latent_model import slerp
 from latens.model.latents import Draw, Latent
 from latens.model.likelihoods import Bernoulli
 from latens.model.networks.ladder import ConvBlock, LadderEncoder, Level, ResidualConvBlock
@@ -26,7 +28,7 @@ UNIT = math.log(math.e - 1)  # softplus of it is 1
 Choose = Callable[[int, Distribution, Distribution | None], Latent]
 
 
-class Ladder(LatentModel):
+class Ladder(ComposedModel):
     """p(x, z) = p(x|z) ∏_l p(z_l|z_<l) with q(z|x) = ∏_l q(z_l|x, z_<l), from coarse to fine.
 
     Sønderby et al. 2016, "Ladder Variational Autoencoders"; blocks after Child 2021, "Very Deep
@@ -37,6 +39,7 @@ class Ladder(LatentModel):
         encoder: the bottom-up path, which knows the levels.
         likelihood: `[N, P, H, W] -> p(x|z)`; Bernoulli unless given.
         prior: of the topmost level; N(0, I) unless given.
+        sampler: a second stage fitted to the topmost level; mostly none.
 
     Raises:
         LatensError: a prior for latents of another shape.
@@ -47,6 +50,7 @@ class Ladder(LatentModel):
         encoder: LadderEncoder,
         likelihood: Likelihood | None = None,
         prior: Prior | None = None,
+        sampler: FlowMatching | None = None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -55,6 +59,7 @@ class Ladder(LatentModel):
         self.latent_shape = levels[0].shape
         self.likelihood = likelihood or Bernoulli()
         self.prior = prior or StandardNormal(self.latent_shape)
+        self.sampler = sampler
         if tuple(self.prior.event_shape) != self.latent_shape:
             raise LatensError(
                 f"the prior is for latents of shape {self.prior.event_shape}, and the topmost "
@@ -74,14 +79,7 @@ class Ladder(LatentModel):
             nn.Conv2d(width, 4 * out, 3, padding=1),
             nn.PixelShuffle(2),
         )
-        # Parameters of p(x|z) that every image shares, as in `VAE`
         self.offset = nn.Parameter(torch.zeros(out, *self.image_shape[1:]))
-
-    def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
-        """Begin at the mean image, instead of spending the first epoch on finding it."""
-        with torch.no_grad():
-            self.offset.copy_(self.likelihood.parameters_at(mean))
-        super().start_from(images, mean)
 
     @property
     def level_shapes(self) -> list[tuple[int, ...]]:
@@ -108,7 +106,7 @@ class Ladder(LatentModel):
             h = level.upsample(h)
             lead = latents[0].z.shape[:2] if latents else None
             if lead is None:
-                p, delta = self.prior(self.encode), 0
+                p, delta = self.prior_given(), 0
             else:
                 p, delta = level.prior_at(h, lead)
             q = None if e is None else level.posterior_at(h, e, lead)
@@ -152,11 +150,6 @@ class Ladder(LatentModel):
         top = z.reshape(1, -1, *self.latent_shape)
         output = self._parameters_at([top])
         return self.likelihood(output.reshape(*lead, *output.shape[1:]))
-
-    @torch.no_grad()
-    def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
-        """`n` times z of the topmost level."""
-        return self.prior(self.encode).sample(torch.Size((n,)))
 
     # ---- pictures ----------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from latens.errors import LatensError
+from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
-from latens.model.latent_model import LatentModel, label_rows
+from latens.model.latent_model import label_rows
 from latens.model.latents import Draw, Latent
 from latens.model.likelihoods import Bernoulli
 from latens.model.networks.labels import LabelEmbedding
@@ -24,7 +25,7 @@ from latens.model.priors import StandardNormal
 FEW_IMAGES = 128  # whose features a narrow posterior starts at
 
 
-class VAE(LatentModel):
+class VAE(ComposedModel):
     """p(x, z) = p(x|z) p(z) with the approximate posterior q(z|x), composed of parts.
 
     Kingma & Welling 2014, "Auto-Encoding Variational Bayes".
@@ -64,7 +65,6 @@ class VAE(LatentModel):
         channels, height, width = encoder.image_shape
         self.image_shape = (channels, height, width)
         self.latent_shape = tuple(decoder.latent_shape)
-        # Parameters of p(x|z) that every image shares; the decoder learns the difference from them
         self.offset = nn.Parameter(torch.zeros(decoder.out_channels, *self.image_shape[1:]))
         self._check_fit()
 
@@ -82,12 +82,6 @@ class VAE(LatentModel):
         for what, one, value, other, found in checks:
             if _tuple(value) != _tuple(found):
                 raise LatensError(f"{what} of {one} and {other} differ: {value} and {found}")
-
-    def start_from(self, images: Float[Tensor, "N C H W"], mean: Float[Tensor, "C H W"]) -> None:
-        """Begin at the mean image, instead of spending the first epoch on finding it."""
-        with torch.no_grad():
-            self.offset.copy_(self.likelihood.parameters_at(mean))
-        super().start_from(images, mean)
 
     @torch.no_grad()
     def prevent_collapse(self, images: Float[Tensor, "N C H W"], quiet: bool) -> None:
@@ -164,15 +158,6 @@ class VAE(LatentModel):
         """q(z|x), batch `[B]`, event `[*Z]`."""
         return self.posterior(self.encoder(x, y))
 
-    def prior_given(self, y: Int[Tensor, "B *A"] | None = None) -> Distribution:
-        """p(z), batch `[]`; or p(z|y), batch `[B]`, of a prior that depends on labels."""
-        return self.prior(self._posterior_of, y)
-
-    def _posterior_of(self, x: Float[Tensor, "N C H W"]) -> Distribution:
-        """q(z|x) of images without labels: a conditional encoder sees the label "unknown"."""
-        labels = self.label_embedding
-        return self.encode(x, None if labels is None else labels.unknown(len(x)))
-
     def decode(self, z: Float[Tensor, "..."], y: Int[Tensor, "B *A"] | None = None) -> Distribution:
         """p(x|z) for z `[*N, *Z]`, batch `[*N]`, event `[C, H, W]`; its mean is what is shown."""
         lead = z.shape[: z.dim() - len(self.latent_shape)]
@@ -188,31 +173,6 @@ class VAE(LatentModel):
     def encodes_labels(self) -> bool:
         """Whether the encoder sees a label."""
         return any(isinstance(part, LabelEmbedding) for part in self.encoder.modules())
-
-    @property
-    def has_unit_prior(self) -> bool:
-        """Whether z is drawn from N(0, I)."""
-        return isinstance(self.prior, StandardNormal) and self.sampler is None
-
-    @torch.no_grad()
-    def sample_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
-        """`n` times z ~ p(z), or one z ~ p(z|y) for each label.
-
-        With a second stage z is a sample of that.
-        """
-        return self.draw_prior(n, y) if self.sampler is None else self.sampler.sample(n)
-
-    @torch.no_grad()
-    def draw_prior(self, n: int, y: Int[Tensor, "n *A"] | None = None) -> Float[Tensor, "n *Z"]:
-        """The same, whatever second stage there is: z ~ p(z), which every figure is of.
-
-        A prior that depends on labels and is given none is asked for images of unknown label.
-        """
-        labels = self.label_embedding
-        if y is None and labels is not None:
-            y = labels.unknown(n)
-        prior = self.prior_given(y)
-        return prior.sample() if prior.batch_shape else prior.sample(torch.Size((n,)))
 
 
 @contextmanager

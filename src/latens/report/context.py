@@ -21,6 +21,7 @@ from latens.errors import LatensError
 from latens.evaluation.baselines import mean_image_cost
 from latens.evaluation.judges import Judge, judge_of
 from latens.evaluation.labels import IMAGES_AT_ONCE, LabelStatistics
+from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
 from latens.model.vae import VAE
 from latens.neighbour_maps import neighbour_map, projection_of
@@ -255,12 +256,12 @@ class ReportContext:
     @property
     def second_stage(self) -> FlowMatching | None:
         """What z is drawn from in place of p(z)."""
-        return self.vae.sampler if isinstance(self.vae, VAE) else None
+        return self.vae.sampler if isinstance(self.vae, ComposedModel) else None
 
     def sample_of_prior(self, count: int) -> Float[Tensor, "N *Z"]:
         """Samples of p(z), of a model with a second stage too."""
         vae = self.vae
-        return vae.draw_prior(count) if isinstance(vae, VAE) else vae.sample_prior(count)
+        return (vae.draw_prior if isinstance(vae, ComposedModel) else vae.sample_prior)(count)
 
     @property
     def dims_shown(self) -> tuple[int, int]:

@@ -17,9 +17,10 @@ from latens.console import progress
 from latens.data import Images
 from latens.errors import LatensError, unknown
 from latens.evaluation.labels import IMAGES_AT_ONCE
+from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
+from latens.model.latent_model import LatentModel
 from latens.model.priors import GaussianMixture
-from latens.model.vae import VAE
 from latens.training.objectives import mmd
 from latens.training.schedules import LearningRateSchedule, ema_decay
 
@@ -78,7 +79,7 @@ class Fit:
 
 
 def fit_prior(
-    vae: VAE,
+    vae: ComposedModel,
     train: Images,
     validation: Images,
     prior: FittedPrior = "flow-matching",
@@ -93,16 +94,16 @@ def fit_prior(
     Autoencoders", section 4: a density of the latents fitted afterwards; here the mixture that
     maximises the ELBO, networks unchanged, which is a bound with it as the prior as well.
 
+    Of a hierarchy it is the topmost level whose latents these are.
+
     Args:
         prior: flow matching, whose samples alone are of use, or a mixture of Gaussians.
         minutes: how long; None: a million latents.
         **options: `flow_width` and `layers` of a flow, `components` of a mixture.
 
     Raises:
-        LatensError: a model whose latents depend on labels, no such prior or option, or no time.
+        LatensError: no such prior or option, or no time.
     """
-    if vae.label_embedding is not None:
-        raise LatensError("a second stage is for models whose p(z) depends on no label")
     if minutes is not None and not minutes > 0:
         raise LatensError(f"minutes is {minutes}: it must be above 0")
     options = options_of(prior, options)
@@ -122,6 +123,19 @@ def fit_prior(
         seconds = time.perf_counter() - began
         torch.manual_seed(of_comparison)  # the same whatever was fitted, and for how long
         return Fit(fitted.eval(), seen, seconds, *_compared(fitted, vae, validation))
+
+
+def fittable(model: LatentModel) -> ComposedModel:
+    """The model, where a prior can be fitted to its latents.
+
+    Raises:
+        LatensError: a model without a prior of its own, or one whose latents depend on labels.
+    """
+    if not isinstance(model, ComposedModel):
+        raise LatensError("a second stage is for models whose p(z) is a part")
+    if model.label_embedding is not None:
+        raise LatensError("a second stage is for models whose p(z) depends on no label")
+    return model
 
 
 def options_of(prior: FittedPrior, given: Mapping[str, int | None]) -> dict[str, int]:
@@ -155,7 +169,7 @@ def _mixture_at(z: Float[Tensor, "N *Z"], components: int) -> GaussianMixture:
 
 @torch.no_grad()
 def _compared(
-    prior: FlowMatching | GaussianMixture, vae: VAE, validation: Images
+    prior: FlowMatching | GaussianMixture, vae: ComposedModel, validation: Images
 ) -> tuple[float, float, int, float | None]:
     """`mmd_before`, `mmd_after`, `compared` and `gain` of `Fit`."""
     z = _draw(_pool(vae, validation.take(slice(0, COMPARED)))).cpu()
@@ -177,7 +191,7 @@ def _compared(
 def _fitted(
     start: Module,
     rates: tuple[float, float],
-    vae: VAE,
+    vae: ComposedModel,
     pool: Float[Tensor, "N S *Z"],
     minutes: float | None,
 ) -> tuple[Module, int]:
@@ -214,7 +228,7 @@ def _average(averages: PARAM_LIST, weights: PARAM_LIST, steps: Tensor | int) -> 
     torch._foreach_lerp_(averages, weights, 1 - ema_decay(AVERAGE, int(steps)))  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _loss(prior: nn.Module, z: Float[Tensor, "B *Z"], vae: VAE) -> Float[Tensor, ""]:
+def _loss(prior: nn.Module, z: Float[Tensor, "B *Z"], vae: ComposedModel) -> Float[Tensor, ""]:
     """Of flow matching; or −log p̂(z), which is all of −ELBO that a prior changes."""
     if isinstance(prior, GaussianMixture):
         return -prior(vae.encode).log_prob(z).mean()
@@ -228,7 +242,7 @@ def _batches(count: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _pool(vae: VAE, images: Images) -> Float[Tensor, "N S *Z"]:
+def _pool(vae: ComposedModel, images: Images) -> Float[Tensor, "N S *Z"]:
     """Several z ~ q(z|x) of each image, of any q."""
     samples = max(1, min(POOLED, MOST_VALUES // (len(images) * math.prod(vae.latent_shape))))
     parts = []

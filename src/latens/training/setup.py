@@ -16,9 +16,9 @@ from latens.console import note
 from latens.data import IN_MEMORY, NAMES, DataSet, Images, can_be_resized, is_path, load_data
 from latens.errors import LatensError
 from latens.model import recipes
+from latens.model.composed import ComposedModel
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.parts import Configurable, counted, from_config, to_config
-from latens.model.vae import VAE
 from latens.run.data import data_options
 from latens.run.directory import PRETRAINED, Run, locate, versions
 from latens.run.hub import is_address
@@ -219,7 +219,7 @@ def _initialised(data: Any, config: TrainConfig) -> tuple[LatentModel, TrainConf
     """
     start = config.model.init_from
     model = load_model(locate(str(start)))
-    if isinstance(model, VAE):
+    if isinstance(model, ComposedModel):
         model.sampler = None
     described = model.about.get("training", {}).get("options")
     own = described or options_of_own(model, None, {})
