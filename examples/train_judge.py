@@ -26,7 +26,7 @@ part of any VAE and has seen none of their images: `latens sample`, `edit` and `
 | parameters | {parameters:,}, as 16-bit floats |
 | trained on | {images:,} training images of MNIST, shifted, turned, sheared and scaled at random |
 | accuracy | {accuracy:.2%} of the 10,000 test images |
-| made by | `python examples/train_judge.py --epochs {epochs}` |
+| made by | `python examples/train_judge.py --epochs {epochs} --images {images} --out DIR` |
 """
 
 
@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"{args.out} exists already: choose another --out")
     torch.manual_seed(0)
     data = load_data("mnist", validation=1)
     model = ImageClassifier(data.shape, len(data.classes)).to(memory_format=torch.channels_last)

@@ -96,6 +96,20 @@ def test_two_processes_at_a_time(run_latens, tmp_path):
     assert len(read_frames(tmp_path / "out" / "pictures" / "manifold.gif")) == 2
 
 
+def test_values_belong_to_the_option_before_them():
+    found = _swept(("--latent-dim", "2", "--beta", "1", "5", "--hidden", "8", "--seed", "3"))
+    assert found == {"latent_dim": 2, "beta": [1.0, 5.0], "hidden": "8", "seed": 3}
+    with pytest.raises(LatensError, match="--latent-dim is given twice"):
+        _swept(("--latent-dim", "2", "--beta", "1", "5", "--latent-dim", "8"))
+
+
+def test_values_whose_folders_would_be_one(run_latens, tmp_path):
+    done = run_latens("sweep", "--recipe", "mlp", "--init-from", "a/b", "a-b", "--out", "out")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "two of these values have the same folder" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_words_become_options():
     found = _swept(
         ("--beta", "1", "5", "--recipe", "beta", "--grey", "--latent-dim=3", "--no-film")

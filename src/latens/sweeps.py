@@ -27,7 +27,7 @@ from latens.report.sections.latent_space import latent_plane_image
 from latens.report.sections.manifolds import grid_points, manifold_image, manifolds_of
 from latens.run.comparison import configurations, ranking
 from latens.run.data import data_of
-from latens.run.directory import FIGURES, PICTURES, Run, check_out
+from latens.run.directory import FIGURES, PICTURES, REPORT, Run, check_out
 from latens.signals import ENDS_WITH_PARENT
 from latens.training.setup import prepare
 
@@ -68,6 +68,8 @@ def sweep(
     about = "-".join([*swept, *(["seeds"] if seeds > 1 else [])])
     out = Path(out) if out else SWEEPS / f"{Path(data).stem or 'data'}-{about}"
     paths = {name: out / name.replace("/", "-") for name in configs}
+    if len({*paths.values()}) < len(paths):
+        raise LatensError("two of these values have the same folder: name them otherwise")
     if jobs is not None and jobs < 1:
         raise LatensError(f"jobs is {jobs}: it must be 1 or more")
     mine = [*TABLES.values(), *(p.name for p in out.glob("*=*")), *(p.name for p in paths.values())]
@@ -154,6 +156,12 @@ def _check_same(path: Path, config: TrainConfig, data: str) -> None:
         )
 
 
+def _has_ended(path: Path, config: TrainConfig) -> bool:
+    """Nothing is left to do; a training killed while its page was drawn has its figures."""
+    needed = [FIGURES, *([REPORT] if config.run.report else [])]
+    return all((path / name).is_file() for name in needed)
+
+
 def _train_all(
     data: str, configs: Mapping[str, TrainConfig], paths: Mapping[str, Path], jobs: int
 ) -> None:
@@ -162,7 +170,7 @@ def _train_all(
     Raises:
         LatensError: trainings that failed; the others are kept.
     """
-    ended = [name for name, path in paths.items() if (path / FIGURES).is_file()]
+    ended = [name for name, path in paths.items() if _has_ended(path, configs[name])]
     if ended:
         note(f"kept, since they have ended: {'; '.join(ended)}")
     waiting = [name for name in configs if name not in ended]

@@ -134,9 +134,23 @@ def test_kept_levels_are_the_image_s_and_others_are_sampled():
     assert torch.equal(model.embed(x), model.encode(x).mean)
     torch.testing.assert_close(model.embed(x, levels=1), model.embed(x).flatten(1))
     assert model.embed(x, levels=3).shape == (6, 4 + 2 * 16)
+    with pytest.raises(LatensError, match="levels is 0"):
+        model.embed(x, levels=0)
     path = model.interpolate(x[:3], x[3:], steps=5)
     torch.testing.assert_close(path[:, 0], every[:3])
     torch.testing.assert_close(path[:, -1], every[3:])
+
+
+def test_a_long_way_is_decoded_in_parts(monkeypatch):
+    model, x = ladder(), torch.rand(6, 1, 8, 8)
+    path = model.interpolate(x[:3], x[3:], steps=5)
+    monkeypatch.setattr("latens.model.latent_model.VALUES_AT_ONCE", 4 * 64)
+    decoded, images_at = [], model.images_at
+    monkeypatch.setattr(
+        model, "images_at", lambda given: decoded.append(given[0].shape[1]) or images_at(given)
+    )
+    torch.testing.assert_close(model.interpolate(x[:3], x[3:], steps=5), path)
+    assert decoded == [4, 4, 4, 3]
 
 
 def test_each_level_has_a_temperature():

@@ -249,6 +249,14 @@ def test_runs_that_differ_in_their_seed_alone_are_one_configuration(seeds):
     assert row["−elbo"] == f"{np.mean(elbos):.2f} ± {np.std(elbos, ddof=1):.2f}"
 
 
+def test_a_copy_of_a_run_is_no_second_seed(seeds, tmp_path):
+    shutil.copytree(seeds["4/seed=0"].path, tmp_path / "copy")
+    both = {"4/seed=0": seeds["4/seed=0"], "copy": latens.Run.open(tmp_path / "copy")}
+    assert [len(every) for every in configurations(both).values()] == [1, 1]
+    found = configurations(both | {"4/seed=1": seeds["4/seed=1"]})
+    assert sorted(len(every) for every in found.values()) == [1, 2]
+
+
 def test_differences_are_paired_and_the_wider_model_wins(seeds):
     found = rank(configurations(seeds))
     assert found.order == ["32", "4"]

@@ -1,6 +1,7 @@
 """Requests that wait are joined, and each gets its own rows."""
 
 import asyncio
+import math
 import threading
 
 import pytest
@@ -102,6 +103,8 @@ def test_what_nobody_waits_for_is_not_computed():
         ({"images": 0}, "images is 0: it must be above 0"),
         ({"megabytes": -1.0}, "it must be above 0"),
         ({"rate": -1}, "rate is -1: it must be 0 or more"),
+        ({"megabytes": math.nan}, "megabytes is nan: it must be above 0"),
+        ({"megapixels": math.inf}, "megapixels is inf: it must be above 0"),
     ],
 )
 def test_limits_are_numbers_that_mean_something(limits, words):

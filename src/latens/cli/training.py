@@ -131,12 +131,15 @@ def _sweep(
 def _swept(words: tuple[str, ...]) -> dict[str, Any]:
     """Options with their values as a training's own command line reads them; lists of several."""
     given: dict[str, list[str]] = {}
+    values: list[str] | None = None
     for word in words:
         name, equals, value = word.partition("=")
         if name.startswith("--"):
-            given.setdefault(name, []).extend([value] if equals else [])
-        elif given:
-            given[list(given)[-1]].append(word)
+            if name in given:
+                raise LatensError(f"{name} is given twice: name all its values at once")
+            values = given[name] = [value] if equals else []
+        elif values is not None:
+            values.append(word)
         else:
             raise LatensError(f"{word} belongs to no option: latens sweep DATA --beta 1 5 8")
     parse = App(config=before_parsing, default_parameter=app.default_parameter)

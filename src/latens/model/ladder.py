@@ -183,11 +183,13 @@ class Ladder(ComposedModel):
         """The mean of q(z|x) of the topmost level, or `[B, D]` of the first `levels` in a row.
 
         Raises:
-            LatensError: more levels than there are.
+            LatensError: no levels, or more than there are.
         """
         if levels is None:
             return self.encode(x, y).mean
         self._check_levels(levels)
+        if levels == 0:
+            raise LatensError("levels is 0: features are of 1 or more")
         return torch.cat([z[0].flatten(1) for z in self.latents(x)[:levels]], 1)
 
     @torch.no_grad()
@@ -237,7 +239,9 @@ class Ladder(ComposedModel):
             path(za[0].flatten(1), zb[0].flatten(1), t).reshape(1, -1, *za.shape[2:])
             for za, zb in zip(self.latents(a), self.latents(b), strict=True)
         ]
-        return self.images_at(between).unflatten(0, (steps, len(a))).transpose(0, 1)
+        parts = zip(*(z.split(self._rows_at_once, dim=1) for z in between), strict=True)
+        images = torch.cat([self.images_at(part) for part in parts])
+        return images.unflatten(0, (steps, len(a))).transpose(0, 1)
 
     def images_at(
         self, given: Sequence[Tensor], temperatures: Sequence[float] | None = None

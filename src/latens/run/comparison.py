@@ -7,6 +7,7 @@ import io
 import json
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,17 +49,21 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 def configurations(runs: Mapping[str, Run]) -> dict[str, list[Run]]:
     """Runs grouped by all but the seed: data, options, model and objective, in the order given.
 
+    Two runs of one seed are no two seeds: one training and its export, mostly. Each has its own.
+
     Raises:
         LatensError: a training that has not ended.
     """
     groups: dict[tuple[str, ...], list[str]] = {}
+    of_seed: Counter[tuple[str, ...]] = Counter()
     for name, run in runs.items():
         figures_of(name, run)
         data = run.record["data"]
         alike = run.config.with_options(seed=0).command(data["name"]), data["fingerprint"]
         # What was given from Python, or fitted later, is not among the options
         own = json.dumps([to_config(run.vae), run.record.get("objective")], sort_keys=True)
-        groups.setdefault((*alike, own), []).append(name)
+        of_seed[key := (*alike, own, str(run.config.run.seed))] += 1
+        groups.setdefault((*alike, own, str(of_seed[key])), []).append(name)
     return {_common(names): [runs[name] for name in names] for names in groups.values()}
 
 

@@ -1,5 +1,6 @@
 """How much a client may ask of the service."""
 
+import math
 from dataclasses import dataclass, fields
 
 from latens.errors import LatensError
@@ -29,6 +30,6 @@ class Limits:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if value < 0 or (value == 0 and each.name != "rate"):
+            if not math.isfinite(value) or value < 0 or (value == 0 and each.name != "rate"):
                 least = "0 or more" if each.name == "rate" else "above 0"
                 raise LatensError(f"{each.name} is {value}: it must be {least}")
