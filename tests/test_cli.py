@@ -183,6 +183,8 @@ def test_recipes_and_data_are_listed(run_latens):
     for name in ("mlp", "conv", "beta", "conditional", "semi_supervised", "unet"):
         assert f"\n{name} " in f"\n{listing}"
     assert "mnist-2d: test: −elbo 1" in listing
+    assert "5 active latent dimensions of the topmost level" in listing
+    assert "2 active latent dimensions\n" in listing
     for kind in catalogue.KINDS:
         for choice in catalogue.choices(kind).values():
             assert f"  {choice.name} " in listing

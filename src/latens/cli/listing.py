@@ -59,7 +59,8 @@ def sentence(figures: dict[str, Any]) -> str:
         parts.append(f"{figures['bits_per_dim']:.3f} bits per dim")
     if figures.get("mse") is not None:
         parts.append(f"mean squared error {figures['mse']:.5f}")
-    parts.append(f"{figures['active_units']} active latent dimensions")
+    of = " of the topmost level" if len(figures.get("kl_per_level") or ()) > 1 else ""
+    parts.append(f"{figures['active_units']} active latent dimensions{of}")
     if figures.get("accuracy") is not None:
         parts.append(f"classifier {figures['accuracy']:.2%} right")
     return f"{figures['split']}: {', '.join(parts)}"

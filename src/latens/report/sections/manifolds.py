@@ -29,10 +29,12 @@ def manifold_pictures(context: ReportContext) -> Iterator[Picture]:
 def manifolds_of(context: ReportContext) -> list[tuple[str, int | None, str]]:
     """The latent planes to decode, as names of files, labels and words: one, or one per class."""
     x, y = context.dims_shown
+    levels = len(context.vae.level_shapes)
+    rest = "of its level 0, the other levels at their means" if levels > 1 else "0"
     along = (
         ""
         if context.dims <= 2
-        else f" along {context.dim_names[x]} and {context.dim_names[y]}, all others 0"
+        else f" along {context.dim_names[x]} and {context.dim_names[y]}, all others {rest}"
     )
     if not context.conditional or not context.classes:
         return [("manifold", None, f"latent plane{along}")]
