@@ -8,7 +8,7 @@ from latens import LatensError
 from latens.cli import main
 from latens.cli.training import _swept
 from latens.pictures import read_frames
-from latens.sweeps import combinations, command, is_a_scale, sweep
+from latens.sweeps import _has_ended, combinations, command, is_a_scale, sweep
 
 SMALL = {"network": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "film": False}
 SMALL |= {"report": False}
@@ -101,6 +101,15 @@ def test_values_belong_to_the_option_before_them():
     assert found == {"latent_dim": 2, "beta": [1.0, 5.0], "hidden": "8", "seed": 3}
     with pytest.raises(LatensError, match="--latent-dim is given twice"):
         _swept(("--latent-dim", "2", "--beta", "1", "5", "--latent-dim", "8"))
+
+
+@pytest.mark.parametrize("report", [True, False])
+def test_a_training_whose_page_is_missing_has_not_ended(tmp_path, report):
+    (config,) = combinations({"seed": [0], "report": report}, {"seed": [0]}).values()
+    (tmp_path / "figures.json").touch()
+    assert _has_ended(tmp_path, config) == (not report)
+    (tmp_path / "report.html").touch()
+    assert _has_ended(tmp_path, config)
 
 
 def test_values_whose_folders_would_be_one(run_latens, tmp_path):
