@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,18 @@ import latens
 SMALL = {"recipe": "mlp", "latent_dim": 2, "hidden": "16", "epochs": 1, "film": False}
 REVISION = "a" * 40
 TOKEN = "hf_test"
+
+
+FAILS = {"secret": 403, "broken": 500}  # models at which the server refuses or fails
+ONE_LINE = """
+import contextlib, io, json, sys
+from latens.cli import main
+for words in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        main(words)
+    print(json.dumps(said.getvalue()))
+"""
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -43,6 +56,13 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer({"error": "who are you?"}, 401)
         if self.path == "/api/repos/create":
             asked = json.loads(body)
+            if asked["name"] in FAILS:
+                return self.answer({"error": "no"}, FAILS[asked["name"]])
+            if asked["name"] == "dropped":
+                self.close_connection = True
+                return self.connection.shutdown(socket.SHUT_RDWR)
+            if asked["name"] == "page":
+                return self.answer(b"<html>Log in</html>", Content_Type="text/html")
             name = f"{asked['organization']}/{asked['name']}"
             self.models.setdefault(name, {})
             return self.answer({"url": f"http://{self.headers['Host']}/{name}"})
@@ -64,6 +84,10 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.partition("?")[0].strip("/").split("/")
+        if path[3:4] == ["page"]:
+            return self.answer(b"<html>Log in</html>", Content_Type="text/html")
+        if path[3:4] and path[3] in FAILS:
+            return self.answer({"error": "no"}, FAILS[path[3]])
         if path[:2] == ["api", "models"]:
             files = self.models.get("/".join(path[2:4]))
             if files is None:
@@ -100,6 +124,7 @@ def hub(tmp_path):
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1",
         },
     )
@@ -153,21 +178,43 @@ def test_nothing_tells_where_the_data_lie(hub, shell_latens, tmp_path):
         assert str(tmp_path).encode() not in content, name
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("sample", "hf://me/nothing"), "the Hub has no hf://me/nothing"),
-        (("sample", "hf://nothing"), "is no address"),
-        (("push", "no-run", "me"), "no-run"),
-        (("push", "mnist-2d", "me"), "is no name on the Hub"),
-        (("push", "mnist-2d", "me/two"), "log in by `hf auth login`"),
-    ],
-)
-def test_what_cannot_be_is_one_line(hub, shell_latens, words, message):
-    done = shell_latens(*words, env=hub[1])
-    assert done.returncode == 2
-    assert message in done.stderr, done.stderr
-    assert done.stderr.strip().count("\n") == 0, done.stderr
+def errors_of(commands, env):
+    """What each of these commands says, all in one process."""
+    words = [sys.executable, "-c", ONE_LINE, json.dumps(commands)]
+    done = subprocess.run(words, env=os.environ | env, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_what_cannot_be_is_one_line(hub, digits_run, token):
+    models, env = hub
+    pushed = f"push {digits_run.path} --bits 32"
+    models["me/foreign"] = {"model.safetensors": b"of another library"}
+    expected = {
+        "sample hf://me/nothing": "the Hub has no hf://me/nothing",
+        "sample hf://nothing": "is no address",
+        "sample hf://me/foreign": "hf://me/foreign is no run directory",
+        "sample hf://me/secret": "the Hub refuses hf://me/secret to you (403)",
+        "sample hf://me/broken": "the Hub failed (500) at hf://me/broken",
+        "sample hf://me/page": "this is not how the Hub answers",
+        "push no-run me": "no-run",
+        f"{pushed} me": "is no name on the Hub",
+    }
+    if token:
+        expected |= {
+            f"{pushed} me/secret": "the Hub refuses me/secret to you (403)",
+            f"{pushed} me/broken": "the Hub failed (500) at me/broken",
+            f"{pushed} me/page": "this is not how the Hub answers",
+            f"{pushed} me/dropped": "the connection to the Hub failed: push again",
+        }
+    else:
+        expected |= {f"{pushed} me/two": "log in by `hf auth login`"}
+    env |= {"HF_TOKEN": token} if token else {}
+    said = errors_of([words.split() for words in expected], env)
+    for (words, message), line in zip(expected.items(), said, strict=True):
+        assert line.startswith("latens: error: "), (words, line)
+        assert message in line, (words, line)
+        assert line.count("\n") == 1, (words, line)
 
 
 def test_no_connection(shell_latens, tmp_path):

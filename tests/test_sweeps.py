@@ -101,6 +101,9 @@ def test_values_belong_to_the_option_before_them():
     assert found == {"latent_dim": 2, "beta": [1.0, 5.0], "hidden": "8", "seed": 3}
     with pytest.raises(LatensError, match="--latent-dim is given twice"):
         _swept(("--latent-dim", "2", "--beta", "1", "5", "--latent-dim", "8"))
+    assert _swept(("--mirror", "true", "false")) == {"mirror": [True, False]}
+    with pytest.raises(LatensError, match="--mirror true false"):
+        _swept(("--mirror", "--no-mirror"))
 
 
 @pytest.mark.parametrize("report", [True, False])
@@ -137,6 +140,17 @@ def test_the_command_is_that_of_the_sweep():
     assert command("digits", options, {"beta": [0.5, 4]}) == (
         "latens sweep digits --recipe mlp --no-film --beta 0.5 4"
     )
+    assert command("digits", {}, {"mirror": [True, False], "hidden": ["16", (16, 8)]}, 2) == (
+        "latens sweep digits --mirror true false --hidden 16 16,8 --seeds 2"
+    )
+    options = {"latent_dim": [None, 3], "epochs": 2}
+    called = command("digits", options, {"latent_dim": [None, 3]})
+    assert called == "latens.sweep('digits', latent_dim=[None, 3], epochs=2)"
+
+
+def test_data_without_a_name_are_refused(tmp_path):
+    with pytest.raises(LatensError, match="give its data by name or path"):
+        sweep(latens.load_data("digits"), beta=[1, 2], out=tmp_path / "out")
 
 
 def test_a_mixed_sweep_shows_one_plane_for_all(run_latens, one_process, tmp_path):

@@ -98,18 +98,16 @@ def train(
     with torch.random.fork_rng():
         setup = prepare(data, config, model, objective)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
-        created = None
-        if processes.is_main:
-            record = setup.record()
-            created = Run.create(Path(out), record) if out else Run.create_next(RUNS, record)
-        path = Path(processes.from_main(str(created and created.path)))
-        try:
-            return _fit(Run.open(path), setup, processes, callbacks=callbacks)
-        except Collapsed as collapsed:
-            setup = begin_again(setup, collapsed.seconds)
-            shutil.rmtree(path)
-            run = Run.create(path, setup.record())
-            return _fit(run, setup, processes, callbacks=callbacks)
+        with processes.together():
+            run = _created(Path(out) if out else None, setup, processes)
+            try:
+                return _fit(run, setup, processes, callbacks=callbacks)
+            except Collapsed as collapsed:
+                setup = begin_again(setup, collapsed.seconds)
+                if processes.is_main:
+                    shutil.rmtree(run.path)
+                run = _created(run.path, setup, processes)
+                return _fit(run, setup, processes, callbacks=callbacks)
 
 
 def resume(path: str | Path, data: Any = None, callbacks: Sequence[Callback] = ()) -> Run:
@@ -128,7 +126,8 @@ def resume(path: str | Path, data: Any = None, callbacks: Sequence[Callback] = (
     with torch.random.fork_rng():
         setup = restart(run, images) if checkpoint is None else reopen(run, images)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
-        return _fit(run, setup, processes, checkpoint, callbacks)
+        with processes.together():
+            return _fit(run, setup, processes, checkpoint, callbacks)
 
 
 def load(path: str | Path) -> LatentModel:
@@ -476,6 +475,15 @@ def _fitting_command(options: Mapping[str, Any]) -> str:
 
 
 # ---- a training and what follows it ----------------------------------------------------------
+
+
+def _created(path: Path | None, setup: TrainingSetup, processes: Processes) -> Run:
+    """A new run directory, which the first process makes and all open."""
+    created = None
+    if processes.is_main:
+        record = setup.record()
+        created = Run.create(path, record) if path else Run.create_next(RUNS, record)
+    return Run.open(processes.from_main(str(created and created.path)))
 
 
 def _fit(

@@ -361,7 +361,7 @@ class TrainConfig:
             if value != defaults.get(name):
                 flag = "--" + name.replace("_", "-")
                 words += [f"--no-{flag[2:]}" if value is False else flag]
-                words += [] if isinstance(value, bool) else [_word(value)]
+                words += [] if isinstance(value, bool) else [word(value)]
         return shlex.join(words)
 
     def with_prior(self, prior: str, options: Mapping[str, Any]) -> "TrainConfig":
@@ -465,6 +465,13 @@ def short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
+def word(value: Any) -> str:
+    """A value as the command line has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else short(value)
+
+
 def _height_width(size: Any) -> tuple[int, int]:
     """(H, W) from 64, "64", "48x64" or (48, 64)."""
     parts = size if isinstance(size, list | tuple) else str(size).lower().split("x")
@@ -506,10 +513,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _word(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def replaced(config: TrainConfig, **sections: Mapping[str, Any]) -> TrainConfig:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from latens import pictures
-from latens.config import TrainConfig, short
+from latens.config import TrainConfig, short, word
 from latens.console import note
 from latens.errors import LatensError
 from latens.report.comparison import TABLES, rate_distortion, write_tables
@@ -58,9 +58,13 @@ def sweep(
             `beta=[1, 5, 8, 20]`.
 
     Raises:
-        LatensError: nothing or too much to sweep, an option that cannot be used, a folder of
-            another sweep, or trainings that failed, by name.
+        LatensError: nothing or too much to sweep, data without a name, an option that cannot be
+            used, a folder of another sweep, or trainings that failed, by name.
     """
+    if not isinstance(data, str | Path):
+        raise LatensError(
+            "each training of a sweep is a process of its own: give its data by name or path"
+        )
     swept = {name: list(v) for name, v in options.items() if isinstance(v, list | tuple)}
     if seeds < 1:
         raise LatensError(f"seeds is {seeds}: it must be 1 or more")
@@ -135,11 +139,14 @@ def combinations(
 def command(
     data: str, options: Mapping[str, Any], swept: Mapping[str, Sequence[Any]], seeds: int = 1
 ) -> str:
-    """The command line of a sweep."""
+    """The command line of a sweep, or the call in Python of one that no command line can tell."""
+    if any(value is None for values in swept.values() for value in values):
+        given = {**options, **({"seeds": seeds} if seeds > 1 else {})}
+        return f"latens.sweep({data!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
     fixed = {name: value for name, value in options.items() if name not in swept}
     words = shlex.split(TrainConfig.from_options(**fixed).command(data))
     for name, values in swept.items():
-        words += [f"--{name.replace('_', '-')}", *map(short, values)]
+        words += [f"--{name.replace('_', '-')}", *map(word, values)]
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     return shlex.join([words[0], "sweep", *words[2:]])
 

@@ -180,6 +180,11 @@ def test_names_are_as_long_as_tells_them_apart(digits_run, tmp_path):
     paths = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     runs = [latens.Run.create(path, digits_run.record) for path in paths]
     assert list(named(runs)) == ["a/run", "b/run"]
+    for revision in ("0123456789", "abcdef0123"):
+        of_hub = tmp_path / "models--me--digits" / "snapshots" / revision
+        shutil.copytree(runs[0].path, of_hub)
+        runs.append(latens.Run.open(of_hub))
+    assert list(named(runs))[2:] == ["me/digits@0123456", "me/digits@abcdef0"]
     with pytest.raises(LatensError, match="given twice"):
         named([runs[0], runs[0]])
 

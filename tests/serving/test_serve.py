@@ -23,6 +23,7 @@ import latens
 from latens.evaluation.scores import image_scores
 
 REPOSITORY = Path(__file__).parents[2]
+JSON = {"content-type": "application/json"}
 
 
 @contextlib.contextmanager
@@ -153,6 +154,8 @@ def test_what_cannot_be_answered_is_one_line(client, images):
     three = {"files": files(images[:1]), "data": {"labels": "3"}}
     refused(422, "does not depend on labels", "/embed", **three)
     refused(422, "unknown label", "/sample", json={"label": "eleven"})
+    refused(422, "unknown label", "/sample", content=b'{"label": "\\ud800"}', headers=JSON)
+    refused(422, "is no JSON: ", "/sample", content=b'{"number": }', headers=JSON)
     refused(422, "1 to 64", "/sample", json={"number": 1000})
     refused(422, "number: ", "/sample", json={"number": 0})
     refused(422, "n: ", "/sample", json={"n": 2})

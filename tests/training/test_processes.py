@@ -14,11 +14,12 @@ import torch
 import latens
 from latens import LatensError, Run
 from latens.training.devices import resolve_devices
+from latens.training.processes import Processes
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TRAIN = ["train", "digits", "--recipe", "mlp", "--device", "cpu", "--epochs", "2", "--seed", "3"]
-TRAIN += ["--batch-size", "100", "--precision", "float32", "--no-report"]
+TRAIN += ["--batch-size", "20", "--precision", "float32", "--no-report", "--no-film"]
 
 
 def done(command):
@@ -76,9 +77,12 @@ def test_two_processes_leave_one_run(tmp_path, alone, how):
     assert run.config.run.devices == 2
     assert [row["images"] for row in run.metrics] == [row["images"] for row in alone.metrics]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    first, last = (row["train"]["loss"] for row in alone.metrics)
     for row, other in zip(run.metrics, alone.metrics, strict=True):
-        assert row["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=0.02)
-        assert row["validation"]["elbo"] == pytest.approx(other["validation"]["elbo"], rel=0.02)
+        close = (first - last) / 4  # the noise differs, and what learns nothing would show
+        assert row["train"]["loss"] == pytest.approx(other["train"]["loss"], abs=close)
+        elbo = other["validation"]["elbo"]
+        assert row["validation"]["elbo"] == pytest.approx(elbo, rel=0.02)
     again = latens.evaluate(out)
     assert run.figures["elbo"] == pytest.approx(again.elbo)
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["epoch"] == 1
@@ -87,7 +91,7 @@ def test_two_processes_leave_one_run(tmp_path, alone, how):
 def test_ctrl_c_stops_all_processes_and_the_run_goes_on(tmp_path):
     """Epochs of a few steps, so that none comes to a look of its own."""
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "latens", *TRAIN, "--devices", "2", "--no-film", "--out", out]
+    command = [sys.executable, "-m", "latens", *TRAIN, "--devices", "2", "--out", out]
     command[command.index("--epochs") + 1] = "100000"
     command.append("--no-compile")
     process = subprocess.Popen(
@@ -109,6 +113,51 @@ def test_a_mistake_is_told_once(tmp_path):
     process = subprocess.run(command, check=False, capture_output=True, text=True)
     assert process.returncode != 0
     assert process.stderr.count("latens: error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is abc"),
+        ({"WORLD_SIZE": "2"}, "and RANK is not: unset WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "one"}, "LOCAL_RANK is one"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "and MASTER_ADDR is not"),
+    ],
+)
+def test_half_an_environment_of_a_launcher_is_refused(monkeypatch, environment, reason):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LatensError, match=reason):
+        Processes.launch("cpu", 1)
+
+
+def test_where_a_folder_cannot_be_made_one_line_says_so(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    words = [*TRAIN, "--devices", "2", "--out", tmp_path / "file" / "run"]
+    command = [sys.executable, "-m", "latens", *words]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.startswith("latens: error: cannot read or write")
+    assert process.stderr.count("\n") == 1, process.stderr
+
+
+def test_a_process_that_is_killed_ends_the_others_in_one_line(tmp_path):
+    out = tmp_path / "run"
+    words = [*TRAIN, "--devices", "2", "--no-compile", "--out", out]
+    words[words.index("--epochs") + 1] = "100000"
+    command = [sys.executable, "-m", "latens", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = out / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    [other] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(other), signal.SIGKILL)
+    _, stderr = process.communicate()
+    assert process.returncode == 2, stderr[-2000:]
+    assert stderr.splitlines()[-1].startswith("latens: error: another process of this training")
+    assert "Traceback" not in stderr
 
 
 def test_more_devices_than_there_are_are_refused():

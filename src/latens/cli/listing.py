@@ -51,6 +51,8 @@ def data() -> None:
 
 def sentence(figures: dict[str, Any]) -> str:
     """The figures of a split in one line."""
+    from latens.evaluation.tables import active_dimensions
+
     parts = [
         f"−elbo {-figures['elbo']:.2f} = reconstruction {figures['reconstruction']:.2f} + kl "
         f"{figures['kl']:.2f} nats per image ({figures['kind']})"
@@ -59,8 +61,7 @@ def sentence(figures: dict[str, Any]) -> str:
         parts.append(f"{figures['bits_per_dim']:.3f} bits per dim")
     if figures.get("mse") is not None:
         parts.append(f"mean squared error {figures['mse']:.5f}")
-    of = " of the topmost level" if len(figures.get("kl_per_level") or ()) > 1 else ""
-    parts.append(f"{figures['active_units']} active latent dimensions{of}")
+    parts.append(f"{figures['active_units']} active {active_dimensions(figures)}")
     if figures.get("accuracy") is not None:
         parts.append(f"classifier {figures['accuracy']:.2%} right")
     return f"{figures['split']}: {', '.join(parts)}"

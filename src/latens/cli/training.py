@@ -148,19 +148,21 @@ def _swept(words: tuple[str, ...]) -> dict[str, Any]:
     def options(*, options: Options = TrainOptions()) -> Any:  # noqa: B008
         return options
 
-    def read(name: str, *value: str) -> Any:
-        config = parse(
-            [name, *value], exit_on_error=False, print_error=False, result_action="return_value"
-        )
-        option = name.removeprefix("--no-").removeprefix("--").replace("-", "_")
-        return getattr(config, RENAMED.get(option, option))
+    def read(flag: str) -> Any:
+        config = parse([flag], exit_on_error=False, print_error=False, result_action="return_value")
+        return getattr(config, option_of(flag.partition("=")[0]))
+
+    def option_of(flag: str) -> str:
+        option = flag.removeprefix("--no-").removeprefix("--").replace("-", "_")
+        check_names([option])
+        return RENAMED.get(option, option)
 
     found = {}
     for name, values in given.items():
-        option = name.removeprefix("--no-").removeprefix("--").replace("-", "_")
-        check_names([option])
-        option = RENAMED.get(option, option)
-        several = [read(name, value) for value in values]
+        option = option_of(name)
+        if option in found:
+            raise LatensError(f"{name} and its opposite are given: --{option} true false")
+        several = [read(f"{name}={value}") for value in values]  # of a switch: true, false
         found[option] = several if len(several) > 1 else (several or [read(name)])[0]
     return found
 

@@ -3,6 +3,12 @@
 from typing import Any
 
 
+def active_dimensions(figures: dict[str, Any]) -> str:
+    """What `active_units` counts, such as "latent dimensions of the topmost level"."""
+    of = " of the topmost level" if len(figures.get("kl_per_level") or ()) > 1 else ""
+    return f"latent dimensions{of}"
+
+
 def figures_table(figures: dict[str, Any]) -> str:
     """The figures as lines of name, value and unit."""
     of = "nats per image"
@@ -26,7 +32,7 @@ def figures_table(figures: dict[str, Any]) -> str:
         rows.append(("bits per dim", f"{figures['bits_per_dim']:.4f}", ""))
     if figures["mse"] is not None:
         rows.append(("mse", f"{figures['mse']:.5f}", "mean squared error of pixels in [0, 1]"))
-    rows.append(("active units", str(figures["active_units"]), "latent dimensions"))
+    rows.append(("active units", str(figures["active_units"]), active_dimensions(figures)))
     for name in ("accuracy", "neighbour_accuracy"):
         if figures[name] is not None:
             what = {"accuracy": "of the classifier", "neighbour_accuracy": "of the nearest images"}

@@ -255,6 +255,7 @@ def ladder(spec: ModelSpec) -> Ladder:
     """
     for name, value in (
         ("posterior", spec.posterior != "gaussian"),
+        ("the prior conditional", spec.prior == "conditional"),
         ("decoder_network", spec.decoder_network),
         ("octaves", spec.octaves),
         ("input_noise", spec.input_noise),

@@ -10,6 +10,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from latens.evaluation.proposals import PosteriorName
 from latens.model.parts import to_config
 from latens.run.data import data_of
 from latens.run.directory import Run
+from latens.run.hub import address_in_cache, is_of_hub
 
 COLUMNS = ("run", "kind", "−elbo", "nll", "difference", "reconstruction", "kl", "bits per dim")
 COLUMNS += ("active", "accuracy", "data", "recipe", "dims", "objective", "parameters", "minutes")
@@ -39,6 +41,7 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
     paths = [run.path.resolve() for run in runs]
     if len(set(paths)) < len(paths):
         raise LatensError("the same run is given twice")
+    paths = [Path(address_in_cache(path)) if is_of_hub(path) else path for path in paths]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
@@ -252,7 +255,8 @@ def _row(name: str, runs: Sequence[Run], ranking: Ranking | None) -> dict[str, s
         "reconstruction": shown("reconstruction", ".2f"),
         "kl": shown("kl", ".2f"),
         "bits per dim": shown("bits_per_dim", ".3f"),
-        "active": f"{shown('active_units', '.3g')} of {run.latent_dims}",
+        "active": f"{shown('active_units', '.3g')} of {run.latent_dims}"
+        + " at the top" * (run.levels > 1),
         "accuracy": shown("accuracy", ".2%"),
         "data": run.name,
         "recipe": run.config.model.recipe,

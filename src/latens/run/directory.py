@@ -21,7 +21,7 @@ from latens.errors import LatensError
 from latens.model import serialization
 from latens.model.latent_model import LatentModel, load_model
 from latens.run import schemas
-from latens.run.hub import fetch, is_address, is_of_hub, name_in_cache
+from latens.run.hub import as_given, fetch, is_address, is_of_hub, name_in_cache
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -105,9 +105,9 @@ class Run:
         Raises:
             LatensError: there is none, or its config.yaml is missing or damaged.
         """
-        path = locate(path)
+        given, path = path, locate(path)
         if not (path / CONFIG).is_file():
-            raise LatensError(f"{path} is no run directory: there is no {CONFIG} in it")
+            raise LatensError(f"{as_given(given)} is no run directory: there is no {CONFIG} in it")
         record = read_yaml(path / CONFIG)
         schemas.check_record(record, path / CONFIG)
         return cls(path, record)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from latens import __version__
+from latens.console import in_one_line
 from latens.errors import LatensError
 from latens.features import opened
 from latens.run.directory import Run
@@ -75,14 +76,20 @@ def app_of(
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(LatensError)
     async def of_the_client(_request: Request, error: LatensError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+        return JSONResponse({"detail": in_one_line(str(error))}, 422)
 
     @app.exception_handler(RequestValidationError)
     async def of_a_field(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
-        whole = "the request is no JSON object, or lacks the header content-type: application/json"
-        return JSONResponse({"detail": f"{place}: {first['msg']}" if place else whole}, 422)
+        if first["type"] == "json_invalid":
+            detail = f"the request is no JSON: {first['ctx']['error']} at character {place}"
+        elif place:
+            detail = f"{place}: {first['msg']}"
+        else:
+            detail = "the request is no JSON object, or lacks the header content-type: "
+            detail += "application/json"
+        return JSONResponse({"detail": in_one_line(detail)}, 422)
 
     @app.exception_handler(Busy)
     async def busy(_request: Request, _error: Busy) -> JSONResponse:

@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from latens.errors import LatensError
+
 LAUNCHED = "WORLD_SIZE"  # in the environment of each process that torchrun or `launch` has started
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT")  # and where they meet
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,18 @@ class Processes:
         Args:
             device: "cpu", "cuda" or "mps".
             devices: how many of this machine.
+
+        Raises:
+            LatensError: the environment of a launcher, of which a part is missing.
         """
         if devices > 1 and LAUNCHED not in os.environ:
             _start_others(devices)
-        count = int(os.environ.get(LAUNCHED, "1"))
+        count = _number_of_launcher(LAUNCHED) if LAUNCHED in os.environ else 1
         if count == 1:
             return cls(torch.device(device))
-        local = int(os.environ["LOCAL_RANK"])
+        _, local = _number_of_launcher("RANK"), _number_of_launcher("LOCAL_RANK")
+        for name in ADDRESS:
+            _of_launcher(name)
         if device == "cuda":
             torch.cuda.set_device(local)
         here = torch.device(device, local) if device == "cuda" else torch.device(device)
@@ -64,6 +73,23 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Say in one line if another process ends in here, for which this one would wait.
+
+        Raises:
+            LatensError: another one has ended.
+        """
+        try:
+            yield
+        except RuntimeError as error:  # gloo has no class of its own, not even in a backward pass
+            if self.count == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise LatensError(
+                "another process of this training has ended: see above why; what was saved goes on "
+                "by --resume"
+            ) from error
 
     # ---- what they exchange ------------------------------------------------------------------
 
@@ -147,6 +173,23 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         return _Sum.forward(ctx, *grad_outputs)
+
+
+def _of_launcher(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise LatensError(
+            f"{LAUNCHED} is set, as torchrun does, and {name} is not: unset {LAUNCHED}, or start "
+            "all processes by torchrun"
+        )
+    return value
+
+
+def _number_of_launcher(name: str) -> int:
+    value = _of_launcher(name)
+    if not value.isdecimal():
+        raise LatensError(f"{name} is {value}, and torchrun gives it a number: unset {LAUNCHED}")
+    return int(value)
 
 
 def _start_others(devices: int) -> None:

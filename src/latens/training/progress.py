@@ -1,6 +1,8 @@
 """What is seen of a training while it runs, and what is said when it has ended."""
 
+import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,11 +17,16 @@ LINE_SECONDS = 1.0  # between printed epochs, however short they are
 
 
 class Bar:
-    """A bar on a terminal, and a line for each epoch, at most one a second."""
+    """A bar on a terminal, and a line for each epoch, at most one a second.
 
-    def __init__(self, config: TrainConfig, latent_dims: int):
+    Args:
+        level_shapes: Z of each level of latents, the topmost first.
+    """
+
+    def __init__(self, config: TrainConfig, level_shapes: Sequence[tuple[int, ...]]):
         self.epochs = config.run.epochs
-        self.latent_dims = latent_dims
+        self.dims = math.prod(level_shapes[0])
+        self.active = "active at the top" if len(level_shapes) > 1 else "active"
         self.moving = bool(config.objective.beta_warmup or config.objective.beta_step)
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -69,7 +76,7 @@ class Bar:
             f"epoch {row['epoch']:>4}  {row['images']:>11,} images  {row['seconds']:7.1f} s  "
             f"loss {train['loss']:8.2f}  validation −elbo {-validation['elbo']:8.2f} = "
             f"{validation['reconstruction']:.2f} + kl {validation['kl']:.2f} nats  "
-            f"active {validation['active_units']}/{self.latent_dims}"
+            f"{self.active} {validation['active_units']}/{self.dims}"
             + (f"  q {validation['posterior']}" if "posterior" in validation else "")
             + (f"  β {row['beta']:.2f}" if self.moving else "")
             + ("" if right is None else f"  accuracy {right:.1%}")

@@ -100,7 +100,7 @@ class Trainer:
         self.unread: list[dict[str, Tensor]] = []  # what the steps since the last reading gave
         self.waits = processes.device.type != "cpu" or processes.count > 1
         self.synced = 0.0
-        self.bar = Bar(self.config, math.prod(setup.model.latent_shape))
+        self.bar = Bar(self.config, setup.model.level_shapes)
         if checkpoint is not None:
             self._restore(*checkpoint)
         self.began = time.perf_counter() - self.state.seconds

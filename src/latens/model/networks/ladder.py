@@ -80,14 +80,13 @@ class Levels:
         side, known = min(height, width), []
         for halvings in range(1, math.ceil(math.log2(side)) + 1):
             coarsest = math.ceil(side / 2**halvings)
-            if sides[0] == coarsest:
-                given = [coarsest * 2**k for k in range(halvings)]
-                if set(sides) <= set(given):
-                    return halvings
-            known.append(str(coarsest))
+            given = [coarsest * 2**k for k in range(halvings)]
+            if sides[0] == coarsest and set(sides) <= set(given):
+                return halvings
+            known.append("-".join(map(str, given)))
         raise LatensError(
-            f"levels of {', '.join(map(str, sides))} pixels: images of {height}x{width} are halved "
-            f"to {', '.join(known)}; name some of these, the coarsest first"
+            f"levels of {', '.join(map(str, sides))} pixels: images of {height}x{width} have "
+            f"levels of {', or '.join(known)}; name the first of one of these and any that follow"
         )
 
     def pad(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:

@@ -32,12 +32,13 @@ def training_curves(context: ReportContext) -> Iterator[Picture]:
         return
     names = context.dim_names if len(per_dim) == context.dims else ()  # or of several levels
     which = count_of(MOST_DIMS, len(per_dim), "latent dimensions, those of the largest KL")
+    of = " of the topmost level" if context.run.levels > 1 else ""
     yield Picture(
         "kl-per-dim",
         [pictures.kl_per_dim(per_dim, context.title("KL of each latent dimension"), names)],
         "Bars: the KL of each latent dimension, largest first",
-        "KL(q(z|x) ‖ p(z)) of each latent dimension on validation images: near zero, the dimension "
-        f"is inactive{which}.",
+        f"KL(q(z|x) ‖ p(z)) of each latent dimension{of} on validation images: near zero, the "
+        f"dimension is inactive{which}.",
     )
     if len(context.rows) > 1:
         values = np.array([row["validation"]["kl_per_dim"] for row in context.rows])
@@ -47,7 +48,7 @@ def training_curves(context: ReportContext) -> Iterator[Picture]:
             "kl-over-training",
             [pictures.kl_over_training(epochs, values, title, names)],
             "A heat map of the KL of each latent dimension over the epochs",
-            f"When each latent dimension became active, on validation images{which}.",
+            f"When each latent dimension{of} became active, on validation images{which}.",
         )
 
 

@@ -22,7 +22,9 @@ def reconstruction_finding(context: ReportContext) -> str:
 def latent_space_finding(context: ReportContext) -> str:
     """How often the neighbours in latent space tell the class, and how many dimensions are used."""
     active = None if not context.run.figures else context.run.figures["active_units"]
-    words = "" if active is None else f"{active} of {context.dims} latent dimensions are in use."
+    of = " of the topmost level" if context.run.levels > 1 else ""
+    words = f"{active} of {context.dims} latent dimensions{of} are in use."
+    words = "" if active is None else words
     labels = context.latents.labels
     least = 2 * NEIGHBOURS * len(context.classes)
     is_told = context.vae.encodes_labels  # so that z would only tell back what it was told

@@ -21,9 +21,10 @@ def latent_traversals(context: ReportContext) -> Iterator[Picture]:
     label = None if shown.labels is None or shown.labels.dim() > 1 else int(shown.labels[0])
     start = context.vae.embed(shown.unit(), shown.labels)[0].flatten()
     steps = torch.linspace(-3, 3, TRAVERSAL_STEPS)
+    of = " of the topmost level" if context.run.levels > 1 else ""
     caption = (
         "Latent traversals from the mean z of one validation image: in each row one latent "
-        f"dimension alone takes values from −3 to 3, the largest {context.ranked_by} first"
+        f"dimension{of} alone takes values from −3 to 3, the largest {context.ranked_by} first"
     )
     for name, dims, which in sheets(context, "traversals", MOST_ROWS):
         images = traversals(context.vae, start, dims, steps, label)
