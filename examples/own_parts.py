@@ -1,4 +1,4 @@
-"""A prior, an objective and an encoder of one's own, in 40 lines: `python own_parts.py FOLDER`."""
+"""A prior, an objective and an encoder of one's own, in 45 lines: `own_parts.py [FOLDER]`."""
 
 import math
 import sys
@@ -43,6 +43,10 @@ class Renyi(latens.Objective):  # log E[w^(1 − α)] / (1 − α): Li & Turner 
 if __name__ == "__main__":
     shape = (1, 8, 8)
     vae = latens.VAE(LinearEncoder(shape), latens.MLPDecoder(4, shape), prior=HeavyTails((4,)))
-    run = latens.train("digits", model=vae, objective=Renyi(samples=4), epochs=30, out=sys.argv[1])
+    out = sys.argv[1] if len(sys.argv) > 1 else None  # None: runs/digits-own-NUMBER
+    try:
+        run = latens.train("digits", model=vae, objective=Renyi(samples=4), epochs=30, out=out)
+    except latens.LatensError as error:
+        sys.exit(f"own_parts.py: {error}")
     print(latens.evaluate(run, importance_samples=50))
     print(latens.load(run.path).sample(4).shape, run.path / "report.html")

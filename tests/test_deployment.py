@@ -100,6 +100,29 @@ def test_a_program_that_differs_is_refused(tmp_path, monkeypatch):
         deployment._difference(program, tmp_path / "decoder.onnx")
 
 
+def test_a_program_whose_second_output_is_no_number_is_refused(tmp_path, monkeypatch):
+    encoder = deployment.programs_of(model_of("mlp"))[0]
+    with torch.no_grad():
+        found = encoder.module(*encoder.batch(deployment.CHECKED))
+    mean, deviation = (part.numpy() for part in found)
+    broken = [mean, deviation * math.nan]
+    monkeypatch.setattr(deployment, "session", lambda _path: lambda *_batch: broken)
+    with pytest.raises(LatensError, match="differs from the model by nan"):
+        deployment._difference(encoder, tmp_path / "encoder.onnx")
+
+
+@pytest.mark.parametrize("sampler", [True, False])
+def test_the_lines_open_the_programs_that_there_are(digits_run, tmp_path, sampler):
+    """Of a model with a second stage no sampler is written."""
+    vae = model_of("mlp")
+    vae.sampler = None if sampler else FlowMatching(vae.latent_shape, 8, 1)
+    programs = deployment.programs_of(vae)
+    deployment._describe(digits_run, programs, {"encoder": 0.0}, None, tmp_path)
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)[1]
+    assert ("sampler" in code) == sampler
+    compile(code, "README.md", "exec")
+
+
 # ---- noise -----------------------------------------------------------------------------------
 
 

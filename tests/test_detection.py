@@ -5,12 +5,17 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import latens
-from latens.evaluation.scores import QUICK
+from latens.data import Images
+from latens.data.streaming import Block
+from latens.detection import Scored, _worst
+from latens.evaluation.scores import QUICK, displacement
 from latens.evaluation.separation import conformal_threshold, separation
+from latens.features import Scorer
 
 
 def test_auroc_is_the_share_of_pairs_in_order():
@@ -88,6 +93,25 @@ def test_sixes_are_found_by_a_model_of_ones(tmp_path, run_latens):
     assert len(scores) == 1 + sum(figures["images"].values())
     pictures = {path.name for path in (tmp_path / "anomaly" / "pictures").iterdir()}
     assert pictures == {"scores.png", "roc.png", "worst.png"}
+
+
+def test_what_is_shown_is_rebuilt_under_the_labels_of_its_score(monkeypatch):
+    run = latens.Run.open("mnist-conditional-2d")
+    pixels = latens.load("mnist-conditional-2d").sample(4, torch.arange(4)).mul(255).byte()
+    scored = Scored(run, run.vae, ["displacement"], 4)
+    images = Images(pixels, torch.tensor([0, 1, 2, -1]))
+    block = Block(images, ["a", "b", "c", "d"], ["test"] * 4, [""] * 4)
+    scorer = Scorer(run, run.vae, ["displacement"])
+    for of in ("good", "bad"):
+        scored.add(of, block, scorer(block))
+    scored.separate(0.05, 0)
+    asked, real = [], run.vae.reconstruct
+    monkeypatch.setattr(run.vae, "reconstruct", lambda x, y: asked.append((x, y)) or real(x, y))
+    list(_worst(scored))
+    ((x, y),) = asked
+    again = displacement(x, real(x, y))
+    told = torch.tensor([value for value, *_ in scored.worst["displacement"]])
+    torch.testing.assert_close(again, told, atol=1e-4, rtol=0)
 
 
 def test_an_interval_holds_its_estimate():

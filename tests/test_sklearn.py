@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from latens.errors import LatensError
-from latens.sklearn import VAETransformer
+from latens.sklearn import VAETransformer, value_range_of
 
 SMALL = {"n_components": 2, "hidden": "16", "epochs": 1, "random_state": 0}
 
@@ -136,6 +136,8 @@ def test_options_that_others_decide_are_refused(option, digits):
     [
         ({"image_shape": (5, 5)}, "image_shape is"),
         ({"value_range": (1.0, 1.0)}, "black must be below white"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1.0: it must be between 0 and 1"),
+        ({"validation_fraction": float("nan")}, "validation_fraction is nan"),
         ({"recipe": "gan"}, "unknown recipe"),
         ({"options": {"posterior": "none"}}, "unknown posterior"),
     ],
@@ -143,3 +145,18 @@ def test_options_that_others_decide_are_refused(option, digits):
 def test_what_cannot_be_is_a_value_error(options, message, digits):
     with pytest.raises(LatensError, match=message):
         VAETransformer(**SMALL | options).fit(digits[0])
+
+
+def test_numbers_that_cannot_be(fitted, digits):
+    with pytest.raises(LatensError, match="n_samples is -1"):
+        fitted.sample(-1)
+    none = clone(fitted).set_params(importance_samples=0)
+    none.__dict__ |= {name: value for name, value in vars(fitted).items() if name.endswith("_")}
+    with pytest.raises(LatensError, match="importance_samples is 0"):
+        none.score_samples(digits[0][:2])
+
+
+def test_whole_numbers_of_0_and_1_are_black_and_white():
+    bits = np.array([[0, 1, 1], [1, 0, 0]])
+    assert value_range_of(bits * 1.0, bits.dtype, None) == (0, 1)
+    assert value_range_of(bits * 2.0, bits.dtype, None) == (0, 255)

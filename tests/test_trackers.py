@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 
 import pytest
@@ -118,6 +119,52 @@ def test_wandb(logged):
     while missing := {words for words in expected if words not in path.read_bytes()}:
         assert time.monotonic() < until, missing
         time.sleep(0.1)
+
+
+class Failing(latens.Callback):
+    """A tool that does not answer, or not for long."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_begin(self, run):
+        if self.at == 0:
+            raise OSError("no key")
+
+    def on_epoch(self, run, row):
+        if row["epoch"] >= self.at:
+            raise OSError("the network is gone")
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_tracker_must_answer_at_first_and_costs_no_training_later(at, tmp_path, capfd):
+    tracker = trackers.Guarded("wandb", Failing(at))
+    options = {"out": tmp_path / "run", "callbacks": [tracker], "report": False, **SMALL}
+    if at == 0:
+        with pytest.raises(LatensError, match="--log wandb: no key"):
+            latens.train("digits", **options)
+        assert not (tmp_path / "run").exists()
+    else:
+        assert latens.train("digits", **options).figures
+        said = capfd.readouterr().err
+        assert said.count("--log wandb failed, and the training goes on without") == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_that_begins_again_is_logged_anew(digits_run, tmp_path):
+    """As after a collapse, when the run directory was removed."""
+    (log,) = trackers.trackers_of(["tensorboard"])
+    run = latens.Run.create(tmp_path / "run", digits_run.record)
+    row = digits_run.metrics[0]
+    log.on_begin(run)
+    log.on_epoch(run, row)
+    shutil.rmtree(run.path)
+    run = latens.Run.create(tmp_path / "run", digits_run.record)
+    log.on_begin(run)
+    log.on_epoch(run, row)
+    assert not log.has_failed
+    log.tracker.writer.close()
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
 def test_a_missing_package_is_named(run_latens, tmp_path, monkeypatch):

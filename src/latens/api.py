@@ -99,14 +99,14 @@ def train(
         setup = prepare(data, config, model, objective)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
         with processes.together():
-            run = _created(Path(out) if out else None, setup, processes)
+            run = _created(Path(out) if out else None, setup, processes, callbacks)
             try:
                 return _fit(run, setup, processes, callbacks=callbacks)
             except Collapsed as collapsed:
                 setup = begin_again(setup, collapsed.seconds)
                 if processes.is_main:
                     shutil.rmtree(run.path)
-                run = _created(run.path, setup, processes)
+                run = _created(run.path, setup, processes, callbacks)
                 return _fit(run, setup, processes, callbacks=callbacks)
 
 
@@ -127,6 +127,8 @@ def resume(path: str | Path, data: Any = None, callbacks: Sequence[Callback] = (
         setup = restart(run, images) if checkpoint is None else reopen(run, images)
         processes = Processes.launch(setup.config.run.device, setup.config.run.devices)
         with processes.together():
+            if processes.is_main:
+                _begin(callbacks, run)
             return _fit(run, setup, processes, checkpoint, callbacks)
 
 
@@ -477,13 +479,29 @@ def _fitting_command(options: Mapping[str, Any]) -> str:
 # ---- a training and what follows it ----------------------------------------------------------
 
 
-def _created(path: Path | None, setup: TrainingSetup, processes: Processes) -> Run:
-    """A new run directory, which the first process makes and all open."""
+def _created(
+    path: Path | None, setup: TrainingSetup, processes: Processes, callbacks: Sequence[Callback]
+) -> Run:
+    """A new run directory, which the first process makes and all open.
+
+    Raises:
+        LatensError: a tracker that cannot be written to; nothing is left then.
+    """
     created = None
     if processes.is_main:
         record = setup.record()
         created = Run.create(path, record) if path else Run.create_next(RUNS, record)
+        try:
+            _begin(callbacks, created)
+        except LatensError:
+            shutil.rmtree(created.path)
+            raise
     return Run.open(processes.from_main(str(created and created.path)))
+
+
+def _begin(callbacks: Sequence[Callback], run: Run) -> None:
+    for callback in callbacks:
+        callback.on_begin(run)
 
 
 def _fit(

@@ -149,7 +149,7 @@ def reconstruction_picture(
             shown = shown.take(slice(0, MOST_SHOWN))
     else:
         _check_number(number)
-        shown = data_of(run).test.take(slice(0, number))
+        shown = data_of(run).test.some(number)
     x = shown.unit()
     y = likeliest_condition(run.vae, x) if shown.labels is None else shown.labels
     with torch.random.fork_rng(devices=[]):

@@ -88,7 +88,7 @@ def export_onnx(
     with files.building(out) as partial:
         programs = programs_of(model)
         differences = {program.name: _write(program, partial) for program in programs}
-        cost = None if test is None else _quantised(model, test.take(slice(0, MEASURED)), partial)
+        cost = None if test is None else _quantised(model, test.some(MEASURED), partial)
         _describe(run, programs, differences, cost, partial)
     return Exported(out, differences, cost)
 
@@ -297,7 +297,8 @@ def _difference(program: Program, path: Path) -> float:
     with torch.no_grad():
         expected = program.module(*batch)
     expected = expected if isinstance(expected, tuple) else (expected,)
-    worst = max(float(np.abs(a - b.numpy()).max()) for a, b in zip(found, expected, strict=True))
+    each = [np.abs(a - b.numpy()).max() for a, b in zip(found, expected, strict=True)]
+    worst = float(np.max(each))  # NaN if one of them is, where Python's max may drop it
     if not worst <= TOLERANCE:
         raise LatensError(
             f"{path.name} differs from the model by {worst:.2g}, more than {TOLERANCE:g}"
@@ -318,9 +319,9 @@ def session(path: Path) -> Callable[..., list[np.ndarray]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says of its own parts."""
-    logger = logging.getLogger("torch.onnx")
+def _quiet(name: str | None = "torch.onnx") -> Iterator[None]:
+    """Without what an exporter says of its own parts, by a logger's name; None: by the root's."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -346,11 +347,10 @@ def _quantised(model: LatentModel, test: Images, folder: Path) -> float:
     """Write encoder and decoder in eight bits; returns what that costs in nats per image."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().setLevel(logging.ERROR)
-    for name in ("encoder", "decoder"):
-        quantize_dynamic(
-            folder / f"{name}.onnx", folder / f"{name}-int8.onnx", weight_type=QuantType.QUInt8
-        )
+    with _quiet(None):
+        for name in ("encoder", "decoder"):
+            exact, coarse = (folder / f"{name}{suffix}.onnx" for suffix in ("", "-int8"))
+            quantize_dynamic(exact, coarse, weight_type=QuantType.QUInt8)
     vae = cast("VAE", model)
     as_trained, in_bits = (minus_elbo(vae, test, folder, suffix) for suffix in ("", "-int8"))
     return in_bits - as_trained

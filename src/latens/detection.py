@@ -1,7 +1,7 @@
 """Anomaly detection: how well a model's scores tell bad images from good ones, on a page."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from latens.data.streaming import Block
 from latens.errors import LatensError
 from latens.evaluation.scores import REGRET_STEPS, UNITS
 from latens.evaluation.separation import Separation, separation
-from latens.features import Scorer, opened, stream_for, with_bar
+from latens.features import Scorer, given, opened, stream_for, with_bar
 from latens.model.latent_model import LatentModel
 from latens.report.context import Picture, Section
 from latens.report.html import draw_pictures, page
@@ -85,8 +85,8 @@ def anomaly(
     out = Path(out)
     check_out(out, SCORES, FIGURES)
     scorer = Scorer(run, vae, scores, importance_samples, steps, seed)
-    given = {"good": good, "bad": bad}
-    streams = {name: stream_for(run, vae, data, ["test"]) for name, data in given.items()}
+    sets = {"good": good, "bad": bad}
+    streams = {name: stream_for(run, vae, data, ["test"]) for name, data in sets.items()}
     out.mkdir(parents=True, exist_ok=True)
     scored = Scored(run, vae, scorer.names, number)
     with table(out / SCORES) as rows:
@@ -113,7 +113,7 @@ class Scored:
         names: of the scores.
         number: how many images are kept for each.
         values: of each set and score, in blocks.
-        worst: for each score (value, set, path, pixels `[C, H, W]`), the largest value first.
+        worst: for each score (value, set, image), the largest value first.
         separations: by score, the best AUROC first.
     """
 
@@ -122,7 +122,7 @@ class Scored:
     names: list[str]
     number: int
     values: dict[str, dict[str, list[np.ndarray]]] = field(init=False)
-    worst: dict[str, list[tuple[float, str, str, torch.Tensor]]] = field(init=False)
+    worst: dict[str, list[tuple[float, str, Images]]] = field(init=False)
     separations: dict[str, Separation] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,8 +134,7 @@ class Scored:
         for name, values in found.items():
             self.values[of][name].append(values)
             top = np.argsort(-values)[: self.number].tolist()
-            pixels = block.images.pixels
-            rows = [(float(values[i]), of, block.paths[i], pixels[i].clone()) for i in top]
+            rows = [(float(values[i]), of, _alone(block.images, i)) for i in top]
             every = self.worst[name] + rows
             self.worst[name] = sorted(every, key=lambda row: -row[0])[: self.number]
 
@@ -223,13 +222,17 @@ def _separation(scored: Scored) -> Iterator[Picture]:
     )
 
 
+def _alone(images: Images, i: int) -> Images:
+    """A copy of one image, so that its block is not kept."""
+    one = images.take(slice(i, i + 1))
+    return replace(one, array=one.pixels.clone(), rows=None)
+
+
 def _worst(scored: Scored) -> Iterator[Picture]:
     name = next(iter(scored.separations))
     rows = scored.worst[name]
-    shown = Images(torch.stack([pixels for *_, pixels in rows]))
-    x = shown.unit().to(scored.vae.device)
-    embedding = scored.vae.label_embedding
-    y = None if embedding is None else embedding.unknown(len(x))
+    x, y = zip(*(given(scored.vae, image) for *_, image in rows), strict=True)  # as was scored
+    x, y = torch.cat(x), None if y[0] is None else torch.cat(y)
     numbers = [_in_units(value, name).split()[0].replace("-", "−") for value, *_ in rows]
     words = [f"{of}  {number}" for number, (_, of, *_) in zip(numbers, rows, strict=True)]
     title = f"the most unusual images by {name} · {scored.run.title}"

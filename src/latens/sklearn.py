@@ -142,6 +142,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _begin(self, images: Any) -> Rows:
         if self.n_components < 1:
             raise LatensError(f"n_components is {self.n_components}: it must be 1 or more")
+        if not 0 < self.validation_fraction < 1:
+            raise LatensError(
+                f"validation_fraction is {self.validation_fraction}: it must be between 0 and 1"
+            )
         rows = self._checked(images, reset=True, ensure_min_samples=FEWEST_IMAGES)
         for name in self.options or {}:
             if section_of.get(name, ("",))[0] in ("data", "run"):
@@ -211,6 +215,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def sample(self, n_samples: int = 1) -> Rows:
         """New images, decoded from z ~ p(z), in the units of the images, `[n_samples, F]`."""
         check_is_fitted(self, MODEL)
+        if n_samples < 1:
+            raise LatensError(f"n_samples is {n_samples}: it must be 1 or more")
         with torch.random.fork_rng():
             torch.manual_seed(int(check_random_state(self.random_state).randint(2**31 - 1)))
             images = self.model_.sample(n_samples)
@@ -223,6 +229,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         grey levels it is no density; see `docs/evaluation.md`.
         """
         check_is_fitted(self, MODEL)
+        if self.importance_samples < 1:
+            raise LatensError(
+                f"importance_samples is {self.importance_samples}: it must be 1 or more"
+            )
         x = self._unit(self._checked(X))
         scores = image_scores(self.model_, x, ["nll"], importance_samples=self.importance_samples)
         return -scores["nll"].numpy()
@@ -321,7 +331,7 @@ def value_range_of(
         if not low < high:
             raise LatensError(f"value_range is {tuple(given)}: black must be below white")
     elif dtype.kind in "ui" and low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
+        low, high = 0.0, 255.0 if high > 1 else 1.0  # whole numbers of 0 and 1 are bits
     elif dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     elif low == high:

@@ -4,10 +4,12 @@ import csv
 import importlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from latens.console import warn
 from latens.errors import LatensError, unknown
 from latens.files import write_bytes
 from latens.run.directory import PICTURES, REPORT, Run
@@ -25,7 +27,7 @@ def trackers_of(names: Sequence[str]) -> list[Callback]:
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
-    return [TRACKERS[name]() for name in dict.fromkeys(names)]
+    return [Guarded(name, TRACKERS[name]()) for name in dict.fromkeys(names)]
 
 
 def scalars(row: Mapping[str, Any], prefix: str = "") -> dict[str, int | float]:
@@ -44,6 +46,47 @@ def _required(package: str, extra: str) -> Any:
         return importlib.import_module(package)
     except ImportError:
         raise LatensError(f"--log {extra} needs {package}: pip install 'latens[{extra}]'") from None
+
+
+class Guarded(Callback):
+    """A tracker that must answer when a training begins, and costs a warning if it fails later.
+
+    Args:
+        name: of the tracker.
+    """
+
+    def __init__(self, name: str, tracker: Callback):
+        self.name, self.tracker = name, tracker
+        self.has_failed = False
+
+    def on_begin(self, run: Run) -> None:
+        """Open what it writes to.
+
+        Raises:
+            LatensError: it cannot be written to.
+        """
+        try:
+            self.tracker.on_begin(run)
+        except LatensError:
+            raise
+        except Exception as error:
+            raise LatensError(f"--log {self.name}: {error}") from error
+
+    def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
+        """Log each number."""
+        self._try(self.tracker.on_epoch, run, row)
+
+    def on_end(self, run: Run) -> None:
+        """Log what there is when the training has ended."""
+        self._try(self.tracker.on_end, run)
+
+    def _try(self, tell: Callable[..., None], *about: Any) -> None:
+        try:
+            tell(*about)
+        except Exception as error:  # of any tool: none is worth a training
+            if not self.has_failed:
+                warn(f"--log {self.name} failed, and the training goes on without: {error}")
+            self.has_failed = True
 
 
 class CSVLog(Callback):
@@ -66,26 +109,27 @@ class TensorBoardLog(Callback):
         _required("tensorboard", "tensorboard")
         self.writer: Any = None
 
-    def _open(self, run: Run) -> Any:
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+    def on_begin(self, run: Run) -> None:
+        """Open a file of events."""
+        from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(run.path / "tensorboard"))
-        return self.writer
+        if self.writer is not None:
+            with suppress(OSError):  # its file went with a training that collapsed
+                self.writer.close()
+        self.writer = SummaryWriter(str(run.path / "tensorboard"))
 
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Add a point to each curve."""
-        writer = self._open(run)
         for name, value in scalars(row).items():
-            writer.add_scalar(name, value, row["epoch"])
-        writer.flush()
+            self.writer.add_scalar(name, value, row["epoch"])
+        self.writer.flush()
 
     def on_end(self, run: Run) -> None:
         """Add test figures, pictures and films, which it plays as GIFs."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-        writer = self._open(run)
+        writer = self.writer
         for name, value in scalars(run.figures or {}).items():
             writer.add_scalar(f"test/{name}", value, run.metrics[-1]["epoch"])
         folder = run.path / PICTURES
@@ -110,35 +154,34 @@ class MLflowLog(Callback):
         self.client: Any = None
         self.id = ""
 
-    def _open(self, run: Run) -> Any:
-        if self.client is None:
-            place = os.environ.get("MLFLOW_TRACKING_URI")
-            if place is None:  # the only store here that mlflow-skinny has
-                place = Path("mlruns").absolute().as_uri()
-                os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "latens")
-            try:
-                client = self.mlflow.MlflowClient(place)
-                experiment = client.get_experiment_by_name(name)
-                of = experiment.experiment_id if experiment else client.create_experiment(name)
-                self.id = client.create_run(of, run_name=run.path.name).info.run_id
-            except self.mlflow.MlflowException as error:
-                raise LatensError(f"MLflow at {place} does not answer: {error}") from error
-            self.client = client
+    def on_begin(self, run: Run) -> None:
+        """Create a run, and log its options."""
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if place is None:  # the only store here that mlflow-skinny has
+            place = Path("mlruns").absolute().as_uri()
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "latens")
+        try:
+            if self.client is not None:  # of a training that collapsed
+                self.client.set_terminated(self.id, "KILLED")
+            self.client = self.mlflow.MlflowClient(place)
+            found = self.client.get_experiment_by_name(name)
+            of = found.experiment_id if found else self.client.create_experiment(name)
+            self.id = self.client.create_run(of, run_name=run.path.name).info.run_id
             for option, value in run.config.options().items():
                 self.client.log_param(self.id, option, value)
             self.client.set_tag(self.id, "command", run.record["command"])
-        return self.client
+        except self.mlflow.MlflowException as error:
+            raise LatensError(f"MLflow at {place} does not answer: {error}") from error
 
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Log each number."""
-        client = self._open(run)
         for name, value in scalars(row).items():
-            client.log_metric(self.id, name, value, step=row["epoch"])
+            self.client.log_metric(self.id, name, value, step=row["epoch"])
 
     def on_end(self, run: Run) -> None:
         """Log test figures, pictures and the report, and close the run."""
-        client = self._open(run)
+        client = self.client
         for name, value in scalars(run.figures or {}).items():
             client.log_metric(self.id, f"test/{name}", value)
         for path in (run.path / PICTURES, run.path / REPORT):
@@ -154,26 +197,25 @@ class WandbLog(Callback):
         self.wandb = _required("wandb", "wandb")
         self.run: Any = None
 
-    def _open(self, run: Run) -> Any:
-        if self.run is None:
-            project = os.environ.get("WANDB_PROJECT", "latens")
-            settings = self.wandb.Settings(silent=True)
-            self.run = self.wandb.init(
-                project=project,
-                name=run.path.name,
-                dir=str(run.path),
-                config=run.config.options(),
-                settings=settings,
-            )
-        return self.run
+    def on_begin(self, run: Run) -> None:
+        """Create a run with the options."""
+        if self.run is not None:  # of a training that collapsed
+            self.run.finish(exit_code=1)
+        self.run = self.wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "latens"),
+            name=run.path.name,
+            dir=str(run.path),
+            config=run.config.options(),
+            settings=self.wandb.Settings(silent=True),
+        )
 
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Log each number."""
-        self._open(run).log(scalars(row), step=row["epoch"])
+        self.run.log(scalars(row), step=row["epoch"])
 
     def on_end(self, run: Run) -> None:
         """Log test figures, pictures and films, and close the run."""
-        open_run = self._open(run)
+        open_run = self.run
         for name, value in scalars(run.figures or {}).items():
             open_run.summary[f"test/{name}"] = value
         paths = sorted((run.path / PICTURES).glob("*.png"))

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,6 +8,9 @@ from hypothesis import strategies as st
 
 from latens import Images, LatensError, load_data
 from latens.data.images import DataSet, binarise, hold_out, jittered, keep_labels, mirrored
+from latens.evaluation import baselines
+from latens.evaluation.metrics import evaluate_each
+from latens.evaluation.scores import typical_elbo
 
 
 def grey(n=30, seed=0):
@@ -226,3 +232,34 @@ def test_labels_that_are_not_there_cannot_be_kept(labels):
     images = Images(torch.zeros(9, 1, 2, 2, dtype=torch.uint8), labels)
     with pytest.raises(LatensError, match="cannot keep 3 labels: 0 images have one"):
         keep_labels(images, 3, seed=0)
+
+
+def test_some_images_stand_for_all_of_a_sorted_set():
+    labels = torch.arange(10).repeat_interleave(100)
+    pixels = torch.zeros(1000, 1, 8, 8, dtype=torch.uint8)
+    images = Images(pixels, labels)
+    some = images.some(200)
+    assert some.labels.bincount(minlength=10).min() > 5
+    assert (some.labels.diff() >= 0).all(), "in their order"
+    assert torch.equal(images.some_rows(200), images.some_rows(200)), "the same each time"
+    assert len(images.some(5_000)) == 1000
+    shuffled = replace(images, shuffled=True)
+    assert torch.equal(shuffled.some_rows(200), torch.arange(200))
+    assert load_data("digits").test.shuffled
+    assert not load_data(pixels).test.shuffled
+
+
+def test_figures_of_a_sorted_set_are_those_of_all_its_images(digits_run, monkeypatch):
+    """Sorted by what they cost, so that the first rows say least of the others."""
+    data = load_data("digits")
+    order = evaluate_each(digits_run.vae, data.train)["-elbo"].argsort()
+    train = replace(data.train.take(order), shuffled=False)
+    every = evaluate_each(digits_run.vae, train)["-elbo"]
+    error = every.std().item() / math.sqrt(300)
+    of_some = typical_elbo(digits_run.vae, train, images=300)
+    assert abs(of_some - every.mean().item()) < 3 * error
+    assert abs(every[:300].mean() - every.mean()) > 3 * error, "what the first rows say"
+    exact = baselines.mean_image_cost(digits_run.vae.likelihood, train, data.test)
+    monkeypatch.setattr(baselines, "TRAINING_IMAGES", 300)
+    by_some = baselines.mean_image_cost(digits_run.vae.likelihood, train, data.test)
+    assert by_some == pytest.approx(exact, rel=0.01)

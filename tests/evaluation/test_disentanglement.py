@@ -111,6 +111,10 @@ def test_clusters_are_matched_with_classes():
     assert cluster_accuracy(np.array([7, 7, 0, 0, 0, 5]), classes) == pytest.approx(5 / 6)
     # more clusters than classes: each is the class of most of its images
     assert cluster_accuracy(np.array([0, 1, 2, 3, 3, 3]), classes) == pytest.approx(5 / 6)
+    # and fewer: the same
+    assert cluster_accuracy(np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 0, 0, 2])) == (
+        pytest.approx(5 / 7)
+    )
     found = clustering(np.array([2, 2, 2, 0, 0, 1]), classes, "by hand")
     assert (found.nmi, found.ari, found.clusters) == (1, 1, 3)
 

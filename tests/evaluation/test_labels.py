@@ -5,7 +5,13 @@ import torch
 from torch.distributions import Independent, Normal
 
 from latens import VAE, Encoder, Images, LatensError, MLPDecoder, Posterior
-from latens.evaluation.labels import LabelStatistics, label_statistics, neighbour_accuracy
+from latens.evaluation.labels import (
+    LabelStatistics,
+    label_statistics,
+    neighbour_accuracy,
+    sample_all,
+)
+from latens.model.posteriors import FullCovarianceGaussian
 
 
 class FirstPixels(Encoder):
@@ -150,3 +156,20 @@ def test_neighbours_that_cannot_be(vae, count):
         neighbour_accuracy(vae, some, some, count)
     with pytest.raises(LatensError, match="have none"):
         neighbour_accuracy(vae, images(torch.rand(5, 2), None), some, 1)
+    few = images(torch.rand(200, 2), torch.cat((torch.zeros(20), -torch.ones(180))).long())
+    assert neighbour_accuracy(vae, few, few, 20) == 1
+    with pytest.raises(LatensError, match="1 to 20 can be asked"):
+        neighbour_accuracy(vae, few, few, 21)
+
+
+def test_z_are_drawn_from_a_q_whose_dimensions_depend_on_each_other():
+    torch.manual_seed(0)
+    correlated = FullCovarianceGaussian(2, 2)
+    correlated.parameters_of_q.bias.data[-1] = 3.0
+    full = VAE(FirstPixels(), MLPDecoder(2, (1, 4, 4), (8,)), posterior=correlated)
+    same = images(torch.full((5_000, 2), 0.5), None)
+    q = full.encode(same.take(slice(0, 1)).unit())
+    found = sample_all(full, same)
+    torch.testing.assert_close(found.mean(0), q.mean[0], atol=0.2, rtol=0)
+    torch.testing.assert_close(found.T.cov(), q.covariance_matrix[0], atol=0.1, rtol=0.1)
+    assert found.T.corrcoef()[0, 1].abs() > 0.5

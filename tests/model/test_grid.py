@@ -11,6 +11,7 @@ from torch.distributions import Independent, Laplace, Normal
 import latens
 from latens import VAE, Decoder, Gaussian, LatensError, MLPDecoder, MLPEncoder
 from latens.evaluation.metrics import evaluate
+from latens.evaluation.scores import image_scores
 from latens.model import recipes
 from latens.model.distributions import BernoulliImage, diagonal_normal
 from latens.model.grid import Grid, GridPosterior, grid_posterior, log_prob_of_each
@@ -135,7 +136,7 @@ def test_a_model_learns_under_it():
     """The decoder by samples of the table; the encoder, and nothing else, by its own ELBO."""
     vae = recipes.build("mlp", (1, 8, 8), 2, posterior="grid", options={"posterior": {"cells": 24}})
     x = torch.rand(16, 1, 8, 8).round()
-    draw = vae.draw(x, samples=3)
+    draw = vae(x, samples=3)
     assert isinstance(draw.latents[0].q, GridPosterior)
     loss = ELBO()(draw)
     torch.testing.assert_close(loss.per_image, loss.terms["reconstruction"] + loss.terms["kl"])
@@ -143,15 +144,24 @@ def test_a_model_learns_under_it():
     assert all(p.grad is not None and p.grad.any() for p in vae.parameters())
     vae.zero_grad()
     assert draw.extras["encoder_elbo"].shape == (16,)
-    vae.draw(x).extras["encoder_elbo"].sum().backward()
+    vae(x).extras["encoder_elbo"].sum().backward()
     assert all(p.grad is None for p in vae.decoder.parameters())
     assert all(p.grad is not None for p in vae.encoder.parameters())
     figures = latens.evaluate(vae, x)
     assert figures.posterior == "encoder"
     torch.manual_seed(0)
-    for _ in range(2):  # once for what the latents tell, and once for the figures
-        encoder = vae.eval().draw(x, posterior=vae.encode(x))
+    encoder = vae.eval().draw(x)
+    assert not isinstance(encoder.latents[0].q, GridPosterior), "what is used is the encoder's q"
     assert figures.elbo == pytest.approx((encoder.log_px_z - encoder.kl).mean().item(), rel=1e-5)
+
+
+def test_what_learned_under_it_is_scored_by_its_encoder():
+    vae = recipes.build("mlp", (1, 8, 8), 2, posterior="grid", options={"posterior": {"cells": 24}})
+    x = torch.rand(8, 1, 8, 8).round()
+    found = image_scores(vae.eval(), x, ["-elbo", "nll"], importance_samples=5_000)
+    truth = latens.evaluate(vae, x, posterior="grid", cells=128).elbo  # all but exact
+    assert found["nll"].mean().item() == pytest.approx(-truth, abs=0.1)
+    assert found["-elbo"].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -136,19 +136,21 @@ def _note_dark(images: Images, data: Any) -> None:
     """Say so where pixels seem to be counted from 0 to 1 and not to 255."""
     if images.array.dtype != torch.uint8 or images.stochastic_binarize:
         return
-    few = images.take(slice(0, LOOKED_AT)).pixels
+    few = images.some(LOOKED_AT).pixels
     if (brightest := int(few.max())) < DARK:
         is_array = not can_be_resized(data) or not is_path(data)
         remedy = f"give --range 0,{brightest or 1}" if is_array else "scale them to 0 to 255"
         note(
-            f"the brightest pixel of the first {len(few):,} images is {brightest} of 255, so they "
+            f"the brightest pixel of {len(few):,} images is {brightest} of 255, so they "
             f"are nearly black: {remedy} if it should be white"
         )
 
 
 def _data_set(data: Any, raw: Raw, train: Images, held_out: Images, test: Images) -> DataSet:
     about = raw.classes, raw.attributes
-    return DataSet(name_of(data), source_of(data), train, held_out, test, *about, crop=raw.crop)
+    shuffled = is_path(data) and str(data) in NAMES
+    splits = (replace(images, shuffled=shuffled) for images in (train, held_out, test))
+    return DataSet(name_of(data), source_of(data), *splits, *about, crop=raw.crop)
 
 
 def _split(

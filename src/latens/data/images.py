@@ -18,6 +18,7 @@ from latens.limits import check
 
 BINARISATION_SEED = 777  # as in Tomczak & Welling 2018, whose validation and test sets it fixes
 SPLITS = ("train", "validation", "test")
+SOME_SEED = 0  # of images that stand for all
 BYTES_IN_BLOCK = 2**23  # of pixels, processed at a time when all images are read
 
 
@@ -71,12 +72,15 @@ class Images:
         stochastic_binarize: the grey levels are probabilities, and `unit` draws new bits each
             time.
         rows: which of the array's images these are, in their order; None is all of them.
+        shuffled: they lie in no order, neither of classes nor of time, so that the first of them
+            stand for all.
     """
 
     array: UInt8[Tensor, "M C H W"]
     labels: Int64[Tensor, "N *A"] | None = None
     stochastic_binarize: bool = False
     rows: Int64[Tensor, " N"] | None = None
+    shuffled: bool = False
 
     def __len__(self) -> int:
         return len(self.array if self.rows is None else self.rows)
@@ -101,6 +105,20 @@ class Images:
         if isinstance(index, slice):
             return replace(self, labels=labels, array=self.array[index])
         return replace(self, labels=labels, rows=index)
+
+    def some_rows(self, count: int) -> Int64[Tensor, " n"]:
+        """The rows of `some`."""
+        if self.shuffled or count >= len(self):
+            return torch.arange(min(count, len(self)))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(SOME_SEED))
+        return order[:count].sort().values
+
+    def some(self, count: int) -> "Images":
+        """At most `count` images that stand for all, the same each time, in their order.
+
+        Of a folder with a sub-folder for each class the first ones would be of one class.
+        """
+        return self.take(self.some_rows(count))
 
     def unit(self) -> Float[Tensor, "N C H W"]:
         """All pixels as floats in [0, 1], ready for a model."""

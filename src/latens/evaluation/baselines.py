@@ -21,9 +21,9 @@ def mean_image_cost(likelihood: Likelihood, train: Images, test: Images) -> floa
     The scale of the likelihood, if it is learned, is fitted to it.
     """
     count = min(IMAGES, max(1, VALUES // math.prod(test.shape)))
-    x = test.take(slice(0, count)).unit()
+    x = test.some(count).unit()
     fitted = copy.deepcopy(likelihood).cpu()  # as the images are
-    parameters = fitted.parameters_at(train.take(slice(0, TRAINING_IMAGES)).unit().mean(0))
+    parameters = fitted.parameters_at(train.some(TRAINING_IMAGES).unit().mean(0))
     scale = [parameter.requires_grad_() for parameter in fitted.parameters()]
     if scale:
         _fit(fitted, scale, parameters, x)

@@ -114,10 +114,10 @@ def _exact(z: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 def _stratified(z: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The same over batches, each of which stands for all images."""
-    parts = []
     size = max(1, min(IMAGES_AT_ONCE, int((VALUES_AT_ONCE / z.shape[1]) ** 0.5)))
-    for rows in torch.arange(len(z)).split(size):
+    log_qz, log_qz_d = z.new_empty(len(z)), z.new_empty(len(z))
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
+    for rows in order.split(size):  # not in a row, where images of one class may lie
         log_w = stratified_log_weights(len(rows), len(z), z)
-        parts.append(log_aggregated(z[rows], mean[rows], scale[rows], log_w))
-    log_qz, log_qz_d = zip(*parts, strict=True)
-    return torch.cat(log_qz), torch.cat(log_qz_d)
+        log_qz[rows], log_qz_d[rows] = log_aggregated(z[rows], mean[rows], scale[rows], log_w)
+    return log_qz, log_qz_d

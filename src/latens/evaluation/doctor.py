@@ -12,7 +12,7 @@ from latens.errors import LatensError
 from latens.evaluation.baselines import mean_image_cost
 from latens.evaluation.densities import ClassDensity
 from latens.evaluation.findings import Finding, findings_of_training
-from latens.evaluation.labels import embed_all
+from latens.evaluation.labels import sample_all
 from latens.evaluation.metrics import Evaluation, evaluate
 from latens.model.composed import ComposedModel
 from latens.model.latent_model import LatentModel
@@ -60,7 +60,7 @@ def examine(run: Run, vae: LatentModel, data: DataSet) -> list[Finding]:
         vae: its model.
         data: that it was trained on.
     """
-    few = [images.take(slice(0, IMAGES)) for images in (data.train, data.test)]
+    few = [images.some(IMAGES) for images in (data.train, data.test)]
     train, test = (evaluate(vae, images, seed=SEED) for images in few)
     baseline = mean_image_cost(vae.likelihood, data.train, data.test)
     case = Examination(run, vae, data, train, test, baseline)
@@ -159,7 +159,7 @@ def _sigma(case: Examination) -> Iterator[Finding]:
 
 
 def _batch(images: Images, vae: LatentModel) -> tuple[torch.Tensor, torch.Tensor | None]:
-    few = images.take(slice(0, REFINED))
+    few = images.some(REFINED)
     y = None if few.labels is None else few.labels.to(vae.device)
     return few.unit().to(vae.device), y
 
@@ -169,7 +169,7 @@ def _prior(case: Examination) -> Iterator[Finding]:
     vae = case.vae
     if not isinstance(vae, ComposedModel) or vae.label_embedding is not None:
         return
-    gain = prior_gain(vae, case.data.train.take(slice(0, 5 * IMAGES)), case.data.test)
+    gain = prior_gain(vae, case.data.train.some(5 * IMAGES), case.data.test)
     if gain > GAP:
         yield Finding(
             "prior",
@@ -188,16 +188,13 @@ def prior_gain(vae: ComposedModel, train: Images, test: Images) -> float:
     p̂ is a mixture of ten Gaussians fitted to z of training images: the gain is what −elbo would
     fall by with it as the prior (Hoffman & Johnson 2016, "ELBO surgery").
     """
-    rows = []
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        for images in (train, test.take(slice(0, IMAGES))):
-            mean, variance = embed_all(vae, images)
-            rows.append(mean + variance.sqrt() * torch.randn_like(mean))
-    fitted = ClassDensity.fit(rows[0])
-    z = rows[1].unflatten(1, vae.latent_shape).to(vae.device)
+        of_train, of_test = (sample_all(vae, images) for images in (train, test.some(IMAGES)))
+    fitted = ClassDensity.fit(of_train)
+    z = of_test.unflatten(1, vae.latent_shape).to(vae.device)
     log_p = vae.prior_given().log_prob(z).double().cpu()
-    return (fitted.log_prob(rows[1]) - log_p).mean().item()
+    return (fitted.log_prob(of_test) - log_p).mean().item()
 
 
 def _better_encoders(vae: LatentModel) -> Iterator[str]:
@@ -212,7 +209,7 @@ def _better_encoders(vae: LatentModel) -> Iterator[str]:
 
 def _amortisation(case: Examination) -> Iterator[Finding]:
     vae = case.vae
-    few = case.data.test.take(slice(0, min(REFINED, max(16, VALUES // math.prod(vae.image_shape)))))
+    few = case.data.test.some(min(REFINED, max(16, VALUES // math.prod(vae.image_shape))))
     if isinstance(vae, VAE) and isinstance(vae.posterior, Tabulated):
         return
     try:

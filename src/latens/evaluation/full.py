@@ -19,7 +19,7 @@ from latens.evaluation.decomposition import KLParts, decompose_kl
 from latens.evaluation.densities import ClassDensity
 from latens.evaluation.disentanglement import Disentanglement, disentanglement
 from latens.evaluation.features import features_of, small
-from latens.evaluation.labels import embed_all
+from latens.evaluation.labels import embed_all, sample_all
 from latens.evaluation.latent_space import LatentQuality, latent_quality
 from latens.evaluation.metrics import Evaluation, evaluate
 from latens.evaluation.samples import (
@@ -125,11 +125,11 @@ def evaluate_fully(run: Run, vae: LatentModel, data: DataSet, seed: int = 0) -> 
 
 def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tuple[str, Any]]:
     test, train = data.test, data.train
-    for name, images in (("test", test), ("train", train.take(slice(0, TRAIN)))):
+    for name, images in (("test", test), ("train", train.some(TRAIN))):
         yield name, replace(evaluate(vae, images, seed=seed), split=name)
     if len(data.validation):
         yield "validation", replace(evaluate(vae, data.validation, seed=seed), split="validation")
-    few = test.take(slice(0, max(16, VALUES // math.prod(vae.image_shape))))
+    few = test.some(max(16, VALUES // math.prod(vae.image_shape)))
     yield "nll", replace(evaluate(vae, few, IMPORTANCE_SAMPLES, seed), split="test")
     if isinstance(vae, VAE):
         yield from _of_one_level(vae, test, seed)
@@ -144,7 +144,7 @@ def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tup
 
 def _of_one_level(vae: VAE, test: Images, seed: int) -> Iterator[tuple[str, Any]]:
     terms = len(test) ** 2 * math.prod(vae.latent_shape)
-    few = test.take(slice(0, REFINED))
+    few = test.some(REFINED)
     with suppress(LatensError):  # a q that is no diagonal Gaussian
         yield "kl_parts", decompose_kl(vae, test, terms <= EXACT_TERMS, seed)
         yield "unrefined", evaluate(vae, few, seed=seed)
@@ -171,11 +171,11 @@ def _bracket(vae: VAE, seed: int) -> Bracket:
 def _samples(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[SampleQuality]:
     """Of training images, which is the best that can be hoped for, and of two kinds of samples."""
     features = features_of(run, data)
-    test, train = data.test.take(slice(0, SAMPLED)), data.train
+    test, train = data.test.some(SAMPLED), data.train
     count = min(SAMPLED, len(test))
     real, pixels = features(test.unit()), small(train.unit()).flatten(1)
     flat = small(test.unit()).flatten(1)
-    of_train = features(train.take(slice(0, count)).unit())
+    of_train = features(train.some(count).unit())
     yield sample_quality("training images", features.name, real, of_train, seed=seed)
     for of, images in _drawn(vae, train, data.binary, count, seed):
         copies = near_copies(small(images).flatten(1), pixels, flat)
@@ -195,8 +195,7 @@ def _drawn(
         of = "the prior" if getattr(vae, "sampler", None) is None else "the second stage"
         yield f"samples from {of}", _as_data(vae.sample(count, y), binary)
         if isinstance(vae, VAE) and labels is None:
-            mean, variance = embed_all(vae, train.take(slice(0, TRAIN)))
-            z = mean + variance.sqrt() * torch.randn_like(mean)
+            z = sample_all(vae, train.some(TRAIN))
             drawn = ClassDensity.fit(z).sample(count).reshape(count, *vae.latent_shape)
             images = vae.decode_images(drawn.to(vae.device))
             yield "samples from a mixture fitted to latents", _as_data(images, binary)
@@ -216,10 +215,10 @@ def _of_classes(vae: LatentModel, train: Images, test: Images) -> LatentQuality 
     pairs = []
     for images in (train, test):
         assert images.labels is not None
-        known = (images.labels >= 0).nonzero()[:PROBED, 0]
+        known = (images.labels >= 0).nonzero()[:, 0]
         if not len(known):
             return None
-        few = images.take(known)
+        few = images.take(known).some(PROBED)
         assert few.labels is not None
         pairs.append((embed_all(vae, few)[0].double(), few.labels))
     (z, y), (z_test, y_test) = pairs

@@ -1,6 +1,6 @@
 """Where the labels lie in latent space: a density for each, and a direction towards each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.distributions import Distribution
 
 from latens.data import Images
 from latens.errors import LatensError, unknown
@@ -120,13 +121,24 @@ def embed_all(
     vae: LatentModel, images: Images
 ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
     """The mean and the variance of q(z|x) of every image, flattened."""
-    means, variances = [], []
+    rows = [
+        (q.mean.flatten(1).cpu(), q.variance.flatten(1).cpu()) for q in posteriors_of(vae, images)
+    ]
+    means, variances = zip(*rows, strict=True)
+    return torch.cat(means), torch.cat(variances)
+
+
+@torch.no_grad()
+def sample_all(vae: LatentModel, images: Images) -> Float[Tensor, "N D"]:
+    """Z ~ q(z|x) of every image, flattened, of any q."""
+    return torch.cat([q.sample().flatten(1).cpu() for q in posteriors_of(vae, images)])
+
+
+def posteriors_of(vae: LatentModel, images: Images) -> Iterator[Distribution]:
+    """q(z|x) of all images, batch by batch."""
     for batch in images.batches(IMAGES_AT_ONCE):
         y = None if batch.labels is None else batch.labels.to(vae.device)
-        posterior = vae.encode(batch.unit().to(vae.device), y)
-        means.append(posterior.mean.flatten(1).cpu())
-        variances.append(posterior.variance.flatten(1).cpu())
-    return torch.cat(means), torch.cat(variances)
+        yield vae.encode(batch.unit().to(vae.device), y)
 
 
 def label_statistics(
@@ -211,11 +223,15 @@ def neighbour_accuracy(vae: LatentModel, train: Images, test: Images, neighbours
         )
     if train.labels is None or test.labels is None or train.labels.dim() > 1:
         raise LatensError("neighbours vote for classes, and these images have none")
-    if not 1 <= neighbours <= len(train):
-        raise LatensError(f"{neighbours} neighbours: 1 to {len(train)} can be asked")
     if not ((train.labels >= 0).any() and (test.labels >= 0).any()):
         raise LatensError("neighbours vote for classes, and no class of these images is known")
     known = train.labels >= 0
+    voters = int(known.sum())
+    if not 1 <= neighbours <= voters:
+        raise LatensError(
+            f"{neighbours} neighbours: 1 to {voters:,} can be asked, as many as training images "
+            "have a class"
+        )
     z, of = embed_all(vae, train)[0][known], train.labels[known]
     known = test.labels >= 0
     told = vote(z, of, embed_all(vae, test)[0][known], neighbours)

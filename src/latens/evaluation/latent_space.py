@@ -122,7 +122,7 @@ def cluster_accuracy(clusters: Classes, classes: Classes) -> float:
     _, y = np.unique(classes, return_inverse=True)
     table = np.zeros((c.max() + 1, y.max() + 1), int)
     np.add.at(table, (c, y), 1)
-    if table.shape[0] > table.shape[1]:
+    if table.shape[0] != table.shape[1]:
         return float(table.max(1).sum() / len(c))
     rows, columns = linear_sum_assignment(table, maximize=True)
     return float(table[rows, columns].sum() / len(c))

@@ -202,7 +202,7 @@ def evaluate(
     """
     _check(vae, images, importance_samples, refine)
     began = time.perf_counter()
-    propose = proposal_of(vae, images, labels, refine, posterior, cells, objective is not None)
+    propose = proposal_of(vae, images, labels, refine, posterior, cells)
     every, binary = _measured(
         vae, images, labels, importance_samples, propose, seed, precision, objective
     )
@@ -225,7 +225,7 @@ def evaluate_each(
         LatensError: as `evaluate`.
     """
     _check(vae, images, importance_samples, 0)
-    propose = proposal_of(vae, images, None, 0, posterior, None, False)
+    propose = proposal_of(vae, images, None, 0, posterior, None)
     every, _ = _measured(vae, images, None, importance_samples, propose, seed, spread=False)
     cost = {"-elbo": every["reconstruction"].double() + every["kl"].double()}
     return cost | ({"nll": every["nll"].double()} if "nll" in every else {})
@@ -335,7 +335,8 @@ class _Block:
         vae, x, y, objective = self.vae, self.x, self.y, self.objective
         if propose is None:
             posterior = None
-            encoded = draw = vae.draw(x, y, 1 if objective is None else objective.samples)
+            draw = vae.draw(x, y) if objective is None else vae(x, y, objective.samples)
+            encoded = draw
         else:  # what the encoder's latents tell must not follow another q
             encoded = vae.draw(x, y, posterior=vae.encode(x, y))
             posterior = propose(rows, x, y)

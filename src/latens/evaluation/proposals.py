@@ -33,12 +33,8 @@ def proposal_of(
     refine: int,
     posterior: PosteriorName,
     cells: int | None,
-    training: bool,
 ) -> Propose | None:
     """The q(z|x) that is asked for; None is that of the model's own draws.
-
-    Args:
-        training: it is the model's own that it learns under.
 
     Raises:
         LatensError: choices that do not fit together, or the model.
@@ -53,8 +49,6 @@ def proposal_of(
         raise LatensError("cells are for the posterior grid: add --posterior grid")
     if refine:
         return lambda _rows, x, y: refined(vae, x, y, refine)
-    if isinstance(vae, VAE) and isinstance(vae.posterior, Tabulated) and not training:
-        return lambda _rows, x, y: vae.encode(x, y)
     return None
 
 

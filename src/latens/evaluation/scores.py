@@ -130,5 +130,5 @@ def _elbo(vae: LatentModel, x: Tensor, y: Tensor | None, q: Distribution) -> Ten
 
 
 def typical_elbo(vae: LatentModel, train: Images, images: int = 1_000, seed: int = 0) -> float:
-    """The mean −elbo of the first training images, in nats: what typicality is measured from."""
-    return evaluate_each(vae, train.take(slice(0, images)), seed=seed)["-elbo"].mean().item()
+    """The mean −elbo of training images, in nats: what typicality is measured from."""
+    return evaluate_each(vae, train.some(images), seed=seed)["-elbo"].mean().item()

@@ -109,9 +109,14 @@ class LatentModel(Part, ABC):
 
     # ---- using a trained model ---------------------------------------------------------------
 
-    def forward(self, *args: Any, **kwargs: Any) -> Draw:
-        """`draw`: what a wrapper for several processes calls."""
-        return self.draw(*args, **kwargs)
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        y: Int[Tensor, "B *A"] | None = None,
+        samples: int = 1,
+    ) -> Draw:
+        """What a training learns from: `draw`, unless the model learns under another q(z|x)."""
+        return self.draw(x, y, samples)
 
     @property
     def device(self) -> torch.device:

@@ -95,7 +95,10 @@ class VAE(ComposedModel):
         Args:
             quiet: start the decoder so; where there is no danger, that costs a short training.
         """
-        labels, few = self.label_embedding, images[:FEW_IMAGES]
+        labels, few = (
+            self.label_embedding,
+            images[:: max(1, len(images) // FEW_IMAGES)][:FEW_IMAGES],
+        )
         if not quiet:
             zero = [p for p in self.encoder.parameters() if not p.any()]
             kaiming_init(self.encoder)
@@ -108,6 +111,19 @@ class VAE(ComposedModel):
                 part.start_quiet()
 
     # ---- drawing -----------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        y: Int[Tensor, "B *A"] | None = None,
+        samples: int = 1,
+    ) -> Draw:
+        """What a training learns from: `draw`, under the q(z|x) that the posterior proposes."""
+        proposal = self.posterior.proposal(self, x, y)
+        draw = self.draw(x, y, samples, proposal)
+        if proposal is None:
+            return draw
+        return replace(draw, extras={**draw.extras, "encoder_elbo": self._elbo_of_encoder(x, y)})
 
     def draw(
         self,
@@ -123,16 +139,12 @@ class VAE(ComposedModel):
         Args:
             posterior: a q(z|x) to draw from in place of the encoder's.
         """
-        proposal = posterior or self.posterior.proposal(self, x, y)
-        q = proposal or self.encode(x, y)
-        latent = Latent.sample(q, self.prior_given(y), samples)
+        latent = Latent.sample(posterior or self.encode(x, y), self.prior_given(y), samples)
         extras = {}
         if self.classifier is not None:
             extras["log_py_z"] = self._log_py_z(latent.z, y)
             # What an objective does to gradients through its z is not done to the classifier's
             latent = replace(latent, z=latent.z.view_as(latent.z))
-        if posterior is None and proposal is not None:
-            extras["encoder_elbo"] = self._elbo_of_encoder(x, y)
         return Draw((latent,), self.decode(latent.z, y).log_prob(x), extras)
 
     def _elbo_of_encoder(self, x: Tensor, y: Tensor | None) -> Float[Tensor, " B"]:

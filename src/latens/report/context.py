@@ -188,9 +188,7 @@ class ReportContext:
             batches = self.test.batches(IMAGES_AT_ONCE)
             for batch, encoded in zip(batches, self.latents.posteriors, strict=True):
                 x, y = batch.unit(), batch.labels
-                q = None  # a hierarchy draws all its levels
-                if isinstance(self.vae, VAE):
-                    q = self.vae.posterior.proposal(self.vae, x, y) or encoded
+                q = encoded if isinstance(self.vae, VAE) else None  # a hierarchy draws all levels
                 draw = self.vae.draw(x, y, self.cost_samples, q)
                 parts.append((draw.kl - draw.log_px_z).mean(0))
         return torch.cat(parts)
@@ -273,7 +271,7 @@ class ReportContext:
     @cached_property
     def test(self) -> Images:
         """The test images on the latent plane."""
-        return self.data.test.take(slice(0, POINTS))
+        return self.data.test.some(POINTS)
 
     @cached_property
     def latents(self) -> Embedded:

@@ -34,8 +34,8 @@ LATENT_STEP = 0.02  # of a mean z, which lies about as far from zero as 1
 def points_of(context: ReportContext) -> tuple[Images, Float[Tensor, "N D"]]:
     """The test images that are points of the explorer, and their mean z."""
     pixels = math.prod(context.vae.image_shape[1:])
-    images = context.test.take(slice(0, min(POINTS, max(1, PIXELS // pixels))))
-    return images, context.latents.mean[: len(images)]
+    rows = context.test.some_rows(min(POINTS, max(1, PIXELS // pixels)))
+    return context.test.take(rows), context.latents.mean[rows]
 
 
 def neighbour_maps(z: Float[Tensor, "N D"]) -> dict[str, Float[np.ndarray, "N 2"]]:
@@ -102,7 +102,7 @@ def _contours(context: ReportContext) -> list[str]:
 def _networks(context: ReportContext, images: Images) -> tuple[dict[str, Program], str]:
     """The decoder, and the encoder where there is room; and why there is no decoder."""
     vae = context.vae
-    few = images.take(slice(0, TRIED))
+    few = images.some(TRIED)
     x, y = few.unit(), few.labels
     if context.conditional and (y is None or y.dim() > 1):
         return {}, "a decoder that depends on attributes does not travel with the page"

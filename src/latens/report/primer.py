@@ -32,8 +32,8 @@ class Primer:
 
 @torch.no_grad()
 def primer_of(context: ReportContext) -> Primer | None:
-    """About the first validation images; None of a model whose latents have several levels."""
-    vae, some = context.vae, context.data.validation.take(slice(0, DRAWN))
+    """About some validation images; None of a model whose latents have several levels."""
+    vae, some = context.vae, context.data.validation.some(DRAWN)
     x, y = some.unit(), some.labels
     if not isinstance(vae, VAE):
         return None

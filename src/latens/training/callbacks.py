@@ -11,6 +11,9 @@ class Callback:
     Of several processes that train together, the first one tells.
     """
 
+    def on_begin(self, run: Run) -> None:
+        """A training begins, goes on, or begins again in an emptied folder after a collapse."""
+
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """An epoch has ended.
 

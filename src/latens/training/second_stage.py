@@ -16,7 +16,7 @@ from latens.config import FittedPrior
 from latens.console import progress
 from latens.data import Images
 from latens.errors import LatensError, unknown
-from latens.evaluation.labels import IMAGES_AT_ONCE
+from latens.evaluation.labels import posteriors_of
 from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
 from latens.model.latent_model import LatentModel
@@ -172,7 +172,7 @@ def _compared(
     prior: FlowMatching | GaussianMixture, vae: ComposedModel, validation: Images
 ) -> tuple[float, float, int, float | None]:
     """`mmd_before`, `mmd_after`, `compared` and `gain` of `Fit`."""
-    z = _draw(_pool(vae, validation.take(slice(0, COMPARED)))).cpu()
+    z = _draw(_pool(vae, validation.some(COMPARED))).cpu()
     before = vae.draw_prior(len(z)).cpu().flatten(1)
     gain = None
     if isinstance(prior, GaussianMixture):
@@ -245,11 +245,8 @@ def _batches(count: int) -> Iterator[Tensor]:
 def _pool(vae: ComposedModel, images: Images) -> Float[Tensor, "N S *Z"]:
     """Several z ~ q(z|x) of each image, of any q."""
     samples = max(1, min(POOLED, MOST_VALUES // (len(images) * math.prod(vae.latent_shape))))
-    parts = []
-    for batch in images.batches(IMAGES_AT_ONCE):
-        q = vae.encode(batch.unit().to(vae.device))
-        parts.append(q.sample(torch.Size((samples,))).transpose(0, 1))
-    return torch.cat(parts)
+    drawn = (q.sample(torch.Size((samples,))) for q in posteriors_of(vae, images))
+    return torch.cat([z.transpose(0, 1) for z in drawn])
 
 
 def _draw(pool: Float[Tensor, "N S *Z"]) -> Float[Tensor, "N *Z"]:

@@ -573,7 +573,7 @@ def _check(model: LatentModel, objective: Objective, data: DataSet) -> None:
     device = model.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         y = None if few.labels is None else few.labels.to(device)
-        objective(model.draw(few.unit().to(device), y, objective.samples))
+        objective(model(few.unit().to(device), y, objective.samples))
 
 
 def _check_labels(model: LatentModel, data: DataSet) -> None:

@@ -131,7 +131,7 @@ def _images_per_second(
         for _ in range(1 + STEPS):
             began = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=config.run.precision == "bf16"):
-                draw = model.draw(x, batch.labels, objective.samples)
+                draw = model(x, batch.labels, objective.samples)
             objective(draw).per_image.mean().backward()
             times.append(time.perf_counter() - began)
     return size / statistics.median(times[1:])

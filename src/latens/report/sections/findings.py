@@ -11,9 +11,9 @@ def reconstruction_finding(context: ReportContext) -> str:
     figures, base = context.run.figures, context.baseline
     if not figures or base is None:
         return ""
-    saved = base - figures["reconstruction"]
+    saved = round(base - figures["reconstruction"])  # an integer has no −0
     words = (
-        f"Knowing z saves {saved:,.0f} of the {base:,.0f} nats that the mean image alone costs on "
+        f"Knowing z saves {saved:,} of the {base:,.0f} nats that the mean image alone costs on "
         f"unseen images, and z itself costs {figures['kl']:,.1f}."
     )
     return words.replace("-", "−")

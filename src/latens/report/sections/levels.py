@@ -17,7 +17,7 @@ def level_pictures(context: ReportContext) -> Iterator[Picture]:
     shapes = context.vae.level_shapes
     if len(shapes) < 2:
         return
-    shown = context.data.test.take(slice(0, SHOWN))
+    shown = context.data.test.some(SHOWN)
     x = shown.unit()
     count = min(MOST_COLUMNS, len(shapes) + 1)
     kept = torch.linspace(0, len(shapes), count).round().int().tolist()

@@ -19,7 +19,7 @@ STEPS = 11  # of an interpolation
 def reconstruction_pictures(context: ReportContext) -> Iterator[Picture]:
     """Training and validation images above their reconstructions."""
     for split in ("train", "validation"):
-        shown = context.data.split(split).take(slice(0, SHOWN))
+        shown = context.data.split(split).some(SHOWN)
         x = shown.unit()
         image = pictures.pairs(
             x,
