@@ -149,8 +149,8 @@ def _note_dark(images: Images, data: Any) -> None:
 def _data_set(data: Any, raw: Raw, train: Images, held_out: Images, test: Images) -> DataSet:
     about = raw.classes, raw.attributes
     shuffled = is_path(data) and str(data) in NAMES
-    splits = (replace(images, shuffled=shuffled) for images in (train, held_out, test))
-    return DataSet(name_of(data), source_of(data), *splits, *about, crop=raw.crop)
+    train, held_out, test = (replace(x, shuffled=shuffled) for x in (train, held_out, test))
+    return DataSet(name_of(data), source_of(data), train, held_out, test, *about, crop=raw.crop)
 
 
 def _split(
