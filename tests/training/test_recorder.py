@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import latens
 from latens import LatensError
-from latens.model.serialization import read_tensors
+from latens.model.serialization import read_tensors, write_tensors
 from latens.run.recording import read_recording
 from latens.training.recorder import EVERY, Recorder
 
@@ -21,6 +23,29 @@ def test_the_last_frame_is_what_the_model_makes(digits_run, digits):
         assert torch.allclose(recording.images(split)[-1] * 255, shown)
     expected = vae.embed(digits.validation.unit())
     assert np.allclose(recording.latents[-1], expected, atol=5e-3)
+
+
+def test_a_recording_is_of_images_of_all_classes(digits, digits_run, tmp_path):
+    """Of a folder the first rows are of one class; and what went on before goes on with its own."""
+    run = latens.Run.create(tmp_path / "run", digits_run.record)
+    order = {name: digits.split(name).labels.argsort() for name in ("train", "validation")}
+    data = replace(
+        digits,
+        **{n: replace(digits.split(n).take(o), shuffled=False) for n, o in order.items()},
+    )
+    Recorder(run, data).record(digits_run.vae, 0)
+    recording = read_recording(run)
+    for name in ("train", "validation"):
+        shown = data.split(name).take(recording.rows[name])
+        assert len(shown.labels.unique()) > 4
+        expected = (digits_run.vae.reconstruct(shown.unit()) * 255).round()
+        assert (torch.from_numpy(getattr(recording, name)[0]).float() - expected).abs().max() <= 1
+    path = run.frames[0]
+    tensors = read_tensors(path)[0]
+    first = {name: t for name, t in tensors.items() if not name.startswith("rows.")}
+    write_tensors(path, first, {})  # as 0.1.0 wrote it, of the first images
+    Recorder(run, data, last=0).record(digits_run.vae, 1)
+    assert torch.equal(read_recording(run).rows["train"], torch.arange(16))
 
 
 def test_every_frame_is_drawn_from_the_same_noise(digits, digits_run, tmp_path):

@@ -8,12 +8,13 @@ from latens.analysis.feature_maps import feature_maps
 from latens.data import DataSet, Images
 from latens.evaluation.labels import embed_all
 from latens.model.latent_model import LatentModel
+from latens.model.serialization import read_tensors
 from latens.run.directory import Run
-from latens.run.recording import FEATURES, SHOWN
+from latens.run.recording import FEATURES, POINTS, ROWS, SHOWN, rows_of_frame
 
 EVERY = 20  # epochs that are all recorded; then each is so much later than the one before:
 LATER = 1.2
-PAIRS, SAMPLES, POINTS = 16, 36, 1_000
+PAIRS, SAMPLES, MOST_POINTS = 16, 36, 1_000
 LARGEST_HALF = 65504.0
 
 
@@ -22,15 +23,19 @@ class Recorder:
 
     Args:
         run: where the frames go.
-        data: its first training and validation images are shown.
+        data: some of its training and validation images are shown.
         last: the last epoch that is recorded already; −1 for none.
     """
 
     def __init__(self, run: Run, data: DataSet, last: int = -1):
         self.run = run
         self.last = last
-        self.shown = {name: data.split(name).take(slice(0, PAIRS)) for name in SHOWN}
-        self.points = data.validation.take(slice(0, POINTS))
+        self.rows = {name: data.split(name).some_rows(PAIRS) for name in SHOWN}
+        self.rows |= {POINTS: data.validation.some_rows(MOST_POINTS)}
+        for path in run.frames.values():  # of a training that goes on
+            self.rows = rows_of_frame(read_tensors(path)[0])
+        self.shown = {name: data.split(name).take(self.rows[name]) for name in SHOWN}
+        self.points = data.validation.take(self.rows[POINTS])
 
     def record(self, vae: LatentModel, epoch: int, final: bool = False) -> None:
         """Keep a frame, if one is due: 0 is the model before its first step.
@@ -62,7 +67,7 @@ class Recorder:
         features = {
             f"{FEATURES}{i:03d}.{name}": _half(m) for i, (name, m) in enumerate(maps.items())
         }
-        return frame | features
+        return frame | features | {f"{ROWS}{name}": rows for name, rows in self.rows.items()}
 
     def _conditions(self, vae: LatentModel) -> Int64[Tensor, "N *A"] | None:
         """Labels for new images of a conditional model: those of validation images, in turn."""

@@ -15,7 +15,7 @@ from latens.analysis.projections import Plane
 from latens.pictures.planes import colour_of
 from latens.report.context import Picture, ReportContext, floats
 from latens.report.sections.common import TRAINING, adjective, file_name, film
-from latens.run.recording import Recording
+from latens.run.recording import POINTS, Recording
 
 FEATURE_SHEET = 360  # screen pixels, about
 PAIRS_IN_ROW = 8  # of a film
@@ -27,7 +27,7 @@ def training_films(context: ReportContext) -> Iterator[Picture]:
     recording = context.recording
     for split in ("train", "validation"):
         again = recording.images(split)
-        x = context.data.split(split).take(slice(0, again.shape[1])).unit()
+        x = context.data.split(split).take(recording.rows[split]).unit()
         what = f"{adjective(split)} images"
         yield film(
             f"film-reconstructions-{split}",
@@ -67,7 +67,7 @@ def _latent_film(context: ReportContext) -> Picture:
     points = [plane.of(frame) for frame in z]
     # Of the later frames: the first steps may throw points far out
     limits = pictures.plane_limits(np.concatenate(points[len(points) // 2 :]), prior)
-    images = context.data.validation.take(slice(0, z.shape[1]))
+    images = context.data.validation.take(recording.rows[POINTS])
     classes = images.labels is not None and images.labels.dim() == 1
     labels = images.labels.cpu().numpy() if images.labels is not None and classes else None
     titles = [context.title(f"validation images, epoch {epoch}") for epoch in recording.epochs]
@@ -91,7 +91,7 @@ def _latent_film(context: ReportContext) -> Picture:
 def feature_map_films(context: ReportContext) -> Iterator[Picture]:
     """The output of each convolution for one image, from epoch to epoch, the image beside them."""
     recording = context.recording
-    x = context.data.validation.take(slice(0, 1)).unit()
+    x = context.data.validation.take(recording.rows["validation"][:1]).unit()
     names = _layer_names(recording.features)
     for layer, maps in recording.features.items():
         channels, height, width = maps.shape[1:]
