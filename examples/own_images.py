@@ -6,7 +6,7 @@ Images of any size will do, in sub-folders too: they are brought to one size. Th
 which latens chooses, gets features.npy (the mean of q(z|x), a row for each image that can be read,
 in the order of their paths) and samples.png (new images); the least likely images are printed. The
 score of an image is −ELBO, an upper bound on −log p(x) in nats per image: the larger, the stranger.
-Over colours it is that of a density, and may be below 0.
+Of photographs it is that of 8-bit values.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 import inspect
 import shlex
 
+import numpy as np
 import pytest
 import yaml
 
@@ -107,3 +108,11 @@ def test_what_a_recipe_sets_gives_way_to_what_the_user_says(digits):
     for recipe in ("beta", "unet"):
         objective = resolved(recipe=recipe, beta=2.0, beta_warmup=0.0)
         assert (objective.options["beta"], objective.beta_warmup) == (2, 0)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """A loop over np.logspace gives such; YAML cannot write them."""
+    given = {"learning_rate": np.float64(1e-3), "latent_dim": np.int64(4), "beta": np.float32(2)}
+    config = TrainConfig.from_options(prior="mixture", components=np.int64(5), **given)
+    assert yaml.safe_load(yaml.safe_dump(config.as_dict())) == config.as_dict()
+    assert config.options()["beta"] == 2.0

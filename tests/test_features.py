@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import latens
+from latens.data.streaming import stream_of_data_set
 from latens.errors import LatensError
 from latens.evaluation.scores import image_scores, typical_elbo
 from latens.run.data import data_of
@@ -90,6 +91,22 @@ def test_each_file_of_a_folder_keeps_its_name_split_and_label(
         assert (row["split"], row["label"]) == ("test", str(label))
         mean = run.vae.embed(test.take(slice(i, i + 1)).unit())[0]
         assert columns_of([row], "mu")[0] == pytest.approx(mean.numpy(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("binarisation", ["none", "threshold", "dynamic"])
+def test_each_image_of_a_runs_own_folder_keeps_its_name(binarisation, tmp_path):
+    """Images that are told apart by how many of their pixels are white."""
+    for i in range(40):
+        pixels = np.zeros((8, 8), np.uint8)
+        pixels.flat[:i] = 255
+        (tmp_path / "own").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "own" / f"{i:02d}.png")
+    data = latens.load_data(tmp_path / "own", binarisation=binarisation)
+    names = {}
+    for block in stream_of_data_set(data).blocks():
+        for pixels, path in zip(block.images.pixels, block.paths, strict=True):
+            names[path] = int((pixels > 0).sum())
+    assert names == {f"{i:02d}.png": i for i in range(40)}
 
 
 def test_a_folder_without_one_good_image_is_refused(run, tmp_path):

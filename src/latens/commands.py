@@ -132,7 +132,7 @@ def reconstruction_picture(
     """Show images above their reconstructions in the PNG `out`; returns its path.
 
     Args:
-        images: image files and folders of them; empty takes the first `number` test images.
+        images: image files and folders of them; empty takes `number` test images.
         errors: add below each pair where the two differ.
         levels: of a hierarchy, how many from the topmost on keep the image's latents; the others
             are sampled.

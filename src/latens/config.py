@@ -38,8 +38,8 @@ class _Section:
             value = getattr(self, item.name)
             if item.name != "options":
                 _check_type(item.name, value, item.type)
-            if isinstance(value, int) and float in (item.type, *get_args(item.type)):
-                object.__setattr__(self, item.name, float(value))  # 1 is 1.0 in every record
+            is_float = float in (item.type, *get_args(item.type))
+            object.__setattr__(self, item.name, _as_python(value, is_float))
 
     def _check(self, names: str, holds: Callable[[float], bool], what: str) -> None:
         for name in names.split():
@@ -425,8 +425,15 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = _widths(name, value)
             continue
         _check_type(name, value, option_type)
-        checked[name] = float(value) if option_type is float else value
+        checked[name] = _as_python(value, option_type is float)
     return checked
+
+
+def _as_python(value: Any, is_float: bool) -> Any:
+    """Numbers, NumPy's too, as Python's, which YAML can write; 1 is 1.0 in every record."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) and not is_float else float(value)
 
 
 def _check_belongs(kind: str, name: str, options: Iterable[str]) -> None:
@@ -455,7 +462,7 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     kind, what = next(kinds[option] for option in options if option in kinds)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise LatensError(f"{name} is {value!r}: it must be {what}")
-    if isinstance(value, int | float) and not -LARGEST < value < LARGEST:  # nor NaN
+    if isinstance(value, Integral | Real) and not -LARGEST < value < LARGEST:  # nor NaN
         shown = value if isinstance(value, float) else "too large"  # for its digits to be shown
         raise LatensError(f"{name} is {shown}: it must be a number below 2 to the 63rd")
 
@@ -469,7 +476,7 @@ def word(value: Any) -> str:
     """A value as the command line has it."""
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, tuple) else short(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _height_width(size: Any) -> tuple[int, int]:

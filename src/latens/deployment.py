@@ -146,37 +146,21 @@ def programs_of(model: LatentModel) -> list[Program]:
     of_decoder = {"image": f"{image}, the mean of p(x|z)"}
     if isinstance(model, VAE):
         of_decoder["parameters"] = "[batch, P, height, width], the parameters of p(x|z)"
-    seed = torch.arange(CHECKED)
+    of_latents = {"z": (z, f"{latent}, latents")}
     programs = [
         Program("encoder", "q(z|x) of images", _Encoder(model, is_flow), inputs, outputs),
-        Program(
-            "decoder",
-            "images of latents",
-            _Decoder(model),
-            {"z": (z, f"{latent}, latents")} | label,
-            of_decoder,
-        ),
-        Program(
-            "sampler",
-            "new images, the same for the same seed",
-            _Sampler(model),
-            {"seed": (seed, "[batch] int64, a seed for each image")} | label,
-            {"image": image},
-        ),
+        Program("decoder", "images of latents", _Decoder(model), of_latents | label, of_decoder),
     ]
     if isinstance(model, ComposedModel) and model.sampler is not None:
-        programs.pop()
         note("no sampler is written: a second stage by flow matching is too long for a program")
+    else:
+        seeds = {"seed": (torch.arange(CHECKED), "[batch] int64, a seed for each image")}
+        about = "new images, the same for the same seed"
+        programs.append(Program("sampler", about, _Sampler(model), seeds | label, {"image": image}))
     if isinstance(model, VAE) and model.classifier is not None:
-        programs.append(
-            Program(
-                "classifier",
-                "p(y|z) of latents",
-                _Classifier(model),
-                {"z": (z, f"{latent}, latents, such as μ of the encoder")},
-                {"probability": "[batch, classes], or [batch, attributes]"},
-            )
-        )
+        of_classifier = {"probability": "[batch, classes], or [batch, attributes]"}
+        about, classifier = "p(y|z) of latents, such as μ of the encoder", _Classifier(model)
+        programs.append(Program("classifier", about, classifier, of_latents, of_classifier))
     return programs
 
 

@@ -146,9 +146,13 @@ def command(
     fixed = {name: value for name, value in options.items() if name not in swept}
     words = shlex.split(TrainConfig.from_options(**fixed).command(data))
     for name, values in swept.items():
-        words += [f"--{name.replace('_', '-')}", *map(word, values)]
+        words += [f"--{name.replace('_', '-')}", *map(_shown, values)]
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     return shlex.join([words[0], "sweep", *words[2:]])
+
+
+def _shown(value: Any) -> str:
+    return word(value) if isinstance(value, bool | tuple) else short(value)
 
 
 # ---- trainings -------------------------------------------------------------------------------

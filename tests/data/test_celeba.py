@@ -10,6 +10,7 @@ from PIL import Image
 
 from latens import LatensError, load_data
 from latens.data.celeba import ATTRIBUTES, CROP, IMAGES, PARTITION
+from latens.data.decoding import Target, to_array
 
 NAMES = ("Bald", "Male", "Smiling")
 COUNT = 24
@@ -117,6 +118,7 @@ def test_a_list_that_announces_other_images_than_it_has(folder):
         (ATTRIBUTES, "000002.jpg -1", "000002.jpg", "000002.jpg has other values"),
         (ATTRIBUTES, "24", "many", "not a list of attributes"),
         (PARTITION, "000002.jpg 0", "000002.jpg 7", "not a partition"),
+        (PARTITION, "000002.jpg 0", "000002.jpg -1", "not a partition"),
         (PARTITION, "000002.jpg 0", "000002.jpg", "not a partition"),
         (PARTITION, " 1", " 0", "leaves the validation split empty"),
     ],
@@ -160,3 +162,10 @@ def test_a_corrupt_image_is_named_and_skipped_only_when_told(folder, capsys):
 def test_a_data_folder_without_celeba_says_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LATENS_DATA", str(tmp_path))
     expect_error("celeba", "mmlab.ie.cuhk.edu.hk")
+
+
+@pytest.mark.parametrize("size", [(192, 108), (64, 48), (178, 218)])
+def test_a_crop_stays_within_photographs_of_any_shape(size):
+    """Beyond the border Pillow would fill in black."""
+    white = Image.new("RGB", size, "white")
+    assert to_array(white, Target(size=(64, 64), channels=3, crop=CROP)).min() == 255

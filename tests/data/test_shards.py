@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 import latens
 from latens import LatensError
-from latens.data import load_data, source_of
+from latens.data import load_data, shards, source_of
 from latens.data.shards import name_of_shards, shards_of
 
 RNG = np.random.default_rng(0)
@@ -231,3 +231,25 @@ def test_features_of_shards_are_those_of_their_images(tmp_path, run_latens):
     assert set(packed["split"].tolist()) == {""}  # it tells none of its own
     assert "has changed" not in done.stderr
     assert "has changed" not in run_latens("evaluate", "run").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("imagenet-val-000000.tar", "validation"),
+        ("cifar10-test-0.tar", "test"),
+        ("mnist_test.parquet", "test"),
+        ("data/train-00000-of-00002.parquet", "train"),
+        ("validation-3.tar.gz", "validation"),
+        ("test/0.tar", "test"),
+        ("contest-0.tar", "train"),
+        ("testament-0.tar", "train"),
+    ],
+)
+def test_a_word_of_the_name_tells_the_split(name, split):
+    assert shards._split_of(name) == split
+
+
+def test_json_too_deep_to_be_read_is_one_line():
+    with pytest.raises(LatensError, match="label that cannot be read"):
+        shards._label_of({"json": b"[" * 10**6}, "a.jpg of set.tar")

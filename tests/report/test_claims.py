@@ -1,6 +1,7 @@
 """What is said of a model holds for every kind of model."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -79,6 +80,19 @@ def test_a_prior_is_fitted_to_any_posterior(monkeypatch):
     monkeypatch.setattr(vae, "encode", encode)
     z = second_stage._draw(second_stage._pool(vae, images))
     assert torch.corrcoef(z.T)[0, 1] > 0.95
+
+
+def test_neighbours_tell_as_much_of_sorted_images(base):
+    """Of a folder the first half has other classes than the second."""
+    data = load_data("digits")
+    order = data.train.labels.argsort()
+    ordered = dataclasses.replace(data.train.take(order), shuffled=False)
+    found = []
+    for images in (data.train, ordered):
+        told = latent_space_finding(ReportContext(base, dataclasses.replace(data, test=images)))
+        found.append(int(re.search(r"tell the class of (\d+)%", told)[1]))
+    assert found[0] > 30
+    assert abs(found[0] - found[1]) < 20
 
 
 @pytest.mark.parametrize("prior", ["normal", "conditional"])

@@ -112,6 +112,16 @@ def test_what_a_page_cannot_run_is_refused():
         portable(layer, [(torch.rand(1, 4),)], 1.0, 10)
 
 
+def test_layers_of_several_rows_are_refused():
+    """The page's script computes one row: of four tokens it would show the first."""
+    layer = nn.Linear(3, 5)
+    with pytest.raises(LatensError, match="of one row at a time"):
+        record(lambda z: layer(z.reshape(4, 3)), torch.randn(1, 12))
+    convolution = nn.Conv2d(1, 2, 3, padding=1)
+    with pytest.raises(LatensError, match="of one row at a time"):
+        record(lambda z: convolution(z.reshape(2, 1, 3, 2)), torch.randn(1, 12))
+
+
 def test_a_recording_that_is_not_the_network_is_refused():
     """A branch is recorded as it was taken once."""
 

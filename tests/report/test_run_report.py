@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -159,6 +160,19 @@ def test_the_explorer_knows_every_point_and_its_image(page, digits_run, digits):
     expected = -per_image_elbo(digits_run.vae, digits.test)
     assert np.mean(about["loss"]) == pytest.approx(expected.mean(), abs=0.3)
     assert np.corrcoef(about["loss"], expected)[0, 1] > 0.9
+
+
+def test_the_explorer_of_sorted_images_knows_which_they_are(digits_run, digits, monkeypatch):
+    monkeypatch.setattr("latens.report.explorer.POINTS", 60)
+    order = digits.test.labels.argsort()
+    test = dataclasses.replace(digits.test.take(order), shuffled=False)
+    context = ReportContext(digits_run, dataclasses.replace(digits, test=test))
+    about = explorer_of(context, {})
+    z = numbers(about["z"]).reshape(60, -1)
+    at = [int(np.abs(context.latents.mean.numpy() - row).sum(1).argmin()) for row in z]
+    assert about["labels"] == test.labels[at].tolist()
+    assert about["loss"] == pytest.approx(context.costs[at].tolist(), abs=0.06)
+    assert len(set(about["labels"])) == 10
 
 
 def numbers(text):

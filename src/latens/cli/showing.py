@@ -68,7 +68,7 @@ def reconstruct(
     Parameters
     ----------
     images
-        Image files or folders of them, of which 200 are shown; none: the first test images.
+        Image files or folders of them, of which 200 are shown; none: test images.
     number
         How many test images, where no files are given.
     errors

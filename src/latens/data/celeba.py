@@ -22,6 +22,7 @@ SIZE = (64, 64)
 # The central 140 of 178 columns, as in Tolstikhin et al. 2018, "Wasserstein Auto-Encoders", and
 # later; a fraction, so that images at half size are cropped in the same way.
 CROP = 140 / 178
+PARTITIONS = {str(i): name for i, name in enumerate(SPLITS)}  # as list_eval_partition.txt has them
 
 
 def is_celeba(folder: Path) -> bool:
@@ -96,8 +97,8 @@ def _read_partition(path: Path) -> dict[str, str]:
     """The split of each image."""
     try:
         pairs = (line.split() for line in path.read_text("utf-8").splitlines() if line.strip())
-        splits = {file: SPLITS[int(split)] for file, split in pairs}
-    except (ValueError, IndexError) as error:
+        splits = {file: PARTITIONS[split] for file, split in pairs}
+    except (ValueError, KeyError) as error:
         raise LatensError(
             f"{path} is damaged or not a partition: each line is a file and 0, 1 or 2"
         ) from error

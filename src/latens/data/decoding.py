@@ -191,8 +191,8 @@ def to_array(image: Image.Image, target: Target) -> np.ndarray:
     """An image as uint8 `[C, H, W]`: rotated as its EXIF data say, resized to cover the size that
     is asked for, cropped at the centre.
 
-    With a crop a central square is cut out first. Palette and CMYK images become RGB, 16-bit
-    ones 8-bit; transparent pixels are blended with white.
+    With a crop a central square is cut out first, at most as high as the image. Palette and CMYK
+    images become RGB, 16-bit ones 8-bit; transparent pixels are blended with white.
 
     Raises:
         Exception: whatever Pillow raises for damaged pixels; ValueError for an unknown range.
@@ -202,7 +202,7 @@ def to_array(image: Image.Image, target: Target) -> np.ndarray:
     upright = ImageOps.exif_transpose(image) if turned else image  # which would be copied
     image = _plain(upright, target.value_range).convert("L" if channels == 1 else "RGB")
     if target.crop is not None:
-        side = target.crop * image.width / 2
+        side = min(target.crop * image.width, image.height) / 2  # nothing beyond the border
         x, y = image.width / 2, image.height / 2
         image = image.crop((round(x - side), round(y - side), round(x + side), round(y + side)))
     if image.size != size[::-1]:

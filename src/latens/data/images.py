@@ -72,6 +72,7 @@ class Images:
         stochastic_binarize: the grey levels are probabilities, and `unit` draws new bits each
             time.
         rows: which of the array's images these are, in their order; None is all of them.
+        places: the row of each in what it was read from, where the array was made anew of it.
         shuffled: they lie in no order, neither of classes nor of time, so that the first of them
             stand for all.
     """
@@ -80,6 +81,7 @@ class Images:
     labels: Int64[Tensor, "N *A"] | None = None
     stochastic_binarize: bool = False
     rows: Int64[Tensor, " N"] | None = None
+    places: Int64[Tensor, " N"] | None = None
     shuffled: bool = False
 
     def __len__(self) -> int:
@@ -99,12 +101,22 @@ class Images:
 
     def take(self, index: Int64[Tensor, " n"] | slice) -> "Images":
         """The images at `index`, in its order."""
-        labels = None if self.labels is None else self.labels[index]
+        about = {
+            name: None if (values := getattr(self, name)) is None else values[index]
+            for name in ("labels", "places")
+        }
         if self.rows is not None:
-            return replace(self, labels=labels, rows=self.rows[index])
+            return replace(self, rows=self.rows[index], **about)
         if isinstance(index, slice):
-            return replace(self, labels=labels, array=self.array[index])
-        return replace(self, labels=labels, rows=index)
+            return replace(self, array=self.array[index], **about)
+        return replace(self, rows=index, **about)
+
+    @property
+    def origins(self) -> Int64[Tensor, " N"]:
+        """The row of each image in what it was read from."""
+        if self.places is not None:
+            return self.places
+        return torch.arange(len(self)) if self.rows is None else self.rows
 
     def some_rows(self, count: int) -> Int64[Tensor, " n"]:
         """The rows of `some`."""
@@ -290,7 +302,7 @@ def _with_bits(images: Images, how: str, draw: Callable[[Tensor], Tensor]) -> Im
         grey = block.pixels
         array[done : done + len(block)] = (grey >= 128 if how == "threshold" else draw(grey)) * 255
         done += len(block)
-    return replace(images, array=array, rows=None, stochastic_binarize=False)
+    return replace(images, array=array, rows=None, places=images.origins, stochastic_binarize=False)
 
 
 def joined(parts: list[Images]) -> Images:

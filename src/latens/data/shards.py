@@ -41,7 +41,7 @@ TAR, PARQUET = (".tar", ".tar.gz", ".tgz"), (".parquet",)
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "images"), ("label", "labels", "cls", "class")
 IMAGES_AT_ONCE = 512
 SECONDS_TO_WAIT = 30  # for a server
-SPLIT = re.compile(r"(train|validation|valid|val|test)(?![a-z])")
+SPLIT = re.compile(r"(?:^|[-_.])(train|validation|valid|val|test)(?![a-z])")
 
 
 def is_url(data: Any) -> bool:
@@ -217,9 +217,9 @@ def _write_header(file: IO[bytes], count: int, target: Target) -> None:
 
 
 def _split_of(shard: str) -> str:
-    """By the shard's name, else by the folder it is in."""
+    """By a word of the shard's name, such as imagenet-val-0001.tar, else by the folder it is in."""
     path = PurePosixPath(shard)
-    found = SPLIT.match(path.name.lower())
+    found = SPLIT.search(path.name.lower())
     return SPLIT_FOLDERS.get(found[1] if found else path.parent.name.lower(), "train")
 
 
@@ -316,7 +316,7 @@ def _label_of(files: dict[str, bytes], name: str) -> Any:
             text = files["cls"].decode().strip()
             return int(text) if text.lstrip("-").isdecimal() else text
         about = json.loads(files.get("json", b"null"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LatensError(f"{name} has a label that cannot be read: {one_line(error)}") from error
     if not isinstance(about, dict):
         return None
@@ -369,6 +369,6 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str | None) -> tupl
     try:
         about = json.loads((metadata or {}).get(b"huggingface", b"{}"))
         names = about["info"]["features"][label]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) else ()

@@ -219,7 +219,7 @@ def _rows(
     files: Sequence[Path] = (),
 ) -> Iterator[Block]:
     for split, images in splits.items():
-        rows = torch.arange(len(images)) if images.rows is None else images.rows
+        rows = images.origins
         for start in range(0, len(images), IMAGES_IN_BLOCK):
             block = images.take(slice(start, start + IMAGES_IN_BLOCK))
             places = rows[start : start + IMAGES_IN_BLOCK].tolist()

@@ -113,7 +113,7 @@ def _unseen(case: Examination) -> Iterator[Finding]:
 
 
 def _likelihood(case: Examination) -> Iterator[Finding]:
-    name, pixels = case.run.config.model.likelihood, case.data.train.array[:IMAGES]
+    name, pixels = case.run.config.model.likelihood, case.data.train.some(IMAGES).pixels
     binary = not ((pixels > 0) & (pixels < 255)).any() or case.data.train.stochastic_binarize
     figure, remedy = "", ""
     if binary and name != "bernoulli":

@@ -67,7 +67,7 @@ class FullEvaluation:
 
     Attributes:
         test, validation, train: the parts of the ELBO on each split; train on 5,000 at most.
-        nll: on the first test images, importance-weighted.
+        nll: on some test images, importance-weighted.
         refined: on as many test images as they were refined for, beside `nll`'s encoder: the
             amortisation gap is the difference of −elbo to `unrefined`.
         unrefined: the same images by the encoder.

@@ -220,10 +220,9 @@ def trained_on(train: Images, test: Images) -> Judge:
 
     accuracy = math.nan
     if test.labels is not None:
-        known = (test.labels >= 0).nonzero()[:LEARNED_FROM, 0]
-        if len(known):
-            found = classify(test.take(known).unit())
-            accuracy = (found == test.labels[known]).double().mean().item()
+        seen = test.take((test.labels >= 0).nonzero()[:, 0]).some(LEARNED_FROM)
+        if len(seen):
+            accuracy = (classify(seen.unit()) == seen.labels).double().mean().item()
     return Judge(f"an SVM on {len(y):,} training images", accuracy, classify)
 
 

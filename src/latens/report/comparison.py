@@ -162,7 +162,7 @@ def _same_images(runs: Mapping[str, Run]) -> Iterator[Picture]:
             )
         ],
         "Test images in the first row, and the reconstructions of each run below",
-        f"The first test images of {first.name}, and the reconstructions by each model.",
+        f"Test images of {first.name}, and the reconstructions by each model.",
     )
 
 

@@ -98,7 +98,7 @@ SECTIONS = (
     ),
     Section(
         "Inside the networks",
-        "Feature maps of every convolution for the first validation image, red above zero and blue "
+        "Feature maps of every convolution for one validation image, red above zero and blue "
         "below. Early layers should keep edges and strokes; "
         "channels that stay uniform are inactive.",
         feature_map_films,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
@@ -31,11 +31,10 @@ LEVEL = 1 / 255  # of a pixel
 LATENT_STEP = 0.02  # of a mean z, which lies about as far from zero as 1
 
 
-def points_of(context: ReportContext) -> tuple[Images, Float[Tensor, "N D"]]:
-    """The test images that are points of the explorer, and their mean z."""
+def points_of(context: ReportContext) -> Int64[Tensor, " N"]:
+    """Which of the page's test images are points of the explorer."""
     pixels = math.prod(context.vae.image_shape[1:])
-    rows = context.test.some_rows(min(POINTS, max(1, PIXELS // pixels)))
-    return context.test.take(rows), context.latents.mean[rows]
+    return context.test.some_rows(min(POINTS, max(1, PIXELS // pixels)))
 
 
 def neighbour_maps(z: Float[Tensor, "N D"]) -> dict[str, Float[np.ndarray, "N 2"]]:
@@ -54,7 +53,8 @@ def explorer_of(
     Args:
         maps: the points as `neighbour_maps` places them.
     """
-    images, z = points_of(context)
+    rows = points_of(context)
+    images, z = context.test.take(rows), context.latents.mean[rows]
     networks, missing = _networks(context, images)
     labels, names, _ = context.colours
     ranked = context.ranked_dims[:SLIDERS]
@@ -63,8 +63,8 @@ def explorer_of(
         "latent": list(context.vae.latent_shape),
         "total": context.dims,
         "z": floats(z),
-        "loss": [round(value, 1) for value in context.costs[: len(images)].tolist()],
-        "labels": [-1] * len(images) if labels is None else labels[: len(images)].tolist(),
+        "loss": [round(value, 1) for value in context.costs[rows].tolist()],
+        "labels": [-1] * len(images) if labels is None else labels[rows.numpy()].tolist(),
         "names": list(names),
         "colours": [colour_of(k) for k in range(len(names))],
         "conditional": context.conditional,

@@ -201,6 +201,20 @@ def _unary(name: str) -> Operation:
     return lambda r, args, _, output: r.step(name, args[:1], output)
 
 
+def _check_one(*values: Tensor) -> None:
+    """Raise a LatensError for values of several rows, of which the page's script sees the first."""
+    if any(value.shape[0] != 1 for value in values):
+        raise LatensError("a page runs layers of one row at a time alone")
+
+
+def _moved(name: str) -> Operation:
+    def operation(r: _Recorder, args: Sequence[Any], _: dict[str, Any], output: Tensor) -> None:
+        _check_one(args[0])
+        r.step(name, args[:1], output)
+
+    return operation
+
+
 def _binary(name: str) -> Operation:
     def operation(
         r: _Recorder, args: Sequence[Any], kwargs: dict[str, Any], output: Tensor
@@ -214,6 +228,7 @@ def _binary(name: str) -> Operation:
 
 def _linear(r: _Recorder, args: Sequence[Any], _: dict[str, Any], output: Tensor) -> None:
     bias, x, weight = args if len(args) == 3 else (None, *args)
+    _check_one(x)
     known = r.transposed.get(id(weight), None)
     known = weight.t().contiguous() if known is None else known
     r.alive.append(known)
@@ -222,6 +237,7 @@ def _linear(r: _Recorder, args: Sequence[Any], _: dict[str, Any], output: Tensor
 
 def _convolution(r: _Recorder, args: Sequence[Any], _: dict[str, Any], output: Tensor) -> None:
     x, weight, bias, stride, padding, dilation, transposed, _output_padding, groups = args
+    _check_one(x)
     side = weight.shape[-1]
     plain = set(stride) == {1} and set(dilation) == {1} and groups == 1 and not transposed
     if not plain or side not in (1, 3) or set(padding) != {side // 2}:
@@ -238,6 +254,7 @@ def _clamp(r: _Recorder, args: Sequence[Any], kwargs: dict[str, Any], output: Te
 def _concatenate(r: _Recorder, args: Sequence[Any], _: dict[str, Any], output: Tensor) -> None:
     if (args[1] if len(args) > 1 else 0) not in (1, -output.dim() + 1):
         raise LatensError("a page concatenates channels alone")
+    _check_one(*args[0])
     r.step("concatenate", args[0], output)
 
 
@@ -266,6 +283,7 @@ def _rows(r: _Recorder, args: Sequence[Any], _: dict[str, Any], output: Tensor) 
 
 
 def _pad(r: _Recorder, args: Sequence[Any], _: dict[str, Any], output: Tensor) -> None:
+    _check_one(args[0])
     r.step("pad", args[:1], output, left=args[1][0], top=args[1][2])
 
 
@@ -279,7 +297,8 @@ OPERATIONS: dict[str, Operation] = {
         ),
         _same,
     ),
-    **{name: _unary(name) for name in (*UNARY, "pixel_shuffle", "pixel_unshuffle")},
+    **{name: _unary(name) for name in UNARY},
+    **{name: _moved(name) for name in ("pixel_shuffle", "pixel_unshuffle")},
     **{name: _binary(name) for name in (*BINARY, "ge")},
     "addmm": _linear,
     "mm": _linear,

@@ -51,7 +51,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as pool, torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        maps = pool.submit(neighbour_maps, points_of(context)[1])  # beside the drawing
+        maps = pool.submit(
+            neighbour_maps, context.latents.mean[points_of(context)]
+        )  # beside the drawing
         chapters = draw_pictures(SECTIONS, context, folder)
         content = {
             "primer": primer_of(context),

@@ -70,6 +70,8 @@ def app_of(
     app.add_middleware(Limited, limits=limits)
     _add_errors(app)
     _add_routes(app, service)
+    _add_routes_of_images(app, service)
+    _add_score(app, service)
     return app
 
 
@@ -98,8 +100,6 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    functions, batcher, limits = service.functions, service.batcher, service.limits
-
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
@@ -107,6 +107,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Health:
         """Whether the service answers."""
+        batcher = service.batcher
         return Health(status="ok", requests=batcher.requests, batches=batcher.batches)
 
     @app.get("/model")
@@ -118,6 +119,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def sample(asked: SampleRequest) -> NewImages:
         """New images: the same for the same seed."""
         return NewImages(**service.answer(await service.sample(asked)))
+
+
+def _add_routes_of_images(app: FastAPI, service: Service) -> None:
+    functions, batcher = service.functions, service.batcher
 
     @app.post("/reconstruct")
     async def reconstruct(images: Uploads, labels: Labels = None) -> Reconstructions:
@@ -134,6 +139,30 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         pixels, y = await service.uploaded(images, labels)
         found = await batcher(("embed", y is None), functions.embed, pixels, y, rows=len(pixels))
         return Latents(**service.answer(found))
+
+    @app.post("/interpolate")
+    async def interpolate(
+        images: Uploads,
+        labels: Labels = None,
+        steps: Annotated[int, Form(ge=2, le=MOST_STEPS, description="Both ends included.")] = 8,
+        spherical: Annotated[bool, Form(description="Along a great circle.")] = False,
+    ) -> Interpolation:
+        """The way from one image to another through latent space."""
+        if len(images) != 2:
+            raise LatensError(f"{len(images)} images: give two, from and to")
+        pixels, y = await service.uploaded(images, labels)
+        found = await batcher(
+            ("interpolate", y is None, steps, spherical),
+            lambda pairs, y: functions.interpolate(pairs, y, steps, spherical),
+            pixels[None],
+            None if y is None else y[None],
+            rows=1,
+        )
+        return Interpolation(**service.answer({"images": found["images"][0]}))
+
+
+def _add_score(app: FastAPI, service: Service) -> None:
+    functions, batcher, limits = service.functions, service.batcher, service.limits
 
     @app.post("/score")
     async def score(
@@ -161,23 +190,3 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             rows=len(pixels),
         )
         return Scores(scores=service.answer(found))
-
-    @app.post("/interpolate")
-    async def interpolate(
-        images: Uploads,
-        labels: Labels = None,
-        steps: Annotated[int, Form(ge=2, le=MOST_STEPS, description="Both ends included.")] = 8,
-        spherical: Annotated[bool, Form(description="Along a great circle.")] = False,
-    ) -> Interpolation:
-        """The way from one image to another through latent space."""
-        if len(images) != 2:
-            raise LatensError(f"{len(images)} images: give two, from and to")
-        pixels, y = await service.uploaded(images, labels)
-        found = await batcher(
-            ("interpolate", y is None, steps, spherical),
-            lambda pairs, y: functions.interpolate(pairs, y, steps, spherical),
-            pixels[None],
-            None if y is None else y[None],
-            rows=1,
-        )
-        return Interpolation(**service.answer({"images": found["images"][0]}))

@@ -478,10 +478,12 @@ if (root) {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [width, height];
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    const side = data.crop ? data.crop * bitmap.width : 0; // of the square that images of the training were cut to
+    const side = data.crop ? Math.min(data.crop * bitmap.width, bitmap.height) : 0; // of the square that images of the training were cut to
     const [wide, high] = side ? [side, side] : [bitmap.width, bitmap.height];
     const times = Math.max(width / wide, height / high);
     context.imageSmoothingQuality = "high";
+    context.fillStyle = "white"; // under transparent pixels, as in training
+    context.fillRect(0, 0, width, height);
     context.drawImage(bitmap, (width - times * bitmap.width) / 2, (height - times * bitmap.height) / 2, times * bitmap.width, times * bitmap.height);
     const { data: rgba } = context.getImageData(0, 0, width, height);
     const area = width * height;

@@ -9,6 +9,7 @@ import torch
 
 from latens.console import note
 from latens.errors import LatensError
+from latens.training.processes import LAUNCHED, number_of_launcher
 
 
 def resolve_device(device: str) -> str:
@@ -58,7 +59,8 @@ def resolve_devices(devices: int, device: str) -> int:
     Raises:
         LatensError: more than there are, or several of a kind that cannot.
     """
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    if LAUNCHED in os.environ and number_of_launcher(LAUNCHED) > 1:
+        devices = number_of_launcher("LOCAL_WORLD_SIZE")
     most = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(device, 1)
     if devices > most:
         raise LatensError(f"{devices} devices are not available here: of {device} there are {most}")

@@ -52,10 +52,10 @@ class Processes:
         """
         if devices > 1 and LAUNCHED not in os.environ:
             _start_others(devices)
-        count = _number_of_launcher(LAUNCHED) if LAUNCHED in os.environ else 1
+        count = number_of_launcher(LAUNCHED) if LAUNCHED in os.environ else 1
         if count == 1:
             return cls(torch.device(device))
-        _, local = _number_of_launcher("RANK"), _number_of_launcher("LOCAL_RANK")
+        _, local = number_of_launcher("RANK"), number_of_launcher("LOCAL_RANK")
         for name in ADDRESS:
             _of_launcher(name)
         if device == "cuda":
@@ -185,7 +185,12 @@ def _of_launcher(name: str) -> str:
     return value
 
 
-def _number_of_launcher(name: str) -> int:
+def number_of_launcher(name: str) -> int:
+    """A number that torchrun gives each process.
+
+    Raises:
+        LatensError: there is none.
+    """
     value = _of_launcher(name)
     if not value.isdecimal():
         raise LatensError(f"{name} is {value}, and torchrun gives it a number: unset {LAUNCHED}")

@@ -1,11 +1,14 @@
 """Recording a training for films: the same images and latents, epoch by epoch."""
 
+from contextlib import suppress
+
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from latens.analysis.feature_maps import feature_maps
 from latens.data import DataSet, Images
+from latens.errors import LatensError
 from latens.evaluation.labels import embed_all
 from latens.model.latent_model import LatentModel
 from latens.model.serialization import read_tensors
@@ -32,8 +35,9 @@ class Recorder:
         self.last = last
         self.rows = {name: data.split(name).some_rows(PAIRS) for name in SHOWN}
         self.rows |= {POINTS: data.validation.some_rows(MOST_POINTS)}
-        for path in run.frames.values():  # of a training that goes on
-            self.rows = rows_of_frame(read_tensors(path)[0])
+        if run.frames:  # of a training that goes on
+            with suppress(LatensError):  # a damaged film is no reason to stop
+                self.rows = rows_of_frame(read_tensors(next(iter(run.frames.values())))[0])
         self.shown = {name: data.split(name).take(self.rows[name]) for name in SHOWN}
         self.points = data.validation.take(self.rows[POINTS])
 

@@ -1,5 +1,7 @@
 """What a chapter found, in one sentence with a number that was measured for it."""
 
+import torch
+
 from latens.evaluation.labels import vote
 from latens.report.context import ReportContext
 
@@ -30,11 +32,13 @@ def latent_space_finding(context: ReportContext) -> str:
     is_told = context.vae.encodes_labels  # so that z would only tell back what it was told
     if is_told or labels is None or not context.classes or int((labels >= 0).sum()) < least:
         return words
-    known = labels >= 0
+    known = (labels >= 0).nonzero()[:, 0]
     z, y = context.latents.mean[known], labels[known]
     half = len(y) // 2
-    told = vote(z[:half], y[:half], z[half:], NEIGHBOURS)
-    right = (told == y[half:]).double().mean().item()
+    votes = torch.zeros(len(y), dtype=torch.bool)
+    votes[context.test.take(known).some_rows(half)] = True
+    told = vote(z[votes], y[votes], z[~votes], NEIGHBOURS)
+    right = (told == y[~votes]).double().mean().item()
     chance = y.bincount().max().item() / len(y)
     return (
         f"{words} The {NEIGHBOURS} nearest of {half:,} other images in latent space tell the class "

@@ -58,10 +58,11 @@ def _prior_sample(context: ReportContext) -> Float[np.ndarray, "M D"] | None:
 
 
 def _rotating_projection(context: ReportContext, coloured: str) -> Picture:
-    mean = context.latents.mean[:TURNING_POINTS]
+    rows = context.test.some_rows(TURNING_POINTS)
+    mean = context.latents.mean[rows]
     labels, names, _ = context.colours
     title = context.title(f"latent space, rotating{coloured}")
-    some = None if labels is None else labels[:TURNING_POINTS]
+    some = None if labels is None else labels[rows.numpy()]
     space = Plane(mean, 3)
     return Picture(
         "latent-space-3d",
