@@ -462,8 +462,9 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     kind, what = next(kinds[option] for option in options if option in kinds)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise LatensError(f"{name} is {value!r}: it must be {what}")
-    if isinstance(value, Integral | Real) and not -LARGEST < value < LARGEST:  # nor NaN
-        shown = value if isinstance(value, float) else "too large"  # for its digits to be shown
+    number = _as_python(value, False)
+    if isinstance(number, int | float) and not -LARGEST < number < LARGEST:  # nor NaN
+        shown = number if isinstance(number, float) else "too large"  # for its digits to be shown
         raise LatensError(f"{name} is {shown}: it must be a number below 2 to the 63rd")
 
 
