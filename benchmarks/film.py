@@ -1,5 +1,6 @@
 """What recording a film costs: trainings with and without it, in turn."""
 
+import time
 from typing import Any
 
 import peers
@@ -9,10 +10,11 @@ import latens
 
 
 def seconds(film: bool) -> float:
-    """Of an epoch of the recipe conv on MNIST: steps, validation and recording."""
+    """Of a training of one epoch of conv on MNIST, with a recording before and after it."""
     trainer = peers.trainer(latens.load_data("mnist"), recipe="conv", epochs=1, film=film)
+    began = time.perf_counter()
     trainer.fit()
-    return trainer.run.metrics[-1]["seconds"]
+    return time.perf_counter() - began
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -257,3 +257,10 @@ def test_a_conditional_model_finds_the_class_of_an_image(models, digits):
     assert torch.equal(likeliest_condition(models["conditional"], digits.test.unit()), found)
     assert (found == digits.test.labels).double().mean() > 0.85
     assert likeliest_condition(models["mlp"], digits.test.unit()) is None
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conditional"])
+@pytest.mark.parametrize("label", [-1, 10])
+def test_an_index_that_is_no_label_is_refused(models, kind, label):
+    with pytest.raises(LatensError, match=f"label {label}: there are 0 to 9"):
+        draw(models[kind], 3, label)

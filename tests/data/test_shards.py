@@ -16,8 +16,9 @@ from pyarrow import parquet
 
 import latens
 from latens import LatensError
-from latens.data import load_data, shards, source_of
+from latens.data import load_data, load_split, shards, source_of
 from latens.data.shards import name_of_shards, shards_of
+from latens.data.streaming import stream_images
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (60, 10, 12), np.uint8)
@@ -253,3 +254,13 @@ def test_a_word_of_the_name_tells_the_split(name, split):
 def test_json_too_deep_to_be_read_is_one_line():
     with pytest.raises(LatensError, match="label that cannot be read"):
         shards._label_of({"json": b"[" * 10**6}, "a.jpg of set.tar")
+
+
+@pytest.mark.parametrize("name", ["crash-test-0.tar", "imagenet-val-0.tar"])
+def test_shards_of_a_test_set_alone_are_all_images(name, tmp_path):
+    """To be trained on, and to be scored."""
+    write_tar(tmp_path / name, range(40))
+    assert len(load_data(tmp_path / name).train) == 32
+    assert len(load_split(tmp_path / name, None, (3, 10, 12))) == 40
+    stream = stream_images(tmp_path / name, (1, 10, 12))
+    assert {split for block in stream.blocks() for split in block.splits} == {""}

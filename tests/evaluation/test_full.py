@@ -84,6 +84,7 @@ def test_samples_are_of_the_same_kind_as_the_images(binarisation, monkeypatch, t
     monkeypatch.setattr(full, "near_copies", lambda *_: None)
     monkeypatch.setattr(full, "sample_quality", lambda *given, **_: compared.append(given[2:4]))
     list(full._samples(run, run.vae, data_of(run), 0))
+    assert len(compared) == 3
     for real, fake in compared[1:]:
         assert is_binary(real) == is_binary(fake) == (binarisation != "none")
 

@@ -123,7 +123,7 @@ def test_labels_of_other_classes_are_not_given_to_a_model(tmp_path):
     ten = latens.train("digits", out=tmp_path / "b", **small | conditional)
     for pair in ((three, ten), (ten, three)):
         page = compare([run.path for run in pair], tmp_path / "out")
-        assert f"The first test images of {pair[0].name}" in page.read_text()
+        assert f"Test images of {pair[0].name}" in page.read_text()
 
 
 def test_what_must_agree(runs):

@@ -160,6 +160,20 @@ def test_a_process_that_is_killed_ends_the_others_in_one_line(tmp_path):
     assert "Traceback" not in stderr
 
 
+def test_a_launcher_decides_how_many_devices_there_are(monkeypatch):
+    for environment, expected in (
+        ({"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, 1),
+        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 2),
+        ({"WORLD_SIZE": "2"}, 2),
+        ({"LOCAL_WORLD_SIZE": "7"}, 2),
+    ):
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert resolve_devices(2, "cpu") == expected, environment
+
+
 def test_more_devices_than_there_are_are_refused():
     with pytest.raises(LatensError, match="of cpu there are"):
         resolve_devices(10_000, "cpu")

@@ -124,7 +124,11 @@ def _conditional(
 
 
 def _index(statistics: LabelStatistics, label: str | int) -> int:
-    return label if isinstance(label, int) else statistics.index(label)
+    if not isinstance(label, int):
+        return statistics.index(label)
+    if not 0 <= label < len(statistics.names):
+        raise LatensError(f"label {label}: there are 0 to {len(statistics.names) - 1}")
+    return label
 
 
 def tells_classes(vae: LatentModel) -> bool:

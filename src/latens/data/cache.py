@@ -19,7 +19,7 @@ from latens.files import clear_temporaries, read_json, replacing, write_json
 
 CACHED_FROM = 1_000  # images; fewer are decoded each time, which takes about a second
 DIGEST = "digest"  # of what was noted of the images
-FORMAT = 2  # to be raised when the same files would be decoded to other pixels, or stored otherwise
+FORMAT = 3  # to be raised when the same files would be decoded to other pixels, or stored otherwise
 
 
 def cache_path() -> Path:

@@ -101,6 +101,8 @@ def _numbered(name: str) -> list[str]:
 def read_shards(data: str, target: Target) -> Raw:
     """The images of all shards, with their labels, in the splits that the shards' names tell.
 
+    Where none of them is for training, they are all images, without splits.
+
     Where no size is asked for, the first `IMAGES_AT_ONCE` images decide it.
 
     Raises:
@@ -112,6 +114,8 @@ def read_shards(data: str, target: Target) -> Raw:
     pixels, about = cached(source, target, stamps, lambda path: _write(shards, target, path))
     labels = torch.tensor(about["labels"]) if about["classes"] else None
     splits = [split for split, count in about["splits"] for _ in range(count)]
+    if "train" not in splits:  # a test set alone, which is all there is
+        splits = ["train"] * len(splits)
     raw = split_by(Images(torch.from_numpy(pixels), labels), splits, [])
     return replace(raw, classes=tuple(about["classes"]))
 

@@ -10,6 +10,7 @@ from torch.distributions import Independent, Normal
 from latens.data import DataSet, Images
 from latens.errors import LatensError
 from latens.evaluation.baselines import mean_image_cost
+from latens.evaluation.densities import IMAGES as FITTED
 from latens.evaluation.densities import ClassDensity
 from latens.evaluation.findings import Finding, findings_of_training
 from latens.evaluation.labels import sample_all
@@ -169,7 +170,7 @@ def _prior(case: Examination) -> Iterator[Finding]:
     vae = case.vae
     if not isinstance(vae, ComposedModel) or vae.label_embedding is not None:
         return
-    gain = prior_gain(vae, case.data.train.some(5 * IMAGES), case.data.test)
+    gain = prior_gain(vae, case.data.train.some(FITTED), case.data.test)
     if gain > GAP:
         yield Finding(
             "prior",

@@ -59,8 +59,9 @@ def resolve_devices(devices: int, device: str) -> int:
     Raises:
         LatensError: more than there are, or several of a kind that cannot.
     """
-    if LAUNCHED in os.environ and number_of_launcher(LAUNCHED) > 1:
-        devices = number_of_launcher("LOCAL_WORLD_SIZE")
+    if LAUNCHED in os.environ:
+        here = LAUNCHED if "LOCAL_WORLD_SIZE" not in os.environ else "LOCAL_WORLD_SIZE"
+        devices = number_of_launcher(here)
     most = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(device, 1)
     if devices > most:
         raise LatensError(f"{devices} devices are not available here: of {device} there are {most}")
