@@ -128,7 +128,10 @@ def test_two_processes_learn_what_one_does(ladder_run, few, shell_latens, tmp_pa
 
 
 def test_levels_that_cannot_be_are_refused_before_anything_is_written(run_latens, tmp_path):
-    for levels, reason in (("3x2", "halved to 4, 2, 1"), ("4", "written 7x4,14x4")):
+    for levels, reason in (
+        ("3x2", "have levels of 4, or 2-4, or 1-2-4"),
+        ("4", "written 7x4,14x4"),
+    ):
         done = run_latens("train", "digits", "--recipe", "ladder", "--levels", levels)
         assert (done.returncode, done.stdout) == (2, "")
         assert reason in " ".join(done.stderr.split())
