@@ -20,7 +20,7 @@ from latens.training.setup import prepare
 PROGRAMS = Path(__file__).parent.parent / "programs"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TRAIN = ["train", "digits", "--recipe", "mlp", "--device", "cpu", "--epochs", "2", "--seed", "3"]
-TRAIN += ["--batch-size", "20", "--precision", "float32", "--no-report", "--no-film"]
+TRAIN += ["--batch-size", "100", "--precision", "float32", "--no-report", "--no-film"]
 
 
 def done(command):
@@ -87,8 +87,8 @@ def test_two_processes_leave_one_run(tmp_path, alone, how):
     assert [row["images"] for row in run.metrics] == [row["images"] for row in alone.metrics]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
     for row, other in zip(run.metrics, alone.metrics, strict=True):
-        assert row["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=0.03)
-        assert row["validation"]["elbo"] == pytest.approx(other["validation"]["elbo"], rel=0.03)
+        assert row["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=0.02)
+        assert row["validation"]["elbo"] == pytest.approx(other["validation"]["elbo"], rel=0.02)
     one, two = learned(alone), learned(run)
     assert two.norm().item() == pytest.approx(one.norm().item(), rel=0.1)
     assert torch.cosine_similarity(one, two, 0) > 0.2, "the noise differs, and little else"
