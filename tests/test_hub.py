@@ -25,10 +25,13 @@ ONE_LINE = """
 import contextlib, io, json, sys
 from latens.cli import main
 for words in json.loads(sys.argv[1]):
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
-        main(words)
-    print(json.dumps(said.getvalue()))
+    said, status = io.StringIO(), 0
+    with contextlib.redirect_stderr(said):
+        try:
+            main(words)
+        except SystemExit as stop:
+            status = stop.code
+    print(json.dumps([status, said.getvalue()]))
 """
 
 
@@ -179,7 +182,7 @@ def test_nothing_tells_where_the_data_lie(hub, shell_latens, tmp_path):
 
 
 def errors_of(commands, env):
-    """What each of these commands says, all in one process."""
+    """The status of each of these commands and what it says, all in one process."""
     words = [sys.executable, "-c", ONE_LINE, json.dumps(commands)]
     done = subprocess.run(words, env=os.environ | env, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -211,7 +214,8 @@ def test_what_cannot_be_is_one_line(hub, digits_run, token):
         expected |= {f"{pushed} me/two": "log in by `hf auth login`"}
     env |= {"HF_TOKEN": token} if token else {}
     said = errors_of([words.split() for words in expected], env)
-    for (words, message), line in zip(expected.items(), said, strict=True):
+    for (words, message), (status, line) in zip(expected.items(), said, strict=True):
+        assert status == 2, (words, line)
         assert line.startswith("latens: error: "), (words, line)
         assert message in line, (words, line)
         assert line.count("\n") == 1, (words, line)

@@ -47,6 +47,7 @@ def test_every_figure_is_there_with_its_error(digits_run):
     assert all("classifier" in part.features for part in found.samples)
     assert found.samples[0].fid < found.samples[1].fid
     assert found.latents.probe > 0.5
+    assert found.refined.elbo > found.unrefined.elbo - 0.5
     assert found.refined.posterior == "encoder, refined by 3 steps"
     assert found.unrefined.posterior == "encoder"
     assert found.refined.images == found.unrefined.images == 16
