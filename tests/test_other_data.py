@@ -6,14 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import latens
 from latens import LatensError
-from latens.data import load_data, load_split
+from latens.data import load_alike, load_data, load_split
 from latens.deployment import export_onnx
 from latens.evaluation.features import features_of
 from latens.evaluation.judges import judge_of, shipped_for
+from latens.model import recipes
 from latens.run.data import data_of
 
 SMALL = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 2, "device": "cpu"}
@@ -105,6 +107,8 @@ def test_all_figures_are_of_the_same_labels_and_bits(animals, tmp_path):
     assert found.images == len(test)
     bits = latens.train(tmp_path / "data", out=tmp_path / "b", **SMALL, binarisation="static")
     assert latens.evaluate_all(bits, other).test.kind == "binary"
+    assert load_alike(other, (1, 8, 8), binarisation="static").binary
+    assert not load_alike(other, (1, 8, 8)).binary
     assert latens.evaluate(bits, other).kind == "binary"
 
 
@@ -264,3 +268,16 @@ def test_a_loaded_model_reads_other_images_as_its_run_does(tmp_path):
     by_run, by_model = latens.evaluate(run, x), latens.evaluate(latens.load(run.path), x)
     assert by_model.kind == by_run.kind
     assert (by_model.elbo, by_model.kl) == (by_run.elbo, by_run.kl)
+
+
+def test_classes_are_no_attributes_of_the_same_names(tmp_path, animals):
+    torch.manual_seed(0)
+    names = ("cats", "dogs")
+    vae = recipes.build("semi_supervised", (1, 8, 8), 2, "mlp", labels=2, exclusive=False).eval()
+    vae.about["training"] = {"data": {"attributes": names}}
+    for name in names:
+        save(tmp_path / "data" / name, animals[name])
+    assert latens.evaluate(vae, tmp_path / "data").accuracy is None
+    images = load_split(tmp_path / "data", "all", (1, 8, 8), names=names)
+    with pytest.raises(LatensError, match="the labels are classes, and the model was trained with"):
+        latens.evaluate(vae, images)

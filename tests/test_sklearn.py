@@ -160,3 +160,16 @@ def test_whole_numbers_of_0_and_1_are_black_and_white():
     bits = np.array([[0, 1, 1], [1, 0, 0]])
     assert value_range_of(bits * 1.0, bits.dtype, None) == (0, 1)
     assert value_range_of(bits * 2.0, bits.dtype, None) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("options", "dims"),
+    [
+        ({"recipe": "ladder", "options": {"levels": "2x1,4x1", "channels": 4}}, 4),
+        ({"recipe": "conv", "options": {"latent_map": 2, "channels": 4, "features": 8}}, 8),
+    ],
+)
+def test_what_decides_on_the_dimensions_itself(options, dims, digits):
+    images = digits[0][:60].reshape(-1, 8, 8)
+    fitted = VAETransformer(epochs=1, random_state=0, **options).fit(images)
+    assert fitted.transform(images[:3]).shape == (3, dims)

@@ -70,6 +70,13 @@ def test_what_has_ended_is_kept_and_what_has_not_goes_on(folder, one_process, ca
     assert (folder / "beta=5" / "figures.json").is_file()
 
 
+def test_trainings_that_begin_at_a_run_go_on_too(digits_run, one_process, tmp_path, capfd):
+    options = {"init_from": str(digits_run.path), "epochs": 1, "film": False, "report": False}
+    for _ in range(2):
+        sweep("digits", seeds=2, out=tmp_path / "two", **options)
+    assert "kept, since they have ended: seed=0; seed=1" in capfd.readouterr().err
+
+
 def test_a_folder_of_another_sweep_is_left_alone(folder):
     with pytest.raises(LatensError, match=r"trained with other options .*: choose another --out"):
         sweep("digits", recipe="conditional", beta=[1, 5], out=folder, **SMALL | {"epochs": 3})

@@ -185,3 +185,11 @@ def test_an_unknown_tracker(run_latens):
     assert run_latens("train", "digits", "--log", "tensorbord").returncode == 2
     seeds = run_latens("train", "digits", "--log", "csv", "--seeds", "2")
     assert "leave out --seeds" in seeds.stderr
+
+
+def test_a_tracker_that_is_gone_when_a_training_begins_again_costs_a_warning(digits_run, capfd):
+    tracker = trackers.Guarded("wandb", Failing(1))
+    tracker.on_begin(digits_run)
+    tracker.tracker.at = 0
+    tracker.on_begin(digits_run)
+    assert "--log wandb failed, and the training goes on without" in capfd.readouterr().err

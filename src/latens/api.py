@@ -17,7 +17,7 @@ from torch import Tensor
 from latens import files
 from latens.config import FittedPrior, TrainConfig, check_names, check_seed
 from latens.console import stderr, warn
-from latens.data import IN_MEMORY, DataSet, Images, load_alike, load_split, source_of
+from latens.data import IN_MEMORY, SPLITS, DataSet, Images, load_alike, load_split, source_of
 from latens.errors import LatensError
 from latens.evaluation.findings import Finding
 from latens.evaluation.full import FullEvaluation
@@ -235,6 +235,7 @@ def evaluate_all(
         found = data_of(run, data if _in_memory(run) else None)
     else:
         found = load_alike(data, vae.image_shape, **_reading(vae))
+        found = replace(found, **{s: _of_its_kind(vae, found.split(s)) for s in SPLITS})
     if found.train.shape != vae.image_shape:
         raise LatensError(f"the model reads {vae.image_shape}, and {data} has {found.train.shape}")
     return evaluate_fully(run, vae, found, seed)
@@ -271,7 +272,15 @@ def _images_for(
             return own.split(split), split
     if data is None:
         raise LatensError("a VAE alone does not know its data: name some, or give images")
-    return load_split(data, split, vae.image_shape, **_reading(vae)), split
+    return _of_its_kind(vae, load_split(data, split, vae.image_shape, **_reading(vae))), split
+
+
+def _of_its_kind(vae: LatentModel, images: Images) -> Images:
+    """Without labels, where they are classes and the model's are attributes, or the reverse."""
+    known = vae.about.get("training", {}).get("data", {})
+    dims = 2 if known.get("attributes") else 1
+    other = images.labels is not None and images.labels.dim() != dims
+    return replace(images, labels=None) if other else images
 
 
 def _reading(vae: LatentModel) -> dict[str, Any]:

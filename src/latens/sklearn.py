@@ -28,7 +28,7 @@ from latens.data import FEWEST_IMAGES, Images
 from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
 from latens.evaluation.scores import image_scores
-from latens.model import recipes  # noqa: F401 - so that every part of latens is known
+from latens.model import recipes
 from latens.model.latent_model import LatentModel
 from latens.model.parts import from_config, to_config
 from latens.training.devices import resolve_device
@@ -48,7 +48,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     while the model learns. Values outside of `value_range` are clipped to it.
 
     Args:
-        n_components: D, the number of latent dimensions.
+        n_components: D, the number of latent dimensions; not heeded where the recipe is ladder or
+            options have a latent_map, which decide it.
         recipe: of the model, such as mlp or conv; see `latens recipes`.
         likelihood: of the pixels.
         beta: weight of the KL; None: that of the objective, 1 for the ELBO.
@@ -171,7 +172,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         options: dict[str, Any] = {"learning_rate": self.learning_rate, "beta": self.beta}
         options["batch_size"] = self.batch_size
         if model is None:
-            options |= {"recipe": self.recipe, "latent_dim": self.n_components}
+            decided = self.recipe == recipes.LADDER or "latent_map" in (self.options or {})
+            options |= {"recipe": self.recipe}
+            options |= {"latent_dim": None if decided else self.n_components}
             options |= {"hidden": self.hidden, "likelihood": self.likelihood}
         options = {name: value for name, value in options.items() if value is not None}
         options |= self.options or {}

@@ -160,10 +160,12 @@ def _shown(value: Any) -> str:
 
 def _check_same(path: Path, config: TrainConfig, data: str) -> None:
     """Raise a LatensError where a run of other options lies in the way."""
-    if path.exists() and Run.open(path).record["command"] != config.command(data):
+    if not path.exists():
+        return
+    command = Run.open(path).record["command"].rpartition(" && ")[2]  # after that of --init-from
+    if command != config.command(data):
         raise LatensError(
-            f"{path} was trained with other options ({Run.open(path).record['command']}): "
-            "choose another --out"
+            f"{path} was trained with other options ({command}): choose another --out"
         )
 
 

@@ -57,20 +57,24 @@ class Guarded(Callback):
 
     def __init__(self, name: str, tracker: Callback):
         self.name, self.tracker = name, tracker
-        self.has_failed = False
+        self.has_begun = self.has_failed = False
 
     def on_begin(self, run: Run) -> None:
-        """Open what it writes to.
+        """Open what it writes to; of a training that begins again after a collapse too.
 
         Raises:
-            LatensError: it cannot be written to.
+            LatensError: it cannot be written to, the first time.
         """
+        if self.has_begun:
+            self._try(self.tracker.on_begin, run)
+            return
         try:
             self.tracker.on_begin(run)
         except LatensError:
             raise
         except Exception as error:
             raise LatensError(f"--log {self.name}: {error}") from error
+        self.has_begun = True
 
     def on_epoch(self, run: Run, row: dict[str, Any]) -> None:
         """Log each number."""

@@ -95,6 +95,11 @@ def test_a_conditional_model_has_no_confidence(models):
         draw(models["conditional"], 4, "8", confidence=0.5)
 
 
+def test_a_conditional_model_has_no_density_of_a_class(models):
+    with pytest.raises(LatensError, match="leave out --density"):
+        draw(models["conditional"], 4, "8", density="gaussian")
+
+
 def test_a_model_of_images_without_classes_has_no_confidence(models):
     vae = copy.deepcopy(models["mlp"])
     del vae.about["labels"]

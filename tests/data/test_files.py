@@ -347,6 +347,12 @@ def test_npz_with_labels_and_test_split(tmp_path):
     assert data.test.labels.tolist() == [0] * 6
 
 
+def test_test_images_of_an_npz_without_labels_have_none_that_are_known(tmp_path):
+    labels = np.array(["b", "a"] * 10)
+    np.savez(tmp_path / "x.npz", x_train=noise(20, 8, 8), y_train=labels, x_test=noise(6, 8, 8))
+    assert load_data(tmp_path / "x.npz").test.labels.tolist() == [-1] * 6
+
+
 def test_minus_one_is_an_unknown_label(tmp_path):
     labels = np.array([-1, 3, 7, 3] * 5)
     np.savez(tmp_path / "x.npz", images=noise(20, 8, 8), labels=labels)

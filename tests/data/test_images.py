@@ -11,6 +11,7 @@ from latens.data.images import DataSet, binarise, hold_out, jittered, keep_label
 from latens.evaluation import baselines
 from latens.evaluation.metrics import evaluate_each
 from latens.evaluation.scores import typical_elbo
+from latens.model.likelihoods import DiscretisedLogistic, LogisticMixture
 
 
 def grey(n=30, seed=0):
@@ -263,3 +264,17 @@ def test_figures_of_a_sorted_set_are_those_of_all_its_images(digits_run, monkeyp
     monkeypatch.setattr(baselines, "TRAINING_IMAGES", 300)
     by_some = baselines.mean_image_cost(digits_run.vae.likelihood, train, data.test)
     assert by_some == pytest.approx(exact, rel=0.01)
+
+
+def test_the_mean_image_of_a_mixture_costs_what_a_fitted_one_does():
+    """Not more than a logistic for all pixels, whose scale is fitted, and which it can be."""
+    torch.manual_seed(0)
+    pixels = 255 * (0.5 + 0.02 * torch.randn(200, 1, 8, 8))
+    images = Images(pixels.round().clamp(0, 255).byte())
+    costs = [
+        baselines.mean_image_cost(likelihood, images, images)
+        for likelihood in (LogisticMixture(4), DiscretisedLogistic())
+    ]
+    exact = math.log(255 * 0.02 * math.sqrt(2 * math.pi * math.e))
+    assert costs[1] / 64 == pytest.approx(exact, abs=0.05)
+    assert costs[0] < costs[1] + 0.5

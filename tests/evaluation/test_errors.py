@@ -10,7 +10,7 @@ from tests.evaluation.ppca import SIGMA, exact_log_prob, model
 
 from latens.evaluation.annealed import model_samples
 from latens.evaluation.importance import ImportanceWeights, importance_weights
-from latens.evaluation.metrics import StandardError, evaluate
+from latens.evaluation.metrics import StandardError, evaluate, evaluate_each
 
 
 def test_of_200_intervals_at_95_percent_180_to_199_hold_the_truth():
@@ -45,6 +45,14 @@ def test_the_two_causes_are_kept_apart():
     assert repeats[0].errors["kl"].sampling == 0
     assert StandardError(3.0, 4.0).total == 5
     assert StandardError(None, 4.0).total == 4
+
+
+def test_what_z_adds_is_that_of_all_images_in_any_order():
+    vae = model(shift=0.1, stretch=2.5)
+    images, _ = model_samples(vae, 1200)
+    order = evaluate_each(vae, images)["-elbo"].argsort()
+    each = evaluate(vae, images).errors["elbo"], evaluate(vae, images[order]).errors["elbo"]
+    assert each[1].sampling == pytest.approx(each[0].sampling, rel=0.15)
 
 
 def test_the_figures_do_not_depend_on_whether_errors_are_measured(monkeypatch):

@@ -16,6 +16,7 @@ from latens.evaluation.features import (
     features_of,
     principal_components,
 )
+from latens.model import recipes
 from latens.run.data import data_of
 
 LESS = {
@@ -110,6 +111,18 @@ def test_factors_are_scored_on_shapes(tmp_path):
     assert all(0 <= value <= 1 for name, value in vars(found).items() if isinstance(value, float))
 
 
+def test_an_encoder_that_is_told_the_shape_has_no_factors(digits_run):
+    torch.manual_seed(0)
+    data = latens.load_data("shapes")
+    few = (split.take(slice(0, 12)) for split in (data.train, data.validation, data.test))
+    few = latens.data.DataSet("shapes", "shapes", *few, data.classes)
+    count = len(data.classes)
+    vae = recipes.build("conditional", few.train.shape, 2, "mlp", labels=count).eval()
+    found = dict(full._every(digits_run, vae, few, 0))
+    assert "factors" not in found
+    assert found["test"].images == 12
+
+
 def test_a_ladder_has_what_applies_to_it(tmp_path):
     options = {"levels": "2x1,4x1", "channels": 4, "report": False, "film": False}
     run = latens.train("digits", out=tmp_path / "run", recipe="ladder", epochs=1, **options)
@@ -140,6 +153,20 @@ def test_features_tell_classes_apart_or_keep_the_variance(digits):
     assert principal(x).shape == (len(x), 64)
     with pytest.raises(LatensError, match="classes"):
         classifier_features(Images(torch.zeros(9, 1, 8, 8, dtype=torch.uint8)))
+
+
+def test_training_images_beside_samples_are_not_those_that_features_are_of(monkeypatch, digits):
+    monkeypatch.setattr("latens.evaluation.features.LEARNED_FROM", 1000)
+    for learned in (principal_components(digits.train), classifier_features(digits.train)):
+        assert len(learned.learned_from) == 1000
+        unseen = learned.some_unseen(digits.train, 179).origins
+        assert not set(unseen.tolist()) & set(learned.learned_from.tolist())
+        assert len(learned.some_unseen(digits.train, 600)) == 600, "438 are not enough"
+
+
+def test_features_are_the_same_of_bits_that_are_drawn_anew():
+    train, x = latens.load_data("digits", binarisation="dynamic").train, torch.rand(9, 1, 8, 8)
+    assert torch.equal(principal_components(train)(x), principal_components(train)(x))
 
 
 def test_which_features(digits_run, digits):

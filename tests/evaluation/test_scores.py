@@ -66,3 +66,10 @@ def test_displacement_is_how_far_a_blob_has_moved():
     found = displacement(x, again)
     np.testing.assert_allclose(found[:3], [0.5, 0, 0.2], atol=0.01)
     assert found[3] > 1_000  # of no image without edges
+
+
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(monkeypatch):
+    monkeypatch.setattr("latens.model.latent_model.VALUES_AT_ONCE", 600 * 12)
+    vae, x = model(stretch=1.5), torch.rand(150, 1, 3, 4)
+    few, many = (image_scores(vae, v, ("nll",), importance_samples=60) for v in (x[:3], x))
+    torch.testing.assert_close(few["nll"], many["nll"][:3], rtol=1e-6, atol=1e-6)

@@ -10,6 +10,8 @@ from torch.distributions import Independent, Laplace, Normal
 
 import latens
 from latens import VAE, Decoder, Gaussian, LatensError, MLPDecoder, MLPEncoder
+from latens.data import Images
+from latens.evaluation.decomposition import decompose_kl
 from latens.evaluation.metrics import evaluate
 from latens.evaluation.scores import image_scores
 from latens.model import recipes
@@ -130,6 +132,29 @@ def test_a_conditional_model_has_a_table_for_each_label(prior):
         alone = grid_posterior(vae, x[i : i + 1], y[i : i + 1], grid)
         torch.testing.assert_close(together.mean[i], alone.mean[0], atol=1e-4, rtol=1e-4)
     assert evaluate(vae, x, labels=y, posterior="grid", cells=64).elbo > -1000
+
+
+def test_a_prior_of_labels_is_spanned_whole_and_not_taken_apart():
+    vae = recipes.build("conditional", (1, 8, 8), 2, "mlp", labels=2, prior="conditional").eval()
+    with torch.no_grad():
+        vae.prior.labels.weight[0], vae.prior.labels.weight[1] = 0.25, -0.25
+        vae.prior.parameters_of_p.weight[:2] = 1  # μ of ±8
+        assert vae.prior_given(torch.tensor([0])).mean.min() == 8
+    grid = Grid.over_prior(vae, 32)
+    assert (grid.low < -10).all()
+    assert (grid.low + 32 * grid.size > 10).all()
+    images = Images(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.arange(9) % 2)
+    with pytest.raises(LatensError, match="this one is of a label"):
+        decompose_kl(vae, images)
+
+
+def test_tables_are_in_float32_under_autocast():
+    torch.manual_seed(0)
+    p, x = BernoulliImage(3 * torch.randn(5, 1, 8, 8)), torch.rand(4, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(
+            log_prob_of_each(p, x), torch.stack([p.log_prob(v) for v in x], 1)
+        )
 
 
 def test_a_model_learns_under_it():

@@ -13,11 +13,13 @@ from latens.evaluation.metrics import evaluate
 from latens.model import recipes
 from latens.model.latents import Latent
 from latens.model.networks.ladder import Levels
+from latens.serving.functions import Functions
 
 
-def ladder(shape=(1, 8, 8), levels="2x1,4x2", channels=8, **choices):
+def ladder(shape=(1, 8, 8), levels="2x1,4x2", channels=8, coarse_channels=None, **choices):
     torch.manual_seed(0)
-    options = {"network": {"levels": levels, "channels": channels}}
+    sizes = {"channels": channels, "coarse_channels": coarse_channels}
+    options = {"network": {"levels": levels, **sizes}}
     model = recipes.build("ladder", shape, 20, options=options, **choices).eval()
     for name, parameter in model.named_parameters():  # what starts small is not small any more
         if "embed" in name or "prior" in name:
@@ -38,6 +40,15 @@ def ladder(shape=(1, 8, 8), levels="2x1,4x2", channels=8, **choices):
 )
 def test_levels_are_halvings_of_the_image(text, size, expected):
     assert [level.shape for level in Levels(text, *size).all] == expected
+
+
+@pytest.mark.parametrize("side", range(8, 129))
+def test_any_size_has_levels_of_its_own(side):
+    sides = [level.shape[1] for level in Levels(None, side, side + 3).all]
+    assert sides == sorted(sides)
+    assert 5 <= sides[0] <= 10 or side < 10
+    factor = 2 * sides[-1] // sides[0]
+    assert side <= 2 * sides[-1] < side + factor
 
 
 @pytest.mark.parametrize(
@@ -153,6 +164,17 @@ def test_a_long_way_is_decoded_in_parts(monkeypatch):
     assert decoded == [4, 4, 4, 3]
 
 
+def test_many_seeds_are_sampled_in_parts_each_as_alone(monkeypatch):
+    functions = Functions(ladder())
+    monkeypatch.setattr("latens.model.latent_model.VALUES_AT_ONCE", 3 * 64)
+    seeds = torch.arange(7) + 40
+    images = functions.sample(seeds, None, [1.0])["images"]
+    assert images.shape == (7, 1, 8, 8)
+    for i in (0, 4, 6):
+        alone = functions.sample(seeds[i : i + 1], None, [1.0])["images"]
+        torch.testing.assert_close(alone[0], images[i], atol=1e-5, rtol=1e-5)
+
+
 def test_each_level_has_a_temperature():
     model = ladder()
     still = model.sample(50, temperature=[1e-6, 1e-6, 1e-6])
@@ -187,7 +209,7 @@ def test_a_posterior_that_is_given_is_that_of_the_top():
 def test_a_refined_posterior_costs_less():
     """Of weights as drawn, whose q is far from the best: several standard errors of the noise."""
     torch.manual_seed(0)
-    model, x = ladder(), torch.rand(128, 1, 8, 8).round()
+    model, x = ladder(), torch.rand(256, 1, 8, 8).round()
     plain, refined = (latens.evaluate(model, x, refine=steps) for steps in (0, 50))
     assert refined.elbo > plain.elbo + 4 * plain.errors["elbo"].sampling
 
@@ -204,6 +226,23 @@ def test_a_refined_posterior_costs_less():
 def test_what_a_ladder_has_not_is_refused(choices, reason):
     with pytest.raises(LatensError, match=reason):
         recipes.build("ladder", (1, 8, 8), 20, **choices)
+
+
+def test_coarse_features_have_more_channels():
+    options = {"network": {"levels": "2x1,4x1,8x2", "channels": 4, "coarse_channels": 12}}
+    model = recipes.build("ladder", (1, 16, 16), 20, options=options).eval()
+    x = torch.rand(3, 1, 16, 16)
+    assert [e.shape[1:] for e in model.encoder(x)] == [(12, 2, 2), (8, 4, 4), (4, 8, 8), (4, 8, 8)]
+    assert [level.residual.conv1.in_channels for level in model.levels] == [12, 8, 4, 4]
+    assert model.start.shape == (1, 12, 2, 2)
+    assert model.reconstruct(x).shape == model.sample(3).shape == x.shape
+    model(x).log_weights.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+def test_fewer_channels_where_maps_are_coarse_are_refused():
+    with pytest.raises(LatensError, match="at least channels, which is 8"):
+        ladder(coarse_channels=4)
 
 
 def test_its_network_is_for_its_recipe():

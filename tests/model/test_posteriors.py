@@ -253,3 +253,12 @@ def test_of_features_that_are_all_alike_it_starts_finite():
     posterior = DiagonalGaussian(12, 2)
     posterior.start_narrow(torch.ones(9, 12))
     assert posterior(torch.ones(9, 12)).mean.isfinite().all()
+
+
+def test_a_full_covariance_is_sampled_in_float32_under_autocast():
+    q = away_from_the_start(latens.FullCovarianceGaussian(16, 3))(torch.randn(2, 16))
+    torch.manual_seed(0)
+    expected = q.rsample()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(q.rsample(), expected)

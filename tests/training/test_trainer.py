@@ -250,6 +250,17 @@ def test_a_training_goes_back_from_a_loss_that_is_no_number_and_on_at_a_smaller_
     assert sorted(t.run.frames) == [0, 1, 2, 3]
 
 
+def test_a_model_of_an_epoch_that_is_gone_is_not_kept(digits, tmp_path):
+    t = trainer(tmp_path, digits)
+    t.fit()
+    t.state.best_epoch += 5  # as of epochs since the last checkpoint
+    (t.run.path / "model.safetensors").unlink()
+    t._go_back(Diverged("the loss is nan"))
+    kept = latens.load(t.run.path).state_dict()
+    for name, value in t.averaged.state_dict().items():
+        assert torch.equal(kept[name], value), name
+
+
 def test_a_loss_that_only_rises_ends_the_run(digits, tmp_path, capsys):
     with pytest.raises(Diverged, match=r"rose from .* and so it did 3 times before"):
         trainer(tmp_path, digits, learning_rate=1e3).fit()

@@ -77,6 +77,8 @@ def draw(
     if confidence is not None and not 0 <= confidence <= 1:
         raise LatensError(f"confidence is {confidence}: a probability, from 0 to 1")
     if vae.label_embedding is not None:
+        if density == "gaussian":
+            raise LatensError("a conditional model has no density of a class: leave out --density")
         return _conditional(vae, number, label, temperature, confidence)
     temperatures = vae.temperatures(temperature)
     top = temperatures[0]

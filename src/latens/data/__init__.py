@@ -248,7 +248,7 @@ def load_alike(
     known, of = found["train"].labels, names or labels
     named = ((), of) if known is not None and known.dim() > 1 else (of, ())
     raw = Raw(found["train"], found.get("validation"), found.get("test"), *named)
-    return _data_set(data, raw, *_split(raw, None, 0, 0))
+    return binarise(_data_set(data, raw, *_split(raw, None, 0, 0)), "none")  # are they bits?
 
 
 def read_splits(

@@ -58,7 +58,7 @@ def decompose_kl(
         seed: of z.
 
     Raises:
-        LatensError: a hierarchy, or a posterior that is no diagonal Gaussian.
+        LatensError: a hierarchy, a posterior that is no diagonal Gaussian, or a p(z|y).
     """
     mean, scale, log_ratio, z = _latents(vae, images, seed)
     log_qz, log_qz_d = (_exact if exact else _stratified)(z, mean, scale)
@@ -95,7 +95,10 @@ def _latents(
             if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
                 raise LatensError("the KL is taken apart for a diagonal Gaussian q(z|x) only")
             z = q.sample()
-            log_p = vae.prior_given(y).log_prob(z)
+            p = vae.prior_given(y)
+            if p.batch_shape:
+                raise LatensError("the KL is taken apart for one p(z), and this one is of a label")
+            log_p = p.log_prob(z)
             parts.append(
                 (q.mean.flatten(1), q.stddev.flatten(1), q.log_prob(z), log_p, z.flatten(1))
             )

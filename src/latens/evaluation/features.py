@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from latens.data import DataSet, Images
@@ -31,10 +31,20 @@ class FeatureNetwork:
     Attributes:
         name: what stands beside every figure that is of them.
         compute: `[N, C, H, W]` in [0, 1] -> `[N, F]`.
+        learned_from: rows of the training images; None of a network that comes with latens.
     """
 
     name: str
     compute: Callable[[Tensor], Tensor]
+    learned_from: Int64[Tensor, " n"] | None = None
+
+    def some_unseen(self, train: Images, count: int) -> Images:
+        """`count` training images that it was not learned from, where there are so many."""
+        unseen = torch.ones(len(train), dtype=torch.bool)
+        if self.learned_from is not None:
+            unseen[self.learned_from] = False
+        enough = int(unseen.sum()) >= count
+        return (train.take(unseen.nonzero()[:, 0]) if enough else train).some(count)
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
@@ -65,40 +75,44 @@ def classifier_features(train: Images) -> FeatureNetwork:
     """
     if train.labels is None or train.labels.dim() > 1:
         raise LatensError("a classifier's features need images with classes")
-    few = _few(train, train.labels >= 0)
-    x, y = small(few.unit()), few.labels
-    assert y is not None
+    rows = _some_of((train.labels >= 0).nonzero()[:, 0])
+    few = train.take(rows)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
+        x, y = small(few.unit()), few.labels
+        assert y is not None
         channels, height, width = x.shape[1:]
         network = ImageClassifier((channels, height, width), int(y.max()) + 1)
         _learn(network, x, y)
     compute = _hidden(network.eval())
     name = f"a classifier of {len(x):,} training images, last hidden layer"
-    return FeatureNetwork(name, lambda images: compute(small(images)))
+    return FeatureNetwork(name, lambda images: compute(small(images)), rows)
 
 
 def principal_components(train: Images) -> FeatureNetwork:
     """The first principal components of training images."""
     from sklearn.decomposition import PCA
 
-    x = small(_few(train, torch.ones(len(train), dtype=torch.bool)).unit()).flatten(1)
+    rows = _some_of(torch.arange(len(train)))
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        x = small(train.take(rows).unit()).flatten(1)
     pca = PCA(min(COMPONENTS, *x.shape), random_state=SEED).fit(x.numpy())
 
     def compute(images: Tensor) -> Tensor:
         return torch.from_numpy(pca.transform(small(images).flatten(1).numpy()))
 
-    return FeatureNetwork(f"{pca.n_components_} principal components of training images", compute)
+    name = f"{pca.n_components_} principal components of training images"
+    return FeatureNetwork(name, compute, rows)
 
 
 def _hidden(network: ImageClassifier) -> Callable[[Tensor], Tensor]:
     return network.layers[:-1]
 
 
-def _few(train: Images, usable: Tensor) -> Images:
-    rows = usable.nonzero()[:, 0]
+def _some_of(rows: Int64[Tensor, " N"]) -> Int64[Tensor, " n"]:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED))
-    return train.take(rows[order[:LEARNED_FROM]].sort().values)
+    return rows[order[:LEARNED_FROM]].sort().values
 
 
 def small(images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:

@@ -114,7 +114,8 @@ def evaluate_fully(run: Run, vae: LatentModel, data: DataSet, seed: int = 0) -> 
         data: that the run was trained on.
         seed: of all noise.
     """
-    with progress("kinds of figures") as bar:
+    with progress("kinds of figures") as bar, torch.random.fork_rng():
+        torch.manual_seed(seed)  # of bits that are drawn anew each time
         figures: dict[str, Any] = {}
         task = bar.add_task("measuring", total=8)
         for name, value in _every(run, vae, data, seed):
@@ -138,7 +139,7 @@ def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tup
     # What an encoder is told of the class its z only tells back
     if test.labels is not None and test.labels.dim() == 1 and not vae.encodes_labels:
         yield "latents", _of_classes(vae, train, test)
-    if data.source == "shapes" and len(vae.level_shapes) == 1:
+    if data.source == "shapes" and len(vae.level_shapes) == 1 and not vae.encodes_labels:
         yield "factors", _of_factors(vae)
 
 
@@ -173,9 +174,9 @@ def _samples(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[S
     features = features_of(run, data)
     test, train = data.test.some(SAMPLED), data.train
     count = min(SAMPLED, len(test))
-    real, pixels = features(test.unit()), small(train.unit()).flatten(1)
-    flat = small(test.unit()).flatten(1)
-    of_train = features(train.some(count).unit())
+    real, flat = features(test.unit()), small(test.unit()).flatten(1)
+    pixels = torch.cat([small(block.unit()).flatten(1) for block in train.blocks()])
+    of_train = features(features.some_unseen(train, count).unit())
     yield sample_quality("training images", features.name, real, of_train, seed=seed)
     for of, images in _drawn(vae, train, data.binary, count, seed):
         copies = near_copies(small(images).flatten(1), pixels, flat)

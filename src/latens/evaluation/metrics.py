@@ -256,9 +256,10 @@ def _measured(
         torch.manual_seed(seed)
         blocks, binary = [], True
         with _bar(len(images) * (k or 0)) as advance:
+            apart = max(1, len(images) // SPREAD_IMAGES)
             for rows, x, y, together in _blocks(images, labels, vae.device, objective):
                 block = _Block(vae, x, y, k, objective, together, advance)
-                blocks.append(block.measure(propose, rows, spread=spread and not blocks))
+                blocks.append(block.measure(propose, rows, apart if spread else None))
                 binary = binary and not (x * (1 - x)).max()  # mostly the first block tells
     vae.train(was_training)
     every = {name: torch.cat([b[name] for b in blocks if name in b]) for name in blocks[0]}
@@ -330,7 +331,7 @@ class _Block:
     together: int
     advance: Callable[[int], None]
 
-    def measure(self, propose: Propose | None, rows: slice, spread: bool) -> dict[str, Tensor]:
+    def measure(self, propose: Propose | None, rows: slice, apart: int | None) -> dict[str, Tensor]:
         """The terms of each image."""
         vae, x, y, objective = self.vae, self.x, self.y, self.objective
         if propose is None:
@@ -354,8 +355,8 @@ class _Block:
         if objective is not None:
             shared = replace(draw, joint=objective.joint(self.together), own=objective.own)
             terms |= {f"{OBJECTIVE}{name}": v for name, v in objective.terms(shared).items()}
-        elif spread:
-            terms |= self._spread(propose, rows.start)
+        elif apart is not None:
+            terms |= self._spread(propose, rows, apart)
         return {name: value.cpu() for name, value in terms.items()}
 
     def _importance(self, posterior: Distribution | None) -> dict[str, Tensor]:
@@ -372,12 +373,12 @@ class _Block:
             "effective_samples": weights.effective_samples,
         }
 
-    def _spread(self, propose: Propose | None, first: int) -> dict[str, Tensor]:
-        """The variance over z of what one sample of z gives for the first images, float64."""
-        x = self.x[:SPREAD_IMAGES]
-        y = None if self.y is None else self.y[:SPREAD_IMAGES]
+    def _spread(self, propose: Propose | None, rows: slice, apart: int) -> dict[str, Tensor]:
+        """The variance over z of what one sample of z gives for some of the images, float64."""
+        x, some = self.x[::apart], slice(rows.start, rows.stop, apart)
+        y = None if self.y is None else self.y[::apart]
         with torch.random.fork_rng():  # the figures do not depend on whether it is measured
-            posterior = None if propose is None else propose(slice(first, first + len(x)), x, y)
+            posterior = None if propose is None else propose(some, x, y)
             draws = [self.vae.draw(x, y, 1, posterior) for _ in range(SPREAD_SAMPLES)]
         parts = [_parts(draw) for draw in draws]
         parts = [part | {"elbo": part["reconstruction"] + part["kl"]} for part in parts]

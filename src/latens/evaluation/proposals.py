@@ -78,7 +78,7 @@ class _GridProposal:
             self.first = rows.start
             many = slice(rows.start, min(rows.start + GRID_IMAGES, len(self.images)))
             self.table = self._tabulate(*rows_of(self.images, self.labels, many, self.vae.device))
-        return self.table.rows(slice(rows.start - self.first, rows.stop - self.first))
+        return self.table.rows(slice(rows.start - self.first, rows.stop - self.first, rows.step))
 
     def _tabulate(self, x: Tensor, y: Tensor | None) -> GridPosterior:
         count = self.grid.count

@@ -1,6 +1,7 @@
 """What it costs to round the weights of a model, and which of them are better left as they are."""
 
 import copy
+import math
 from collections.abc import Collection
 
 import torch
@@ -22,8 +23,7 @@ def sensitive_weights(model: LatentModel, images: Images) -> list[str]:
     None where all weights in 8 bits cost less than 0.03 nats per image and 0.025 % of −ELBO;
     otherwise each layer that does so alone. Measured with the same noise, on images of training.
     """
-    side = images.pixels[0].numel()
-    few = images.some(max(1, min(IMAGES, VALUES // side)))
+    few = images.some(max(1, min(IMAGES, VALUES // math.prod(images.shape))))
     exact = evaluate(model, few, seed=SEED).elbo
     most = max(NATS, SHARE * abs(exact))
     weights = {n: w for n, w in model.named_parameters() if w.dim() > 1}

@@ -30,7 +30,8 @@ class SampleQuality:
         precision: the share of samples within the manifold of test images.
         recall: the share of test images within the manifold of the samples.
         near_copies: the share of samples nearer to a training image than all but 1 % of test
-            images are, in pixels: about 0.01 where nothing is copied; None without such images.
+            images are, in pixels: about 0.01 of new images, and more of samples without the noise
+            that images have, such as means of p(x|z); None without such images.
         samples, images: how many of each.
         errors: standard errors by name: by a bootstrap of fid, over subsets of kid, binomial of
             the others.

@@ -40,7 +40,7 @@ class Grid:
 
     @classmethod
     def over_prior(cls, vae: VAE, cells: int | None = None) -> "Grid":
-        """A grid over what samples of p(z) span, and a quarter more.
+        """A grid over what samples of p(z), or of p(z|y) for all y, span, and a quarter more.
 
         Args:
             cells: along each axis; None: 4,096 of one latent, 512 of two, 128 of three.
@@ -59,6 +59,10 @@ class Grid:
         with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
             torch.manual_seed(0)  # the same grid at each call
             z = vae.draw_prior(RANGE_SAMPLES).flatten(1)
+            labels = vae.label_embedding
+            if labels is not None and vae.prior_given(labels.unknown(1)).batch_shape:
+                of_labels = vae.draw_prior(RANGE_SAMPLES, labels.draw(RANGE_SAMPLES))
+                z = torch.cat((z, of_labels.flatten(1)))
         centre = (z.amin(0) + z.amax(0)) / 2
         half = MARGIN * (z.amax(0) - z.amin(0)) / 2
         return cls(centre - half, 2 * half / cells, cells)
@@ -215,7 +219,8 @@ def log_prob_of_each(p: Distribution, x: Float[Tensor, "B C H W"]) -> Float[Tens
     flat = x.flatten(1)
     if isinstance(p, BernoulliImage):
         logits = p.base_dist.logits.flatten(1)
-        return logits @ flat.T - F.softplus(logits).sum(1, keepdim=True)
+        with torch.autocast(x.device.type, enabled=False):
+            return logits @ flat.T - F.softplus(logits).sum(1, keepdim=True)
     if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         # Products of large, nearly equal terms: in float64
         mean, scale = (v.flatten(1).double() for v in (p.base_dist.loc, p.base_dist.scale))

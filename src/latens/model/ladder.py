@@ -65,21 +65,31 @@ class Ladder(ComposedModel):
                 f"the prior is for latents of shape {self.prior.event_shape}, and the topmost "
                 f"level has {self.latent_shape}"
             )
-        width, out = encoder.channels, self.likelihood.decoder_channels(self.image_shape[0])
-        self.start = nn.Parameter(torch.zeros(1, width, *self.latent_shape[1:]))
-        above = [levels[0], *levels[:-1]]
-        self.levels = nn.ModuleList(
-            LadderLevel(level, over.halvings - level.halvings, width, len(levels), is_top=not i)
-            for i, (level, over) in enumerate(zip(levels, above, strict=True))
+        out = self.likelihood.decoder_channels(self.image_shape[0])
+        halvings = [level.halvings for level in levels]
+        self.start = nn.Parameter(
+            torch.zeros(1, encoder.width(halvings[0]), *self.latent_shape[1:])
         )
+        self.levels = nn.ModuleList(
+            LadderLevel(level, self._upsample(above, level.halvings), len(levels), is_top=not i)
+            for i, (level, above) in enumerate(
+                zip(levels, [halvings[0], *halvings[:-1]], strict=True)
+            )
+        )
+        finest = encoder.width(halvings[-1])
         self.output = nn.Sequential(
-            *(ResidualConvBlock(width, len(levels)) for _ in range(encoder.blocks)),
-            Upsample(levels[-1].halvings - 1),
+            *(ResidualConvBlock(finest, len(levels)) for _ in range(encoder.blocks)),
+            self._upsample(halvings[-1], 1),
             nn.SiLU(),
-            nn.Conv2d(width, 4 * out, 3, padding=1),
+            nn.Conv2d(encoder.width(1), 4 * out, 3, padding=1),
             nn.PixelShuffle(2),
         )
         self.offset = nn.Parameter(torch.zeros(out, *self.image_shape[1:]))
+
+    def _upsample(self, above: int, below: int) -> "Upsample":
+        """From features after `above` halvings to those after `below`."""
+        width = self.encoder.width
+        return Upsample(above - below, width(above), width(below))
 
     @property
     def level_shapes(self) -> list[tuple[int, ...]]:
@@ -161,7 +171,7 @@ class Ladder(ComposedModel):
         temperature: float | Sequence[float] = 1.0,
     ) -> Float[Tensor, "n C H W"]:
         """Images of given z of the topmost level, the other levels sampled."""
-        rows = z.split(self._rows_at_once)
+        rows = z.split(self.rows_at_once)
         temperatures = self.temperatures(temperature)
         return torch.cat([self.images_at([part[None]], temperatures) for part in rows])
 
@@ -214,7 +224,7 @@ class Ladder(ComposedModel):
         return torch.cat(
             [
                 self.images_at(self.latents(part)[:levels], self.temperatures(1.0))
-                for part in x.split(self._rows_at_once)
+                for part in x.split(self.rows_at_once)
             ]
         )
 
@@ -239,7 +249,7 @@ class Ladder(ComposedModel):
             path(za[0].flatten(1), zb[0].flatten(1), t).reshape(1, -1, *za.shape[2:])
             for za, zb in zip(self.latents(a), self.latents(b), strict=True)
         ]
-        parts = zip(*(z.split(self._rows_at_once, dim=1) for z in between), strict=True)
+        parts = zip(*(z.split(self.rows_at_once, dim=1) for z in between), strict=True)
         images = torch.cat([self.images_at(part) for part in parts])
         return images.unflatten(0, (steps, len(a))).transpose(0, 1)
 
@@ -274,17 +284,16 @@ class LadderLevel(nn.Module):
 
     Args:
         level: its shape.
-        doublings: of the resolution, from the level above.
-        width: channels of the way down.
+        upsample: from the features of the level above.
         depth: L, the number of levels.
         is_top: its prior is the model's.
     """
 
-    def __init__(self, level: Level, doublings: int, width: int, depth: int, is_top: bool):
+    def __init__(self, level: Level, upsample: "Upsample", depth: int, is_top: bool):
         super().__init__()
-        channels = level.shape[0]
+        channels, width = level.shape[0], upsample.outgoing
         self.channels = channels
-        self.upsample = Upsample(doublings)
+        self.upsample = upsample
         self.posterior = ConvBlock(2 * width, 2 * channels, width)
         self.prior = None if is_top else ConvBlock(width, 2 * channels + width, width, last=0.1)
         self.embed = nn.Conv2d(channels, width, 1)
@@ -312,14 +321,21 @@ class LadderLevel(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Each feature repeated, so that the resolution doubles `doublings` times."""
+    """Each feature repeated, so that the resolution doubles `doublings` times.
 
-    def __init__(self, doublings: int):
+    Args:
+        incoming, outgoing: channels; where they differ, a 1x1 convolution comes first.
+    """
+
+    def __init__(self, doublings: int, incoming: int, outgoing: int):
         super().__init__()
         self.doublings = doublings
+        self.outgoing = outgoing
+        self.project = nn.Conv2d(incoming, outgoing, 1) if incoming != outgoing else nn.Identity()
 
-    def forward(self, h: Float[Tensor, "N F h w"]) -> Float[Tensor, "N F H W"]:
-        """H as it is where nothing doubles."""
+    def forward(self, h: Float[Tensor, "N E h w"]) -> Float[Tensor, "N F H W"]:
+        """H as it is where nothing doubles and the channels are the same."""
+        h = self.project(h)
         return F.interpolate(h, scale_factor=2**self.doublings) if self.doublings else h
 
 

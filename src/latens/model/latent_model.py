@@ -178,7 +178,8 @@ class LatentModel(Part, ABC):
         Args:
             y: a label for each image, for a model that depends on labels.
             temperature: z is multiplied by it; below 1 gives more typical images. In a hierarchy
-                one for all levels, or one for each: the deviation of z from the mean of its p.
+                one for all levels, or one for each; below the topmost it is the deviation of z
+                from the mean of its p that is multiplied.
 
         Raises:
             LatensError: another number of labels than images, or of temperatures than levels.
@@ -294,7 +295,7 @@ class LatentModel(Part, ABC):
         """
         if samples < 1:
             raise LatensError(f"{samples} importance samples: 1 or more are needed")
-        rows = self._rows_at_once
+        rows = self.rows_at_once
         if posterior is None and len(x) > rows:
             parts = zip(x.split(rows), repeat(None) if y is None else y.split(rows), strict=False)
             return torch.cat([self.log_weights(part, of, samples) for part, of in parts], dim=1)
@@ -308,14 +309,15 @@ class LatentModel(Part, ABC):
         posterior: Distribution | None = None,
     ) -> Iterator[Float[Tensor, "k B"]]:
         """`log_weights` a few samples at a time, so that memory is bounded whatever K is."""
-        at_once = max(1, self._rows_at_once // max(1, len(x)))
+        at_once = max(1, self.rows_at_once // max(1, len(x)))
         for done in range(0, samples, at_once):
             with torch.no_grad():
                 part = self.draw(x, y, min(at_once, samples - done), posterior).log_weights
             yield part
 
     @property
-    def _rows_at_once(self) -> int:
+    def rows_at_once(self) -> int:
+        """How many images are decoded at a time, so that memory is bounded."""
         return max(1, VALUES_AT_ONCE // math.prod(self.image_shape))
 
     @torch.no_grad()
@@ -324,9 +326,9 @@ class LatentModel(Part, ABC):
     ) -> Float[Tensor, "..."]:
         """The mean of p(x|z), clipped to [0, 1], for z `[*N, *Z]`: images `[*N, C, H, W]`."""
         lead = z.shape[: z.dim() - len(self.latent_shape)]
-        rows = z.reshape(-1, *self.latent_shape).split(self._rows_at_once)
+        rows = z.reshape(-1, *self.latent_shape).split(self.rows_at_once)
         y = label_rows(y, lead)
-        ys = (None,) * len(rows) if y is None else y.split(self._rows_at_once)
+        ys = (None,) * len(rows) if y is None else y.split(self.rows_at_once)
         parts = [self.decode(part, of).mean.clamp(0, 1) for part, of in zip(rows, ys, strict=True)]
         return torch.cat(parts).reshape(*lead, *self.image_shape)
 

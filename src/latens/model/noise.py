@@ -40,6 +40,9 @@ def _mixed(word: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     return word ^ word // 2**16
 
 
+BLOCK = 16  # numbers that torch's generators of normal numbers on a processor fill at a time
+
+
 class NoiseOfImages(TorchFunctionMode):
     """Inside, what torch draws at random comes from `normal` and `uniform`, image by image."""
 
@@ -89,11 +92,13 @@ class SeededNoise(NoiseOfImages):
     def _pairs(self, shape: Any) -> tuple[Tensor, Tensor]:
         """Two numbers in (0, 1] for each place; the images are the first axis of their number."""
         n = self.seed.shape[0]
-        lead = next(
+        leads = [
             i
             for i, size in enumerate(shape)
             if not isinstance(size, int) or (isinstance(n, int) and size == n)
-        )
+        ]
+        assert leads, f"{tuple(shape)} has no axis of {n} images"
+        lead = leads[0]
         rest = [int(size) for size in shape[lead + 1 :]]
         counter = torch.arange(self.drawn, self.drawn + math.prod(rest))
         self.drawn += math.prod(rest)
@@ -127,8 +132,12 @@ class OwnNoise(NoiseOfImages):
     def _each(self, draw: Any, shape: Any) -> Tensor:
         samples, images, *rest = shape
         assert images == len(self.generators), f"{tuple(shape)} is not [K, N, ...]"
-        parts = [draw(samples, *rest, generator=generator) for generator in self.generators]
-        return torch.stack(parts, dim=1).to(self.device)
+        count = math.prod(rest)
+        # Torch fills whole blocks in another order than what is left over, so that without these
+        # the numbers would depend on how many samples are drawn at a time
+        padded = math.ceil(count / BLOCK) * BLOCK
+        parts = [draw(samples, padded, generator=generator) for generator in self.generators]
+        return torch.stack(parts, dim=1)[..., :count].reshape(shape).to(self.device)
 
 
 def seeds_of(x: Float[Tensor, "N C H W"], seed: int) -> list[int]:

@@ -197,7 +197,16 @@ class FullCovarianceGaussian(Posterior, name="full"):
         tril = torch.diag_embed(scale)
         # In units of its row's scale: a narrow latent keeps a narrow conditional
         tril[:, row, column] = below * scale[:, row]
-        return MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+        return Float32MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+
+
+class Float32MultivariateNormal(MultivariateNormal):
+    """One whose samples are in float32 under autocast too, which would round L ε to bfloat16."""
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 - as torch's
+        """μ + L ε."""
+        with torch.autocast(self.loc.device.type, enabled=False):
+            return super().rsample(sample_shape)
 
 
 class IAF(Posterior, name="iaf"):

@@ -160,6 +160,9 @@ class VAE(ComposedModel):
         if y is None or self.classifier is None:
             return z.new_zeros(z.shape[:2])
         p = self.classifier(z)
+        if y.dim() != 1 + isinstance(p, Independent):
+            told, asked = ("classes", "attributes") if y.dim() == 1 else ("attributes", "classes")
+            raise LatensError(f"the labels are {told}, and the model was trained with {asked}")
         if isinstance(p, Independent):  # of attributes, whose Bernoullis take floats
             return (p.base_dist.log_prob(y.clamp(min=0).to(z.dtype)) * (y >= 0)).sum(-1)
         return p.log_prob(y.clamp(min=0)) * (y >= 0)

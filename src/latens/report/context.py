@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from latens import pictures
+from latens.analysis.generation import labels_like_training
 from latens.analysis.projections import Embedded, Plane, embedded
 from latens.data import DataSet, Images
 from latens.errors import LatensError
@@ -257,9 +258,14 @@ class ReportContext:
         return self.vae.sampler if isinstance(self.vae, ComposedModel) else None
 
     def sample_of_prior(self, count: int) -> Float[Tensor, "N *Z"]:
-        """Samples of p(z), of a model with a second stage too."""
+        """Samples of p(z), of a model with a second stage too; of p(z|y) for y as in training."""
         vae = self.vae
-        return (vae.draw_prior if isinstance(vae, ComposedModel) else vae.sample_prior)(count)
+        if not isinstance(vae, ComposedModel):
+            return vae.sample_prior(count)
+        y = None
+        if vae.label_embedding is not None:
+            y = labels_like_training(LabelStatistics.of(vae), count, None).to(vae.device)
+        return vae.draw_prior(count, y)
 
     @property
     def dims_shown(self) -> tuple[int, int]:

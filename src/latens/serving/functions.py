@@ -1,6 +1,7 @@
 """What the service computes: functions of a batch whose rows do not depend on one another."""
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -73,6 +74,17 @@ class Functions:
         self, seeds: Int64[Tensor, " N"], y: Int64[Tensor, "N *A"] | None, temperature: list[float]
     ) -> dict[str, Tensor]:
         """An image for each seed, as of the exported sampler; its label where it can be told."""
+        rows = self.vae.rows_at_once
+        labels = repeat(None) if y is None else y.split(rows)
+        parts = [
+            self._sample(some, of, temperature)
+            for some, of in zip(seeds.split(rows), labels, strict=False)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _sample(
+        self, seeds: Int64[Tensor, " N"], y: Int64[Tensor, "N *A"] | None, temperature: list[float]
+    ) -> dict[str, Tensor]:
         with SeededNoise(seeds.to(self.vae.device)):
             if y is not None:
                 return {"images": self.vae.sample(len(seeds), y.to(self.vae.device), temperature)}

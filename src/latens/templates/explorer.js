@@ -84,12 +84,13 @@ if (root) {
     canvas.setAttribute("role", "img");
     return { canvas, words: box.appendChild(document.createElement("div")) };
   });
+  const decodesAs = data.conditional && data.networks.decode;
   function nearest() {
     const distance = new Float64Array(count);
     for (let i = 0; i < count; i++) {
       let sum = 0;
       for (let d = 0; d < dims; d++) sum += (all[i * dims + d] - state.z[d]) ** 2;
-      distance[i] = data.conditional && data.labels[i] !== state.label ? Infinity : sum;
+      distance[i] = decodesAs && data.labels[i] !== state.label ? Infinity : sum;
     }
     const order = Array.from(distance.keys()).filter((i) => distance[i] < Infinity).sort((a, b) => distance[a] - distance[b]);
     near.forEach(({ canvas, words }, k) => {
@@ -410,7 +411,7 @@ if (root) {
     state.label = k;
     press(part("labels"), k);
   }
-  if (data.conditional) {
+  if (decodesAs) {
     part("labels").hidden = false;
     part("labels").append("Decode as");
     data.names.forEach((name, k) => choice(part("labels"), name, k === 0, () => { chooseLabel(k); set(state.z); }));

@@ -229,6 +229,8 @@ def _initialised(data: Any, config: TrainConfig) -> tuple[LatentModel, TrainConf
         if value not in (default.get(name), decided.get(name)):
             raise LatensError(f"{name} is decided by the model of init_from: leave it out")
     channels, height, width = model.image_shape
+    if config.data.grey and channels != 1:
+        raise LatensError("the model of init_from reads images in colour: leave out grey")
     resized = is_path(data) and str(data) not in NAMES and can_be_resized(data)
     if resized and config.data.size is None:
         size = {"size": f"{height}x{width}", "grey": channels == 1}

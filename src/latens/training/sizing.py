@@ -10,7 +10,7 @@ import torch
 
 from latens.config import TrainConfig, replaced
 from latens.console import note, warn
-from latens.data import NAMES, DataSet
+from latens.data import NAMES, DataSet, can_be_resized
 from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
 from latens.training.objectives import Objective
@@ -69,10 +69,14 @@ def _tell_of_too_little(seen: float, data: DataSet, minutes: float) -> None:
     images = len(data.train)
     if seen < images:
         height, width = data.shape[1:]
+        smaller = (
+            f", or --size {max(8, height // 2)}x{max(8, width // 2)} about four times as many"
+            if can_be_resized(data.source)
+            else ""
+        )
         warn(
             f"--minutes {minutes:g} holds about {seen:,.0f} of the {images:,} images: --minutes "
-            f"{math.ceil(minutes * images / max(seen, 1)):,} would show each of them once, or "
-            f"--size {max(8, height // 2)}x{max(8, width // 2)} about four times as many"
+            f"{math.ceil(minutes * images / max(seen, 1)):,} would show each of them once{smaller}"
         )
 
 

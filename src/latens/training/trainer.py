@@ -287,7 +287,7 @@ class Trainer:
         Raises:
             Diverged: it has gone back as often as it may.
         """
-        setbacks, images = self.state.setbacks + 1, self.state.images
+        setbacks, images, kept = self.state.setbacks + 1, self.state.images, self.state.best_epoch
         if setbacks > SETBACKS:
             see = f", and see `latens doctor {self.run.path}`" if self.run.metrics else ""
             raise Diverged(
@@ -300,6 +300,8 @@ class Trainer:
         self._make_learner()  # the optimiser's moments and what is compiled refer to each other
         self._restore(*self.run.last_checkpoint())
         self.state.setbacks = setbacks
+        if self.state.best_epoch != kept:  # the model kept is of an epoch that is gone
+            self.state.best_epoch, self.state.best_loss = 0, math.inf
         if self.recorder is not None:
             self.recorder.last = max(self.run.frames, default=-1)
         if self.processes.is_main:

@@ -53,6 +53,11 @@ class LabelEmbedding(Part):
         shape = (n,) if self.exclusive else (n, self.count)
         return torch.full(shape, -1, device=self.weight.device)
 
+    def draw(self, n: int) -> Int[Tensor, "n *A"]:
+        """`n` labels, each class or combination of attributes as likely as the others."""
+        shape, kinds = ((n,), self.count) if self.exclusive else ((n, self.count), 2)
+        return torch.randint(kinds, shape, device=self.weight.device)
+
 
 class ConditionalEncoder(Encoder):
     """q(z|x, y): an encoder whose features are mixed with the label.

@@ -56,8 +56,8 @@ class Levels:
             )
         if text is None:
             halvings = max(1, round(math.log2(side / COARSEST_SIDE)))
-            sides = range(halvings, 0, -1)
-            wanted = [(math.ceil(side / 2**k), PER_RESOLUTION, 1) for k in sides]
+            coarsest = math.ceil(side / 2**halvings)
+            wanted = [(coarsest * 2**k, PER_RESOLUTION, 1) for k in range(halvings)]
         else:
             wanted = [_numbers(text, part) for part in text.split(",")]
         limits.check("tensors", sum(count for _, count, _ in wanted), f"levels of {text} have")
@@ -142,11 +142,14 @@ class LadderEncoder(Encoder, name="ladder"):
         image_shape: (C, H, W), 8x8 or larger, odd and non-square too.
         levels: such as 7x4,14x4: four maps of latents 7 pixels wide, then four of 14; 7x4x2 for
             maps of two channels. None: four at each resolution from about 7 to half the image's.
-        channels: channels of the features at every resolution.
+        channels: channels of the features at half the image's resolution.
         blocks: residual blocks at each resolution.
+        coarse_channels: with each further halving the channels double, up to so many: coarse maps
+            cost little, and hold what ties an image together. None: `channels` everywhere.
 
     Raises:
-        LatensError: an image smaller than 8x8, or levels that cannot be.
+        LatensError: an image smaller than 8x8, levels that cannot be, or `coarse_channels` below
+            `channels`.
     """
 
     def __init__(
@@ -155,26 +158,38 @@ class LadderEncoder(Encoder, name="ladder"):
         levels: str | None = None,
         channels: int = 32,
         blocks: int = 1,
+        coarse_channels: int | None = None,
     ):
         super().__init__()
         check_sizes(channels=channels, blocks=blocks)
+        if coarse_channels is not None and coarse_channels < channels:
+            raise LatensError(
+                f"coarse_channels is {coarse_channels}: it must be at least channels, which is "
+                f"{channels}"
+            )
         self.image_shape = image_shape
         self.levels = levels
         self.channels = channels
         self.blocks = blocks
-        self.features = channels
+        self.coarse_channels = coarse_channels
         self.plan = Levels(levels, *image_shape[1:])
         deepest = self.plan.all[0].halvings
+        self.features = self.width(deepest)
         incoming, self.halvings = image_shape[0], nn.ModuleList()
-        for _ in range(deepest):
+        for halvings in range(1, deepest + 1):
+            width = self.width(halvings)
             self.halvings.append(
                 nn.Sequential(
                     nn.PixelUnshuffle(2),
-                    nn.Conv2d(4 * incoming, channels, 3, padding=1),
-                    *(ResidualConvBlock(channels, deepest * blocks) for _ in range(blocks)),
+                    nn.Conv2d(4 * incoming, width, 3, padding=1),
+                    *(ResidualConvBlock(width, deepest * blocks) for _ in range(blocks)),
                 )
             )
-            incoming = channels
+            incoming = width
+
+    def width(self, halvings: int) -> int:
+        """Channels of the features after so many halvings of the resolution, 1 or more."""
+        return min(self.channels << (halvings - 1), self.coarse_channels or self.channels)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], y: Int[Tensor, "B *A"] | None = None

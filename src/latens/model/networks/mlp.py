@@ -16,7 +16,7 @@ OUTPUT_GAIN = 0.1  # the decoder starts close to the mean image, and does not ha
 def kaiming_init(network: nn.Module) -> None:
     """Weights for layers that follow a ReLU, biases at zero: He et al. 2015, equation 10.
 
-    Torch's default has a third of this variance: signals fade from layer to layer, and a first
+    Torch's default has a sixth of this variance: signals fade from layer to layer, and a first
     epoch goes by before z is used.
     """
     for module in network.modules():
