@@ -1,4 +1,4 @@
-"""A prior, an objective and an encoder of one's own, in 45 lines: `own_parts.py [FOLDER]`."""
+"""A prior, an objective and an encoder of one's own, in 50 lines: `own_parts.py [FOLDER]`."""
 
 import math
 import sys

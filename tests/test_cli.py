@@ -195,7 +195,7 @@ def test_recipes_and_data_are_listed(run_latens):
         assert name in listing
 
 
-def test_help_names_every_option_with_unit_and_default(run_latens):
+def test_help_names_every_option(run_latens):
     text = " ".join(run_latens("train", "--help-all").stdout.replace("│", " ").split())
     for name in option_names():
         assert f"--{name.replace('_', '-')}" in text

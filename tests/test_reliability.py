@@ -279,6 +279,8 @@ def test_a_run_is_read_while_it_is_trained(tmp_path):
         for _ in range(5):
             assert latens.evaluate(tmp_path / "run").images == 179
             assert latens.Run.open(tmp_path / "run").metrics
+        latens.doctor(tmp_path / "run")
+        assert latens.api.report(tmp_path / "run", tmp_path / "page").is_file()
         assert training.poll() is None
     finally:
         training.kill()

@@ -214,7 +214,7 @@ def evaluate(
 def evaluate_all(
     path: str | Path | Run, data: Any = None, seed: int = 0, device: str = "auto"
 ) -> "FullEvaluation":
-    """Measure everything that applies to a run's model, each figure with its error.
+    """Measure everything that applies to a run's model, with errors where they are known.
 
     Args:
         path: a run, its directory, or a pretrained model by name.

@@ -69,7 +69,7 @@ class DataConfig(_Section):
     """Leave out no image: stop at a file that cannot be read, keep those far smaller than most."""
     range: str | None = None
     """LOW,HIGH: values of black and of white, of arrays and of images in 16 bits or floats; none: 0
-    and 255 or 65,535 of whole numbers, 0 and 1 of floats."""
+    and 255 of whole numbers in arrays, 65,535 of 16-bit image files, 0 and 1 of floats."""
     binarisation: Binarisation = "none"
     """Bits from grey levels: dynamic draws training bits afresh at each visit."""
     validation: int | None = None
@@ -175,7 +175,7 @@ class ObjectiveConfig(_Section):
     """What is minimised."""
     beta_warmup: float | None = None
     """Share of the training, in [0, 1], over which beta rises from 0, linearly; none: the recipe's,
-    mostly 0."""
+    mostly 0, and 0.3 where the scale of the likelihood is fixed."""
     beta_cycles: int = 1
     """How often beta rises anew; its warm-up is then a share of each cycle."""
     beta_step: float = 0.0
@@ -243,7 +243,8 @@ class RunConfig(_Section):
     """Epochs without a better validation loss after which to stop; 0: never; none: a tenth of the
     epochs, at least 10, where --epochs and --minutes leave their number open."""
     film: bool | None = None
-    """Record the training for films of it; none: unless --epochs is above 250."""
+    """Record the training for films of it; none: unless there are more than
+    250 epochs."""
     report: bool = True
     """Write report.html and its pictures at the end."""
     seed: int = 0

@@ -139,6 +139,11 @@ def test_kept_levels_are_the_image_s_and_others_are_sampled():
     every = model.reconstruct(x)
     torch.testing.assert_close(model.reconstruct(x, levels=3), every)
     assert not torch.equal(model.reconstruct(x, levels=2), model.reconstruct(x, levels=2))
+    given, images_at = [], model.images_at
+    model.images_at = lambda z, temperatures: given.append(z) or images_at(z, temperatures)
+    model.reconstruct(x, levels=2)
+    for kept, own in zip(given[0], model.latents(x)[:2], strict=True):
+        torch.testing.assert_close(kept, own)
     assert model.reconstruct(x, levels=0).shape == x.shape
     with pytest.raises(LatensError, match="this model has 3"):
         model.reconstruct(x, levels=4)

@@ -219,7 +219,7 @@ def test_attributes_colour_the_plane_and_have_a_picture(tmp_path, digits_run):
         _ = ReportContext(run, data, attribute="Bald").colours
 
 
-def test_every_section_says_what_is_good_and_what_is_bad():
+def test_every_section_has_an_anchor_of_its_own_and_advice():
     assert len({section.anchor for section in SECTIONS}) == len(SECTIONS)
     for section in SECTIONS:
         assert len(section.advice) > 60

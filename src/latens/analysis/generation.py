@@ -68,7 +68,7 @@ def draw(
         density: of a class: a mixture of Gaussians, or N(μ, diag σ²). Of an attribute always the
             latter.
         confidence: the least p(y|z), from 0 to 1; z that fall short are drawn anew. None is 0.8
-            for a class that is asked for, and 0 otherwise.
+            for a class that is asked for with the density mixture, and 0 otherwise.
 
     Raises:
         LatensError: a label that does not exist, a model that knows none, or a confidence that

@@ -27,7 +27,7 @@ Confidence = Annotated[
     float | None,
     Parameter(
         help="The least probability of the class given z, from 0 to 1; none: 0.8 of a class that "
-        "is asked for."
+        "is asked for, but with --density gaussian."
     ),
 ]
 JudgeOption = Annotated[

@@ -55,9 +55,9 @@ def evaluate(
     precision
         Of the networks: bf16 is faster, and may move the second decimal.
     every
-        Every figure that applies, each with its error, in minutes: all splits, −log p(x), the parts
-        of the KL, the amortisation gap, samples, and what latents tell. The other options but
-        --data, --seed, --device and --json stay out.
+        Every figure that applies, with its error where one is known, in minutes: all splits,
+        −log p(x), the parts of the KL, the amortisation gap, samples, and what latents tell. The
+        other options but --data, --seed, --device and --json stay out.
     as_json
         Print one JSON object.
     """

@@ -260,7 +260,7 @@ def serve(
     images
         That one request may send or ask for.
     megabytes
-        That one request may have.
+        MiB that one request may have.
     megapixels
         That the images of one request may have, before they are brought to the model's size.
     rate

@@ -142,12 +142,17 @@ def _likelihood(case: Examination) -> Iterator[Finding]:
 def _sigma(case: Examination) -> Iterator[Finding]:
     vae = case.vae
     log_scale = getattr(vae.likelihood, "log_scale", None)
-    why = "A density that is all on one value breaks off learning there, and figures mean little."
+    why = "What is all on one value breaks off learning there, and figures mean little."
     if isinstance(log_scale, torch.Tensor):
-        floor = LEAST_LOGISTIC if case.test.kind == "8-bit" else LEAST_SCALE
+        of_8_bits = case.test.kind == "8-bit"
+        floor = LEAST_LOGISTIC if of_8_bits else LEAST_SCALE
         scale = floor + log_scale.exp().min().item()
         if scale < NEAR_FLOOR * floor:
-            remedy = "Try --likelihood discretised-logistic, whose levels have a width"
+            remedy = (
+                "Try --likelihood logistic-mixture, which has a scale for each pixel"
+                if of_8_bits
+                else "Try --likelihood discretised-logistic, whose levels have a width"
+            )
             figure = f"σ of p(x|z) is {scale:.4f}, its least value"
             yield Finding("saturated σ", figure, why, remedy, serious=True)
     q = vae.encode(*_batch(case.data.test, vae))

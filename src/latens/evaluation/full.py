@@ -1,4 +1,4 @@
-"""Every figure that applies to a model, each with its error: `latens evaluate --all`."""
+"""Every figure that applies to a model, with its error where known: `latens evaluate --all`."""
 
 import math
 from collections.abc import Iterator

@@ -36,7 +36,7 @@ IMAGES_IN_BLOCK = 500
 OBJECTIVE = "objective."  # before the name of a term of a training's objective
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2
 ACTIVE_LEVEL = 0.1  # nats per image: a level of a hierarchy with less tells nothing of an image
-# What sampling z adds to a variance is known from so many z of each of the first images
+# What sampling z adds to a variance is known from so many z of each of about so many images
 SPREAD_SAMPLES, SPREAD_IMAGES = 4, 100
 SPREAD = "spread."  # before the name of that variance
 

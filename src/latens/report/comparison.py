@@ -180,13 +180,14 @@ def _same_noise(runs: Mapping[str, Run]) -> Iterator[Picture]:
             z = noise[:, :count].unflatten(1, vae.latent_shape).to(vae.device)
         else:
             z = vae.sample_prior(IMAGES, y)
-        rows.append(vae.decode_images(z, y))
+        rows.append(vae.sample_given(z, y))
     yield Picture(
         "same-noise",
         [pictures.table(torch.stack(rows), "samples of the same noise", rows=list(runs))],
         "Sampled images, a row for each run, with the same noise in each column",
         "The same z in each column, cut to the latent dimensions of each model, or drawn from its "
-        "own prior where that is not N(0, I); a conditional model is given each class in turn.",
+        "own prior where that is not N(0, I); a conditional model is given each class in turn. "
+        "Of a ladder it is z of the topmost level, below which each level is sampled.",
     )
 
 

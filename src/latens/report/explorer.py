@@ -25,7 +25,7 @@ from latens.report.portable import Program, portable
 PIXELS = 1_600_000  # of all images that are points
 POINTS = 1_000
 TRIED = 32  # latents or images on which a network that travels is tried
-ROOM = 6_000_000  # characters for the weights of both networks, more for one alone
+ROOM = 6_000_000  # characters for the weights of both networks: 4.5 MB in base64
 SLIDERS = 24  # latent dimensions that can be moved one by one
 LEVEL = 1 / 255  # of a pixel
 LATENT_STEP = 0.02  # of a mean z, which lies about as far from zero as 1
@@ -146,7 +146,7 @@ def _words(
             f"latents tried, no pixel was more than {decoder.difference / LEVEL:.2f} of 255 levels "
             "from the full decoder's."
         )
-        said.append(f"An own image cannot be encoded here: {missing}." if missing else "")
+        said.append(f"An image of your own cannot be encoded here: {missing}." if missing else "")
     return " ".join(said)
 
 

@@ -21,7 +21,6 @@ from latens.model.serialization import quantised
 BITS = (8, 12, 16)  # of a weight: the fewest that are close enough
 CLOSE = 1.0  # steps of 1/255 by which an output may differ from that of the full weights
 FIRST_CONSTANT = 1_000_000  # numbers of values; those below are inputs and results
-MOST_CHARACTERS = 6_500_000  # of the weights on a page
 MOST_PRODUCTS = 60_000_000  # of a pass, which plain JavaScript makes in about 0.1 s
 
 Value = Any  # a tensor, a number or nothing
@@ -376,7 +375,7 @@ def portable(
     if not program.difference <= CLOSE * unit:
         raise LatensError("a page cannot compute this network closely enough")
     size = sum(len(pack(value, program.bits)[0]) for value in program.constants.values())
-    if size * 4 / 3 > min(room, MOST_CHARACTERS):
+    if size * 4 / 3 > room:
         raise LatensError("the network is too large to travel with a page")
     return program
 

@@ -59,6 +59,7 @@ def write_report(
             "primer": primer_of(context),
             "explorer": explorer_of(context, maps.result()),
             "baselines": context.baselines,
+            "p_of_x": "p(x)" if context.vae.label_embedding is None else "p(x | label)",
         }
     files.write_bytes(out / runs.REPORT, render(run, chapters, **content).encode())
     return out / runs.REPORT
@@ -70,10 +71,12 @@ def render(
     primer: Primer | None = None,
     explorer: Mapping[str, Any] | None = None,
     baselines: Mapping[str, str] | None = None,
+    p_of_x: str = "p(x)",
 ) -> str:
     """The page, with every picture inside it.
 
     Args:
+        p_of_x: what −ELBO is a bound of, of a conditional model p(x | label).
         baselines: what to compare a figure with, in words, by the figure's name.
     """
     rows, record = run.metrics, run.record
@@ -94,6 +97,7 @@ def render(
         last=rows[-1],
         best=best_row(rows),
         figures=run.figures,
+        p_of_x=p_of_x,
         primer=primer,
         explorer=explorer,
         network=Markup(asset("network.js")),  # noqa: S704 - ours

@@ -41,9 +41,7 @@ def sheets(context: ReportContext, name: str, most: int) -> Iterator[tuple[str, 
     """
     for first in range(0, min(context.dims, MOST_SHEETS * most), most):
         dims = context.ranked_dims[first : first + most]
-        which = (
-            f", {first + 1} to {first + len(dims)} of {context.dims:,} by their {context.ranked_by}"
-        )
+        which = f", {first + 1} to {first + len(dims)} of {context.dims:,} by {context.ranked_by}"
         number = f"-{first // most + 1}" if first else ""
         yield name + number, dims, which if context.dims > most else ""
 

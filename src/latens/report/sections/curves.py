@@ -7,7 +7,7 @@ import numpy as np
 from latens import pictures
 from latens.pictures.curves import MOST_DIMS
 from latens.report.context import Picture, ReportContext
-from latens.report.sections.common import TRAINING, count_of
+from latens.report.sections.common import TRAINING
 from latens.run.directory import best_row
 
 BEFORE = " All of it is of the prior that a mixture has replaced after the training."
@@ -31,14 +31,18 @@ def training_curves(context: ReportContext) -> Iterator[Picture]:
     if not per_dim or context.prior_was_replaced:
         return
     names = context.dim_names if len(per_dim) == context.dims else ()  # or of several levels
-    which = count_of(MOST_DIMS, len(per_dim), "latent dimensions, those of the largest KL")
+    which = (
+        f" Shown are the {MOST_DIMS} of {len(per_dim):,} with the largest KL."
+        if len(per_dim) > MOST_DIMS
+        else ""
+    )
     of = " of the topmost level" if context.run.levels > 1 else ""
     yield Picture(
         "kl-per-dim",
         [pictures.kl_per_dim(per_dim, context.title("KL of each latent dimension"), names)],
         "Bars: the KL of each latent dimension, largest first",
         f"KL(q(z|x) ‖ p(z)) of each latent dimension{of} on validation images: near zero, the "
-        f"dimension is inactive{which}.",
+        f"dimension is inactive.{which}",
     )
     if len(context.rows) > 1:
         values = np.array([row["validation"]["kl_per_dim"] for row in context.rows])
@@ -48,7 +52,7 @@ def training_curves(context: ReportContext) -> Iterator[Picture]:
             "kl-over-training",
             [pictures.kl_over_training(epochs, values, title, names)],
             "A heat map of the KL of each latent dimension over the epochs",
-            f"When each latent dimension{of} became active, on validation images{which}.",
+            f"When each latent dimension{of} became active, on validation images.{which}",
         )
 
 
