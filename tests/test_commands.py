@@ -137,6 +137,12 @@ def test_what_a_picture_claims_is_judged(digits_run, tmp_path, capsys):
     assert "less sure to be 8 than asked for" in capsys.readouterr().err
 
 
+def test_amounts_are_of_an_attribute(digits_run, tmp_path):
+    out = tmp_path / "edited.png"
+    with pytest.raises(LatensError, match="leave them out with --label"):
+        edit_picture(digits_run.path, [out], out, label="8", bounds=(None, 1.0))
+
+
 def test_generate_refuses_before_it_writes(digits_run, tmp_path):
     for options in ({"label": "11"}, {"temperature": 0.0}, {"confidence": 2.0}, {"judge": "x"}):
         with pytest.raises(latens.LatensError):

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 import latens
+from latens import features
 from latens.data.streaming import stream_of_data_set
 from latens.errors import LatensError
 from latens.evaluation.scores import image_scores, typical_elbo
+from latens.model import recipes
 from latens.run.data import data_of
 
 SMALL = {"recipe": "mlp", "latent_dim": 3, "hidden": "32", "epochs": 2}
@@ -213,7 +215,7 @@ def test_the_nearest_images_are_those_of_all_distances(run, folder, digits, run_
     [
         (("embed", "RUN", "--out", "z.txt"), "must end in .csv, .parquet or .npz"),
         (("embed", "RUN", "--out", "none/z.csv"), "no folder none"),
-        (("embed", "RUN", "--out", "z.csv", "--levels", "1"), "levels are of a hierarchy"),
+        (("embed", "RUN", "--out", "z.csv", "--levels", "1"), "levels are of a ladder"),
         (("embed", "RUN", "wide.npy", "--out", "z.csv"), "the model reads (1, 8, 8)"),
         (("embed", "RUN", "nowhere", "--out", "z.csv"), "nowhere"),
         (("score", "RUN", "--out", "s.npz"), "must end in .csv or .parquet"),
@@ -249,3 +251,20 @@ def test_memory_does_not_grow_with_the_images(run, tmp_path):
         return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
     assert peak(100_000) < 1.2 * peak(5_000)
+
+
+def test_bits_that_are_drawn_anew_are_the_same_at_each_call(tmp_path):
+    run = latens.train("digits", out=tmp_path / "run", **SMALL | {"binarisation": "dynamic"})
+    rows = []
+    for name in "ab":
+        torch.randn(len(name) + ord(name))  # the user's generator is elsewhere
+        rows.append(np.load(latens.embed(run, "digits", out=tmp_path / f"{name}.npz"))["mu"])
+    assert np.array_equal(*rows)
+
+
+def test_folders_named_like_attributes_are_images_without_labels():
+    torch.manual_seed(0)
+    vae = recipes.build("conditional", (1, 8, 8), 2, "mlp", labels=3, exclusive=False).eval()
+    images = latens.Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, -1, 0]))
+    _, y = features.given(vae, images)
+    assert y is None or y.shape == (4, 3)

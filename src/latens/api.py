@@ -207,7 +207,9 @@ def evaluate(
     if run is None or not isinstance(data, Images):
         raise LatensError("neighbours are training images: give the run that the model is from")
     train = data_of(run, given if _in_memory(run) else None).train
-    right = neighbour_accuracy(model, train, data, neighbours)
+    with torch.random.fork_rng():  # of bits that are drawn anew each time
+        torch.manual_seed(seed)
+        right = neighbour_accuracy(model, train, data, neighbours)
     return replace(figures, neighbour_accuracy=right)
 
 
@@ -471,7 +473,9 @@ def fit_prior(
     vae.about["training"] = vae.about.get("training", {}) | _public(record)
     numbers = asdict(found)
     numbers.pop("prior")
-    vae.about["second_stage"] = {"prior": prior} | numbers
+    before = vae.about.get("second_stage", {})
+    replaces = prior == "mixture" or before.get("replaces_prior", before.get("prior") == "mixture")
+    vae.about["second_stage"] = {"prior": prior, "replaces_prior": replaces} | numbers
     with files.building(out) as partial:
         fitted = Run.fill(partial, record, run.metrics)
         fitted.save_model(vae)

@@ -109,6 +109,7 @@ def _tell_unsure(count: int, label: str | None) -> None:
 def _captions(run: Run, samples: Samples) -> list[str]:
     """The class of each image, and its probability given z."""
     if samples.labels is None:
+        LabelStatistics.of(run.vae)  # which tells why a ladder has none
         raise LatensError(
             f"{run.home} cannot tell the class of a sample: train on images with classes, such "
             "as a folder for each"
@@ -210,7 +211,7 @@ def edit_picture(
     out: Path,
     attribute: str | None = None,
     label: str | None = None,
-    bounds: tuple[float, float] = (-2.0, 2.0),
+    bounds: tuple[float | None, float | None] = (None, None),
     steps: int = 9,
     judge: str = "auto",
 ) -> Path:
@@ -220,7 +221,7 @@ def edit_picture(
         images: image files and folders of them; each is a row.
         attribute: which; 1 adds what sets images with it apart from those without.
         label: the class to go to, in place of an attribute.
-        bounds: the least and the most of the attribute.
+        bounds: the least and the most of the attribute; None: -2 and 2.
         steps: pictures from one bound to the other.
         judge: which independent classifier says how many images reached the class.
 
@@ -232,13 +233,18 @@ def edit_picture(
         raise LatensError("give either --attribute or --label: what the images shall become")
     if steps < 2:
         raise LatensError(f"{steps} steps: at least 2 are needed")
-    if not all(math.isfinite(bound) for bound in bounds):
-        raise LatensError(f"--from {bounds[0]} --to {bounds[1]}: they must be finite numbers")
+    if label is not None and bounds != (None, None):
+        raise LatensError("--from and --to are of an attribute: leave them out with --label")
+    least, most = (
+        usual if bound is None else bound for bound, usual in zip(bounds, (-2.0, 2.0), strict=True)
+    )
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise LatensError(f"--from {least} --to {most}: they must be finite numbers")
     run = Run.open(path)
     check_png(out)
     x = read_images(run, images).unit()
     if attribute is not None:
-        amounts = torch.linspace(*bounds, steps)
+        amounts = torch.linspace(least, most, steps)
         edited = along_attribute(run.vae, x, attribute, amounts)
         names = [f"{a:+.2g}".replace("-", "−") if a else "0" for a in amounts.tolist()]
         rows, title = (), f"{attribute} · {run.title}"
@@ -380,7 +386,7 @@ def _in_blocks(
     told = vae.classifier is not None or vae.label_embedding is not None
     if not classes or not (told or "labels" in vae.about):
         note(f"{run.home} knows no classes of its samples: all images go into one folder")
-    elif label is None and vae.classifier is None:
+    elif label is None and (vae.classifier is None or vae.label_embedding is not None):
         each, more = divmod(number, len(classes))
         counts = {index: each + (index < more) for index in range(len(classes))}
     elif label is None and confidence is None:

@@ -18,6 +18,7 @@ from latens.data.streaming import Block, Stream, check_shape, stream_images, str
 from latens.errors import LatensError, unknown
 from latens.evaluation.proposals import can_be_refined
 from latens.evaluation.scores import QUICK, REGRET_STEPS, SCORES, image_scores, typical_elbo
+from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.noise import OwnNoise, seeds_of
 from latens.run.data import data_of
@@ -52,13 +53,14 @@ def embed(
     out = Path(out)
     check_table(out)
     run, vae = opened(path, device)
-    if levels is not None and len(vae.level_shapes) == 1:
-        raise LatensError("levels are of a hierarchy, and this model has one: leave out --levels")
+    if levels is not None and not isinstance(vae, Ladder):
+        raise LatensError("levels are of a ladder, and this model is none: leave out --levels")
 
     def features(block: Block) -> dict[str, np.ndarray]:
         x, y = given(vae, block.images)
         if levels is not None:
-            return {"mu": _rows(vae.embed(x, y, levels))}  # pyright: ignore[reportCallIssue]
+            assert isinstance(vae, Ladder)
+            return {"mu": _rows(vae.embed(x, y, levels))}
         return {name: _rows(of) for name, of in mean_and_deviation(vae, x, y).items()}
 
     return _written(out, stream_for(run, vae, data), features, "embedding")
@@ -263,6 +265,8 @@ def given(vae: LatentModel, images: Images) -> tuple[Tensor, Tensor | None]:
     if vae.label_embedding is None:
         return x, None
     y = None if images.labels is None else images.labels.to(vae.device)
+    if y is not None and y.dim() != vae.label_embedding.unknown(1).dim():
+        y = None  # classes where the model knows attributes, or the reverse
     if y is not None and (y >= 0).all():
         return x, y
     guess = likeliest_condition(vae, x)

@@ -98,6 +98,8 @@ def test_a_conditional_model_has_no_confidence(models):
 def test_a_conditional_model_has_no_density_of_a_class(models):
     with pytest.raises(LatensError, match="leave out --density"):
         draw(models["conditional"], 4, "8", density="gaussian")
+    with pytest.raises(LatensError, match="is of a class: name one"):
+        draw(models["mlp"], 4, density="gaussian")
 
 
 def test_a_model_of_images_without_classes_has_no_confidence(models):

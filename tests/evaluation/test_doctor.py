@@ -10,7 +10,12 @@ import latens
 from latens import TrainConfig
 from latens.evaluation import doctor
 from latens.evaluation.doctor import examine, prior_gain
-from latens.evaluation.findings import Finding, _smaller, findings_of_training
+from latens.evaluation.findings import (
+    Finding,
+    _smaller,
+    findings_of_training,
+    noise_on_images,
+)
 from latens.model.recipes import build
 
 SMALL = {"recipe": "mlp", "latent_dim": 2, "hidden": "64", "report": False, "film": False}
@@ -175,6 +180,15 @@ def test_the_command_prints_findings_and_json(digits_run, run_latens):
     found = json.loads(run_latens("doctor", digits_run.path, "--json").stdout)
     assert {finding["name"] for finding in found} <= EVERY
     assert all(finding["page"].startswith("docs/doctor.md#") for finding in found)
+
+
+def test_noise_on_images_is_advised_where_it_is_an_option():
+    for options, expected in (
+        ({"recipe": "mlp"}, "--input-noise 0.2 or --jitter 0.5"),
+        ({"recipe": "ladder"}, "--jitter 0.5"),
+        ({"init_from": "mnist-2d"}, "--jitter 0.5"),
+    ):
+        assert noise_on_images(TrainConfig.from_options(**options)) == expected
 
 
 def test_remedies_are_options_that_the_model_has():

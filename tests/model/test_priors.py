@@ -6,7 +6,8 @@ from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
 import latens
 from latens import LatensError
-from latens.model import priors
+from latens.model import priors, recipes
+from latens.model.noise import SeededNoise
 
 SHAPE = (1, 8, 8)
 
@@ -259,3 +260,20 @@ def test_a_mixture_starts_near_the_unit_gaussian_with_all_components_in_use(dims
     shares = parts.log_prob(z[:, None]).softmax(1).mean(0)
     assert shares.max() < 0.2
     assert (-(shares * shares.log()).sum()).exp() > 15, "as many as 15 equal ones"
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "full", "iaf"])
+def test_a_seed_tells_the_sample_of_a_mixture_of_any_posteriors(posterior):
+    torch.manual_seed(0)
+    options = {"prior": {"components": 7}}
+    vae = recipes.build(
+        "mlp", (1, 8, 8), 2, prior="vamp", posterior=posterior, options=options
+    ).eval()
+    found = []
+    for seeds in (torch.arange(40), torch.arange(20, 40)):
+        with SeededNoise(seeds):
+            found.append(vae.sample_prior(len(seeds)))
+    torch.testing.assert_close(found[0][20:], found[1])
+    with SeededNoise(torch.arange(4_000)):
+        drawn = vae.sample_prior(4_000)
+    torch.testing.assert_close(drawn.mean(0), vae.sample_prior(4_000).mean(0), atol=0.1, rtol=0)

@@ -545,3 +545,15 @@ def test_a_classifier_learns_classes_or_attributes(labels):
                 of = torch.where(y[i] == 1, share, 1 - share).log()
                 expected = of[known].sum()
             torch.testing.assert_close(found[k, i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_lines_of_a_conditional_models_card_run(tmp_path):
+    vae = build("conditional", (1, 8, 8), 2, "mlp", labels=3).eval()
+    vae.save_pretrained(tmp_path)
+    code = (tmp_path / "README.md").read_text("utf-8").split("```")[1].splitlines()
+    assert code[-3:-1] == [
+        "y = vae.label_embedding.draw(16)  # labels at random",
+        "images = vae.sample(16, y)  # [16, C, H, W] in [0, 1]",
+    ]
+    y = vae.label_embedding.draw(16)
+    assert vae.sample(16, y).shape == (16, 1, 8, 8)

@@ -1,10 +1,13 @@
 """Worst cases are the worst, by figures of the tests' own."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import special, stats
 from torch.distributions import Independent, Normal
 
 import latens
+from latens.evaluation import full
 from latens.report.context import ReportContext
 from latens.report.sections.worst_cases import log_density_ratio, worst_cases
 
@@ -59,3 +62,29 @@ def test_the_density_of_the_aggregated_posterior_is_that_of_its_parts(run, digit
     found = log_density_ratio(context, z).detach()
     near = expected > -20
     torch.testing.assert_close(found[near], expected[near], atol=1e-3, rtol=1e-3)
+
+
+def test_the_density_of_a_prior_of_labels_is_the_mean_of_theirs(tmp_path, digits):
+    options = {"recipe": "semi_supervised", "network": "mlp", "hidden": "8", "latent_dim": 2}
+    options |= {"prior": "conditional", "epochs": 1, "report": False, "film": False}
+    run = latens.train("digits", out=tmp_path / "run", **options)
+    context = ReportContext(run, digits)
+    with torch.no_grad():
+        context.vae.prior.parameters_of_p.weight.normal_()
+        z, y = torch.randn(50, 2), torch.arange(10)
+        p = context.vae.prior_given(y)
+        log_p = stats.norm.logpdf(z[:, None], p.mean, p.stddev).sum(2)
+        expected = special.logsumexp(log_p, axis=1) - np.log(10)
+        np.testing.assert_allclose(context.log_prior(z), expected, rtol=1e-4, atol=1e-4)
+        drawn = context.sample_of_prior(20_000)
+    torch.testing.assert_close(drawn.mean(0), p.mean.mean(0), atol=0.1, rtol=0)
+    found = full_figures(run, digits)
+    assert "kl_parts" not in found
+    assert found["unrefined"].elbo <= found["refined"].elbo
+    vae = run.vae
+    assert len(list(latens.commands._in_blocks(run, 20, None, [1.0], "mixture", None))) == 10
+    assert vae.sample(2).shape == (2, 1, 8, 8)
+
+
+def full_figures(run, digits):
+    return dict(full._of_one_level(run.vae, digits.test.take(slice(0, 60)), 0))

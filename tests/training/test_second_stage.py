@@ -5,6 +5,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -279,3 +280,18 @@ def test_a_fit_that_is_worse_is_said_to_be(run_latens, tmp_path, monkeypatch):
 def test_a_width_that_the_heads_do_not_divide():
     with pytest.raises(LatensError, match="flow_width is 30: it must be a multiple of 4"):
         FlowMatching((2,), 30, 1)
+
+
+def test_one_validation_image_and_a_prior_fitted_twice(run_latens, tmp_path, monkeypatch):
+    monkeypatch.setattr(second_stage, "LATENTS", 2_000)
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 255, (24, 8, 8), np.uint8))
+    options = {"recipe": "mlp", "hidden": "8", "latent_dim": 2, "epochs": 1, "validation": 1}
+    latens.train(tmp_path / "few.npy", out=tmp_path / "run", report=False, film=False, **options)
+    done = run_latens("fit-prior", "run", "--prior", "mixture", "--components", 2, "--out", "a")
+    assert done.returncode == 0, done.stderr
+    assert "MMD" not in done.stdout
+    done = run_latens("fit-prior", "a", "--flow-width", 8, "--layers", 1, "--out", "b")
+    assert done.returncode == 0, done.stderr
+    run = latens.Run.open(tmp_path / "b")
+    assert ReportContext(run, data_of(run)).prior_was_replaced
+    assert not [found for found in latens.doctor(run) if found.name == "prior"]

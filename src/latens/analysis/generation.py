@@ -76,6 +76,8 @@ def draw(
     """
     if confidence is not None and not 0 <= confidence <= 1:
         raise LatensError(f"confidence is {confidence}: a probability, from 0 to 1")
+    if label is None and density == "gaussian":
+        raise LatensError("the density gaussian is of a class: name one, or leave out --density")
     if vae.label_embedding is not None:
         if density == "gaussian":
             raise LatensError("a conditional model has no density of a class: leave out --density")

@@ -125,8 +125,8 @@ def edit(
     /,
     *,
     attribute: str | None = None,
-    least: Annotated[float, Parameter(name="--from")] = -2.0,
-    most: Annotated[float, Parameter(name="--to")] = 2.0,
+    least: Annotated[float | None, Parameter(name="--from")] = None,
+    most: Annotated[float | None, Parameter(name="--to")] = None,
     label: str | None = None,
     steps: int = 9,
     judge: JudgeOption = "auto",
@@ -142,13 +142,13 @@ def edit(
         What to change, by a name from the training data, such as Bald of CelebA.
     least
         The attribute's least amount; 0 leaves an image as it is, 1 adds what sets images with the
-        attribute apart from those without.
+        attribute apart from those without; none: -2.
     most
-        Its largest amount.
+        Its largest amount; none: 2.
     label
         The class to go to, in place of an attribute.
     steps
-        How many pictures from one end to the other.
+        How many pictures from one end to the other; of a conditional model and --label two.
     out
         The PNG file.
     """

@@ -208,10 +208,11 @@ def fit_prior(
     fitted = api.fit_prior(run, out, minutes, seed, prior=prior, device=device, **options)
     figures = fitted.vae.about["second_stage"]
     what = "second stage" if figures["gain"] is None else "mixture"
-    print(
-        f"MMD² (unbiased) from the latents of validation images: samples of p(z) "
-        f"{figures['mmd_before']:.4f}, of the {what} {figures['mmd_after']:.4f}"
-    )
+    if figures["mmd_before"] is not None:  # as of a single validation image
+        print(
+            f"MMD² (unbiased) from the latents of validation images: samples of p(z) "
+            f"{figures['mmd_before']:.4f}, of the {what} {figures['mmd_after']:.4f}"
+        )
     if figures["gain"] is not None:
         gain = figures["gain"]
         more = "less" if round(gain, 2) >= 0 else "more"

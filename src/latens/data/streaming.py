@@ -222,6 +222,8 @@ def _rows(
         rows = images.origins
         for start in range(0, len(images), IMAGES_IN_BLOCK):
             block = images.take(slice(start, start + IMAGES_IN_BLOCK))
+            if block.stochastic_binarize:  # the same bits at each call
+                block = own_bits(block, "static")
             places = rows[start : start + IMAGES_IN_BLOCK].tolist()
             paths = [str(files[row]) if files else str(row) for row in places]
             labels = _names_of(block, found)

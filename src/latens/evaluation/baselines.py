@@ -30,7 +30,7 @@ def mean_image_cost(likelihood: Likelihood, train: Images, test: Images) -> floa
     shift, few = torch.zeros(()), x
     if len(parameters) > len(x[0]):  # a decoder that gives more than a mean
         shift = torch.zeros(len(parameters), 1, 1, requires_grad=True)
-        few = x[: max(1, FITTED // math.prod(test.shape))]
+        few = test.some(max(1, FITTED // math.prod(test.shape))).unit()
         scale.append(shift)
     if scale:
         _fit(lambda: -fitted(parameters + shift).log_prob(few).mean(), scale)

@@ -12,7 +12,7 @@ from latens.errors import LatensError
 from latens.evaluation.baselines import mean_image_cost
 from latens.evaluation.densities import IMAGES as FITTED
 from latens.evaluation.densities import ClassDensity
-from latens.evaluation.findings import Finding, findings_of_training
+from latens.evaluation.findings import Finding, findings_of_training, noise_on_images
 from latens.evaluation.labels import sample_all
 from latens.evaluation.metrics import Evaluation, evaluate
 from latens.model.composed import ComposedModel
@@ -109,7 +109,7 @@ def _unseen(case: Examination) -> Iterator[Finding]:
             "generalisation gap",
             f"test images cost {lost:,.1f} ± {error:,.1f} nats more than training images",
             "What was learned of training images does not carry over to others.",
-            "Try --input-noise 0.2 or --jitter 0.5, more images, or a smaller network",
+            f"Try {noise_on_images(case.run.config)}, more images, or a smaller network",
         )
 
 
@@ -174,6 +174,8 @@ def _prior(case: Examination) -> Iterator[Finding]:
     """What a mixture fitted to the latents of training images gains on those of test images."""
     vae = case.vae
     if not isinstance(vae, ComposedModel) or vae.label_embedding is not None:
+        return
+    if vae.sampler is not None:  # which samples come from
         return
     gain = prior_gain(vae, case.data.train.some(FITTED), case.data.test)
     if gain > GAP:

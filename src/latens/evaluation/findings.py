@@ -9,6 +9,7 @@ from typing import Any
 
 from latens.config import TrainConfig
 from latens.evaluation.metrics import Evaluation
+from latens.model import recipes
 from latens.run.directory import best_row
 
 PAGE = "docs/doctor.md"
@@ -102,10 +103,20 @@ def _dimensions(evaluation: Evaluation, config: TrainConfig, dims: int) -> Itera
 def _smaller(config: TrainConfig, active: int, dims: int) -> str | None:
     """The option of a latent space that has room for so many dimensions, and for less than now."""
     channels = config.model.latent_map
+    if config.model.recipe == recipes.LADDER:
+        return None
     if channels is None:
         return f"--latent-dim {max(1, active)}"
     fewer = max(1, math.ceil(active * channels / dims))
     return f"--latent-map {fewer}" if fewer < channels else None
+
+
+def noise_on_images(config: TrainConfig) -> str:
+    """The options that make training images differ at each visit, and that this model can have."""
+    moved = "--jitter 0.5"
+    if config.model.recipe == recipes.LADDER or config.model.init_from is not None:
+        return moved
+    return f"--input-noise 0.2 or {moved}"
 
 
 def _overfitting(rows: Sequence[dict[str, Any]], config: TrainConfig) -> Iterator[Finding]:
@@ -117,7 +128,7 @@ def _overfitting(rows: Sequence[dict[str, Any]], config: TrainConfig) -> Iterato
             f"validation was {lost:.1f} nats better after epoch {best['epoch']}, whose weights "
             "were kept",
             "The epochs after that one were for nothing.",
-            "More epochs would not help; more images would, or --input-noise 0.2",
+            f"More epochs would not help; more images would, or {noise_on_images(config)}",
             serious=True,
         )
 

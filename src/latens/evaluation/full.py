@@ -146,8 +146,9 @@ def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tup
 def _of_one_level(vae: VAE, test: Images, seed: int) -> Iterator[tuple[str, Any]]:
     terms = len(test) ** 2 * math.prod(vae.latent_shape)
     few = test.some(REFINED)
-    with suppress(LatensError):  # a q that is no diagonal Gaussian
+    with suppress(LatensError):  # a q that is no diagonal Gaussian, or a prior of labels
         yield "kl_parts", decompose_kl(vae, test, terms <= EXACT_TERMS, seed)
+    with suppress(LatensError):  # a q that is no diagonal Gaussian
         yield "unrefined", evaluate(vae, few, seed=seed)
         yield "refined", evaluate(vae, few, seed=seed, refine=REFINING_STEPS)
     if vae.label_embedding is None:

@@ -54,6 +54,10 @@ class NoiseOfImages(TorchFunctionMode):
             return mean + scale * self.normal(mean.shape)
         if function is torch.Tensor.normal_:
             return self.normal(args[0].shape)
+        if function is torch.multinomial and len(args[0]) == 1:  # of one mixture, as a prior is
+            probability, count = args[0][0], args[1]
+            below = (probability / probability.sum()).cumsum(0)[:-1]
+            return torch.searchsorted(below, self.uniform((count,)), right=True)[None]
         if function in (torch.randn, torch.rand):
             shape = args if isinstance(args[0], int | torch.SymInt) else args[0]
             return self.normal(shape) if function is torch.randn else self.uniform(shape)

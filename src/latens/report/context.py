@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from latens.run.recording import Recording, read_recording
 
 SEED = 0  # of what is shown
 POINTS = 5_000  # test images on the latent plane
+LABELS = 1_000  # over which a prior of labels is averaged
 # Values of all images that are decoded for the cost of each, and z for one of them at most
 COST_VALUES, COST_SAMPLES = 2**24, 4
 
@@ -143,6 +144,8 @@ class ReportContext:
             if not data.attributes:
                 raise LatensError(f"the images of {data.name} have no attributes to colour by")
             LabelStatistics.of(self.vae).index(attribute)
+        if plane is not None and self.dims == 1:
+            raise LatensError("one latent dimension spans no plane: leave out --plane")
         if plane is not None and not (plane[0] != plane[1] and {*plane} <= {*range(self.dims)}):
             raise LatensError(
                 f"no plane lies along the dimensions {plane[0]} and {plane[1]}: give two of 0 to "
@@ -250,7 +253,8 @@ class ReportContext:
     @property
     def prior_was_replaced(self) -> bool:
         """Whether p(z) was fitted after the training, whose curves are of another one."""
-        return self.vae.about.get("second_stage", {}).get("prior") == "mixture"
+        fitted = self.vae.about.get("second_stage", {})
+        return fitted.get("replaces_prior", fitted.get("prior") == "mixture")
 
     @property
     def second_stage(self) -> FlowMatching | None:
@@ -262,10 +266,26 @@ class ReportContext:
         vae = self.vae
         if not isinstance(vae, ComposedModel):
             return vae.sample_prior(count)
-        y = None
-        if vae.label_embedding is not None:
-            y = labels_like_training(LabelStatistics.of(vae), count, None).to(vae.device)
-        return vae.draw_prior(count, y)
+        return vae.draw_prior(count, self._labels(count))
+
+    def log_prior(self, z: Float[Tensor, "N *Z"]) -> Float[Tensor, " N"]:
+        """Log p(z), of a prior of labels their mean over labels as in training."""
+        vae = self.vae
+        if not isinstance(vae, ComposedModel):
+            return vae.draw(self.data.test.take(slice(0, 1)).unit()).latents[0].p.log_prob(z)
+        p = vae.prior_given(self._labels(LABELS))
+        if not p.batch_shape:
+            return p.log_prob(z)
+        return p.log_prob(z.unsqueeze(1)).logsumexp(1) - math.log(LABELS)
+
+    def _labels(self, count: int) -> Int64[Tensor, "N *A"] | None:
+        """Labels as in training; unknown ones of a run that has not ended."""
+        embedding = self.vae.label_embedding
+        if embedding is None:
+            return None
+        if self.statistics is None:
+            return embedding.unknown(count)
+        return labels_like_training(self.statistics, count, None).to(self.vae.device)
 
     @property
     def dims_shown(self) -> tuple[int, int]:

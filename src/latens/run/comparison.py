@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from latens.console import in_one_line
+from latens.data import IN_MEMORY
 from latens.errors import LatensError
 from latens.evaluation.metrics import evaluate_each
 from latens.evaluation.paired import Difference, paired_difference
@@ -128,6 +129,10 @@ def refusal(runs: Mapping[str, Run], any_q: bool = False) -> str | None:
             return words.format(f"their figures are of different kinds ({listed})")
     if not _same_test_images(runs.values()):
         return words.format("their figures are of different test images")
+    if figures_of(*next(iter(runs.items())))["images"] == 1:
+        return "Not ranked: a single test image tells no difference."
+    if IN_MEMORY in {run.record["data"]["source"] for run in runs.values()}:
+        return "Not ranked: their images came from Python, and cannot be measured again."
     return None
 
 

@@ -301,7 +301,7 @@ class Trainer:
         self._restore(*self.run.last_checkpoint())
         self.state.setbacks = setbacks
         if self.state.best_epoch != kept:  # the model kept is of an epoch that is gone
-            self.state.best_epoch, self.state.best_loss = 0, math.inf
+            self._save_model()
         if self.recorder is not None:
             self.recorder.last = max(self.run.frames, default=-1)
         if self.processes.is_main:

@@ -115,7 +115,4 @@ def log_density_ratio(context: ReportContext, z: Float[Tensor, "N D"]) -> Float[
     for q in context.latents.posteriors:
         log_q = q.log_prob(z.unsqueeze(1))  # [N, B]
         total = torch.logaddexp(total, log_q.logsumexp(1))
-    embedding = context.vae.label_embedding
-    y = None if embedding is None else embedding.unknown(1)  # as samples of the prior are drawn
-    prior = context.vae.draw(context.test.take(slice(0, 1)).unit(), y).latents[0].p
-    return total - math.log(len(context.test)) - prior.log_prob(z)
+    return total - math.log(len(context.test)) - context.log_prior(z)
