@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import latens
+from latens import LatensError
 from latens.commands import (
     edit_picture,
     folder_names,

@@ -17,6 +17,7 @@ from latens import (
     UNetEncoder,
     catalogue,
 )
+from latens.model import recipes
 
 NETWORKS = [*catalogue.choices("decoder")]  # of a vector of latents
 SMALL = {

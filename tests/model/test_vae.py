@@ -551,7 +551,7 @@ def test_the_lines_of_a_conditional_models_card_run(tmp_path):
     vae = build("conditional", (1, 8, 8), 2, "mlp", labels=3).eval()
     vae.save_pretrained(tmp_path)
     code = (tmp_path / "README.md").read_text("utf-8").split("```")[1].splitlines()
-    assert code[-3:-1] == [
+    assert code[-2:] == [
         "y = vae.label_embedding.draw(16)  # labels at random",
         "images = vae.sample(16, y)  # [16, C, H, W] in [0, 1]",
     ]

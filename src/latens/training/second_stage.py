@@ -182,6 +182,8 @@ def _compared(
         after = p.sample(torch.Size((len(z),)))
     else:
         after = prior.sample(len(z))
+    if len(z) < 2:  # one latent has no spread
+        return math.nan, math.nan, len(z), gain
     z, scale = z.flatten(1), z.flatten(1).std(0)
     after = after.cpu().flatten(1)
     mmd_before, mmd_after = (mmd(z / scale, other / scale).item() for other in (before, after))
