@@ -39,7 +39,7 @@ from latens.run.directory import (
     refuse_existing,
 )
 from latens.run.hub import check_upload, is_address, upload
-from latens.run.private import command_without_folders
+from latens.run.private import command_without_folders, without_folders
 from latens.training.callbacks import Callback
 from latens.training.devices import resolve_device, resolve_precision
 from latens.training.objectives import Objective
@@ -280,8 +280,8 @@ def _images_for(
 def _of_its_kind(vae: LatentModel, images: Images) -> Images:
     """Without labels, where they are classes and the model's are attributes, or the reverse."""
     known = vae.about.get("training", {}).get("data", {})
-    dims = 2 if known.get("attributes") else 1
-    other = images.labels is not None and images.labels.dim() != dims
+    dims = 2 if known.get("attributes") else 1 if known.get("classes") else None
+    other = images.labels is not None and dims is not None and images.labels.dim() != dims
     return replace(images, labels=None) if other else images
 
 
@@ -569,9 +569,13 @@ def _finish(run: Run, setup: TrainingSetup) -> None:
 
 
 def _public(record: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's record travels with the model: not where the data lie on this machine."""
+    """What of a run's record travels with the model: not where files lie on this machine."""
     data = {name: value for name, value in record["data"].items() if name != "source"}
-    return record | {"data": data}
+    command, options = (
+        command_without_folders(record["command"]),
+        without_folders(record["options"]),
+    )
+    return record | {"data": data, "command": command, "options": options}
 
 
 def _without_paths(run: Run, name: str) -> dict[str, Any]:

@@ -238,6 +238,8 @@ def _write(program: Program, folder: Path) -> float:
             traced = torch.export.export(
                 module, program.batch(EXAMPLES), dynamic_shapes=dynamic, strict=False
             )
+            for node in traced.graph.nodes:  # which tell where the code lies on this machine
+                node.meta.pop("stack_trace", None)
             torch.export.save(traced, folder / f"{program.name}.pt2")
             written = torch.onnx.export(
                 traced,

@@ -28,6 +28,7 @@ from latens.report.sections.manifolds import grid_points, manifold_image, manifo
 from latens.run.comparison import configurations, ranking
 from latens.run.data import data_of
 from latens.run.directory import FIGURES, PICTURES, REPORT, Run, check_out
+from latens.run.private import command_without_folders
 from latens.signals import ENDS_WITH_PARENT
 from latens.training.setup import prepare
 
@@ -106,7 +107,8 @@ def _write_page(out: Path, title: str, runs: Mapping[str, Run], words: str) -> P
         comment = f"The least −elbo is that of {order[0]}."
     if len(groups) < len(runs):
         comment += " Figures of several seeds: their mean ± their standard deviation."
-    return write_tables(out, title, groups, None, comment, chapters, words)
+    shared = command_without_folders(words)
+    return write_tables(out, title, groups, None, comment, chapters, shared)
 
 
 def combinations(

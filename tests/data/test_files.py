@@ -351,9 +351,6 @@ def test_test_images_of_an_npz_without_labels_have_none_that_are_known(tmp_path)
     labels = np.array(["b", "a"] * 10)
     np.savez(tmp_path / "x.npz", x_train=noise(20, 8, 8), y_train=labels, x_test=noise(6, 8, 8))
     assert load_data(tmp_path / "x.npz").test.labels.tolist() == [-1] * 6
-    np.savez(tmp_path / "y.npz", x_train=noise(20, 8, 8), x_test=noise(6, 8, 8), y_test=labels[:6])
-    data = load_data(tmp_path / "y.npz")
-    assert data.train.labels is data.test.labels is None
 
 
 def test_minus_one_is_an_unknown_label(tmp_path):

@@ -325,8 +325,6 @@ def _read(data: Any, target: Target, names: tuple[str, ...] = ()) -> tuple[Raw, 
         faces = replace(target, size=target.size or SIZE, channels=target.channels or 3, crop=CROP)
         return read_celeba(path, faces), 0
     if is_idx(path):
-        if target.value_range is not None:
-            raise LatensError(f"--range is for other files: {data} has 8 bits")
         raw = read_idx_folder(path)
         if target.size not in (None, raw.train.shape[1:]):
             raise LatensError(f"--size is for folders of image files: {data} has its own")

@@ -19,7 +19,7 @@ from latens.files import clear_temporaries, read_json, replacing, write_json
 
 CACHED_FROM = 1_000  # images; fewer are decoded each time, which takes about a second
 DIGEST = "digest"  # of what was noted of the images
-FORMAT = 3  # to be raised when the same files would be decoded to other pixels, or stored otherwise
+FORMAT = 4  # to be raised when the same files would be decoded to other pixels, or stored otherwise
 
 
 def cache_path() -> Path:
@@ -69,7 +69,7 @@ def decoded(
         cast("np.memmap", pixels).flush()
         return {"bad": bad}
 
-    stamps = [stamp(file) for file in files]
+    stamps = [stamp(file, source) for file in files]
     pixels, about = cached(str(source.resolve()), target, stamps, write)
     return pixels, list(about["bad"])
 
@@ -119,13 +119,16 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def stamp(file: ImageFile) -> list[object]:
-    """What identifies a version of a file: in a zip its checksum, on disk its size and time."""
+def stamp(file: ImageFile, folder: Path) -> list[object]:
+    """What identifies a version of a file: in a zip its checksum, on disk its size and time.
+
+    Its name is that within the folder, so that another way to the folder is no change.
+    """
     if isinstance(file, zipfile.Path):
         info = file.root.getinfo(file.at)
         return [file.at, info.file_size, info.CRC]
     status = file.stat()
-    return [str(file), status.st_size, status.st_mtime_ns]
+    return [str(file.relative_to(folder)), status.st_size, status.st_mtime_ns]
 
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:

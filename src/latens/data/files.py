@@ -201,9 +201,7 @@ def _read_arrays(
         return Raw(Images(train, labels), classes=names)
     test = as_pixels(x_test, path, value_range)
     _, test_labels = _label_names(first("y_test"), len(test), path, names)
-    if labels is None:
-        test_labels = None
-    elif test_labels is None:
+    if labels is not None and test_labels is None:
         test_labels = torch.full((len(test),), -1)
     return Raw(Images(train, labels), test=Images(test, test_labels), classes=names)
 

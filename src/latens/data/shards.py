@@ -73,7 +73,8 @@ def shards_of(data: str | Path) -> list[str]:
 
 def name_of_shards(data: str) -> str:
     """A short name, without numbers and suffix."""
-    name = PurePosixPath(data).name if is_url(data) else Path(data).expanduser().absolute().name
+    plain = re.split("[?#]", data)[0] if is_url(data) else Path(data).expanduser().absolute()
+    name = PurePosixPath(plain).name
     return re.sub(r"[-_.]*\{.*?\}|(\.tar\.gz|\.tgz|\.tar|\.parquet)$", "", name) or "shards"
 
 

@@ -170,7 +170,7 @@ def _kept(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
         return {}
 
     try:
-        return cached(str(path.resolve()), Target(), stamp(path), write)[0]
+        return cached(str(path.resolve()), Target(), stamp(path, path.parent), write)[0]
     except LatensError:  # no room for it, or a damaged file
         return read()
 

@@ -375,8 +375,11 @@ class _Block:
 
     def _spread(self, propose: Propose | None, rows: slice, apart: int) -> dict[str, Tensor]:
         """The variance over z of what one sample of z gives for some of the images, float64."""
-        x, some = self.x[::apart], slice(rows.start, rows.stop, apart)
-        y = None if self.y is None else self.y[::apart]
+        first = -rows.start % apart
+        x, some = self.x[first::apart], slice(rows.start + first, rows.stop, apart)
+        if not len(x):
+            return {}
+        y = None if self.y is None else self.y[first::apart]
         with torch.random.fork_rng():  # the figures do not depend on whether it is measured
             posterior = None if propose is None else propose(some, x, y)
             draws = [self.vae.draw(x, y, 1, posterior) for _ in range(SPREAD_SAMPLES)]

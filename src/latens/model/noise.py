@@ -54,10 +54,6 @@ class NoiseOfImages(TorchFunctionMode):
             return mean + scale * self.normal(mean.shape)
         if function is torch.Tensor.normal_:
             return self.normal(args[0].shape)
-        if function is torch.multinomial and len(args[0]) == 1:  # of one mixture, as a prior is
-            probability, count = args[0][0], args[1]
-            below = (probability / probability.sum()).cumsum(0)[:-1]
-            return torch.searchsorted(below, self.uniform((count,)), right=True)[None]
         if function in (torch.randn, torch.rand):
             shape = args if isinstance(args[0], int | torch.SymInt) else args[0]
             return self.normal(shape) if function is torch.randn else self.uniform(shape)
@@ -84,6 +80,14 @@ class SeededNoise(NoiseOfImages):
         super().__init__()
         self.seed, self.drawn = seed, 0
 
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.multinomial and args[0].dim() == 2 and len(args[0]) == 1:
+            below = (args[0][0] / args[0].sum()).cumsum(0)[:-1]  # of one mixture, as a prior is
+            return torch.searchsorted(below, self.uniform((args[1],)), right=True)[None]
+        return super().__torch_function__(function, types, args, kwargs)
+
     def normal(self, shape: Any) -> Tensor:
         """N(0, 1) of any shape, by Box & Muller 1958."""
         a, b = self._pairs(shape)
@@ -104,8 +108,9 @@ class SeededNoise(NoiseOfImages):
         assert leads, f"{tuple(shape)} has no axis of {n} images"
         lead = leads[0]
         rest = [int(size) for size in shape[lead + 1 :]]
-        counter = torch.arange(self.drawn, self.drawn + math.prod(rest))
-        self.drawn += math.prod(rest)
+        end = self.drawn + math.prod(rest)
+        counter = torch.arange(self.drawn, end, device=self.seed.device)
+        self.drawn = end
         place = (*[1] * lead, -1, *rest)
         a, b = (word.reshape(place).float() for word in words(counter, self.seed))
         return (a + 0.5) / WORD, (b + 0.5) / WORD

@@ -26,6 +26,7 @@ from latens.run.comparison import (
     rank,
     refusal,
     rows_of,
+    unmeasurable,
 )
 from latens.run.data import data_of
 from latens.run.directory import PICTURES, REPORT, Run, check_out
@@ -64,7 +65,7 @@ def compare(
         raise LatensError(f"{importance_samples} importance samples: 1 or more are needed")
     runs = named([Run.open(path) for path in paths])
     groups, ranked = configurations(runs), None
-    comment = refusal(runs, any_q=posterior is not None)
+    comment = refusal(runs, any_q=posterior is not None) or unmeasurable(runs)
     out = Path(out)
     check_out(out, *TABLES.values())
     if comment is None:  # fails before anything is written

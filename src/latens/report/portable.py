@@ -358,7 +358,12 @@ def portable(
         LatensError: a network that a page cannot run or whose recording does not compute what it
             does, or too large a one.
     """
-    program = record(network, *inputs[0])
+    try:
+        program = record(network, *inputs[0])
+    except LatensError:
+        raise
+    except Exception as error:  # of a network of one's own, written in whatever way
+        raise LatensError("the network is written in a way that a page cannot run") from error
     if program.products > MOST_PRODUCTS:
         raise LatensError("the network is too large to be run by a page")
     with torch.no_grad():

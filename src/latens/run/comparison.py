@@ -129,6 +129,11 @@ def refusal(runs: Mapping[str, Run], any_q: bool = False) -> str | None:
             return words.format(f"their figures are of different kinds ({listed})")
     if not _same_test_images(runs.values()):
         return words.format("their figures are of different test images")
+    return None
+
+
+def unmeasurable(runs: Mapping[str, Run]) -> str | None:
+    """Why these runs cannot be measured again, image by image; None where they can."""
     if figures_of(*next(iter(runs.items())))["images"] == 1:
         return "Not ranked: a single test image tells no difference."
     if IN_MEMORY in {run.record["data"]["source"] for run in runs.values()}:

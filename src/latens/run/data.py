@@ -48,7 +48,8 @@ def data_of(run: Run, data: Any = None) -> DataSet:
         # How a size is chosen may have changed since then
         options["size"] = (height, width)
         found = load_data(source, **options)
-    if found.fingerprint() != run.record["data"]["fingerprint"]:
+    recorded = run.record["data"]["fingerprint"]
+    if found.fingerprint() != recorded and found.fingerprint(known_only=True) != recorded:
         raise LatensError(
             f"the images of {found.name} have changed since {run.path} was trained, so its splits "
             "cannot be found again: put the old ones back"

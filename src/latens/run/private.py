@@ -5,11 +5,15 @@ from pathlib import PurePath
 from typing import Any
 
 ABSOLUTE = re.compile(r"'(/[^']*)'|(?<![^\s'])(/[^\s']+)")  # in a command; the former holds spaces
+ADDRESS = re.compile(r"(https?://)(?:[^\s/'@]*@)?([^\s'?#]*)(?:\?[^\s'#]*)?(?:#[^\s']*)?")
 
 
 def command_without_folders(command: str) -> str:
-    """A command, or a call, with the last part alone of each absolute path."""
-    return ABSOLUTE.sub(_name, command)
+    """A command, or a call, with the last part alone of each absolute path.
+
+    Of addresses user, password and query are left out.
+    """
+    return ABSOLUTE.sub(_name, ADDRESS.sub(r"\1\2", command))
 
 
 def _name(found: re.Match[str]) -> str:
@@ -23,4 +27,4 @@ def without_folders(value: Any) -> Any:
         return {name: without_folders(each) for name, each in value.items()}
     if isinstance(value, str) and PurePath(value).is_absolute():
         return PurePath(value).name
-    return value
+    return ADDRESS.sub(r"\1\2", value) if isinstance(value, str) else value

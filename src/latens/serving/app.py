@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
+from pydantic import Field
 
 from latens import __version__
 from latens.console import in_one_line
@@ -20,6 +21,7 @@ from latens.serving.limits import Limits
 from latens.serving.middleware import Limited
 from latens.serving.schemas import (
     LARGEST_SEED,
+    LONGEST_LABEL,
     Figures,
     Health,
     Interpolation,
@@ -35,7 +37,7 @@ MOST_STEPS = 64
 
 Uploads = Annotated[list[UploadFile], File(description="Image files, resized to the model's size.")]
 Labels = Annotated[
-    list[str] | None,
+    list[Annotated[str, Field(max_length=LONGEST_LABEL)]] | None,
     Form(description="The class of each image, for a conditional model; none: the likeliest."),
 ]
 
@@ -118,7 +120,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/sample")
     async def sample(asked: SampleRequest) -> NewImages:
         """New images: the same for the same seed."""
-        return NewImages(**service.answer(await service.sample(asked)))
+        return NewImages(**await service.answer(await service.sample(asked)))
 
 
 def _add_routes_of_images(app: FastAPI, service: Service) -> None:
@@ -131,14 +133,14 @@ def _add_routes_of_images(app: FastAPI, service: Service) -> None:
         found = await batcher(
             ("reconstruct", y is None), functions.reconstruct, pixels, y, rows=len(pixels)
         )
-        return Reconstructions(**service.answer(found))
+        return Reconstructions(**await service.answer(found))
 
     @app.post("/embed")
     async def embed(images: Uploads, labels: Labels = None) -> Latents:
         """The latent representation of images."""
         pixels, y = await service.uploaded(images, labels)
         found = await batcher(("embed", y is None), functions.embed, pixels, y, rows=len(pixels))
-        return Latents(**service.answer(found))
+        return Latents(**await service.answer(found))
 
     @app.post("/interpolate")
     async def interpolate(
@@ -157,8 +159,9 @@ def _add_routes_of_images(app: FastAPI, service: Service) -> None:
             pixels[None],
             None if y is None else y[None],
             rows=1,
+            cost=steps,
         )
-        return Interpolation(**service.answer({"images": found["images"][0]}))
+        return Interpolation(**await service.answer({"images": found["images"][0]}))
 
 
 def _add_score(app: FastAPI, service: Service) -> None:
@@ -189,4 +192,4 @@ def _add_score(app: FastAPI, service: Service) -> None:
             y,
             rows=len(pixels),
         )
-        return Scores(scores=service.answer(found))
+        return Scores(scores=await service.answer(found))

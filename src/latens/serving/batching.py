@@ -25,6 +25,7 @@ class _Waiting:
     function: Function
     inputs: tuple[Tensor | None, ...]
     rows: int
+    cost: int
     done: asyncio.Future[dict[str, Tensor]]
 
 
@@ -50,21 +51,28 @@ class Batcher:
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     async def __call__(
-        self, key: Hashable, function: Function, *inputs: Tensor | None, rows: int
+        self,
+        key: Hashable,
+        function: Function,
+        *inputs: Tensor | None,
+        rows: int,
+        cost: int | None = None,
     ) -> dict[str, Tensor]:
         """What the function gives for the rows of these inputs.
 
         Args:
             key: requests of the same key have the same function, and inputs that can be joined.
-            rows: images, the size of the first axis of inputs and outputs.
+            rows: the size of the first axis of inputs and outputs.
+            cost: images that are computed for them; None: as many as rows.
 
         Raises:
             Busy: too many images wait.
         """
-        if sum(each.rows for each in self._queue) + rows > max(self.most_waiting, rows):
+        cost = rows if cost is None else cost
+        if sum(each.cost for each in self._queue) + cost > max(self.most_waiting, cost):
             raise Busy
         done: asyncio.Future[dict[str, Tensor]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(key, function, inputs, rows, done))
+        self._queue.append(_Waiting(key, function, inputs, rows, cost, done))
         self.requests += 1
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
@@ -91,14 +99,14 @@ class Batcher:
 
     def _next_batch(self) -> list[_Waiting]:
         """The first that waits, and as many as fit of the others that ask for the same."""
-        batch, rows, others = list[_Waiting](), 0, deque[_Waiting]()
+        batch, cost, others = list[_Waiting](), 0, deque[_Waiting]()
         for each in self._queue:
             if each.done.cancelled():  # its client has gone
                 continue
-            fits = not batch or (each.key == batch[0].key and rows + each.rows <= self.most_rows)
+            fits = not batch or (each.key == batch[0].key and cost + each.cost <= self.most_rows)
             if fits:
                 batch.append(each)
-                rows += each.rows
+                cost += each.cost
             else:
                 others.append(each)
         self._queue = others

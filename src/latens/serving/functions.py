@@ -29,7 +29,10 @@ class Functions:
     def _given(self, pixels: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Images as the model takes them; the likeliest label of those that have none."""
         x, guess = given(self.vae, Images(pixels))
-        return x, guess if y is None or guess is None else torch.where(y < 0, guess, y)
+        if y is None or guess is None:
+            return x, guess
+        y = y.to(guess.device)
+        return x, torch.where(y < 0, guess, y)
 
     def embed(
         self, pixels: UInt8[Tensor, "N C H W"], y: Int64[Tensor, " N"] | None

@@ -24,10 +24,12 @@ from latens.evaluation.labels import LabelStatistics
 from latens.model.latent_model import LatentModel
 from latens.run.data import target_of
 from latens.run.directory import Run
-from latens.serving.batching import Batcher
+from latens.serving.batching import Batcher, Busy
 from latens.serving.functions import Functions
 from latens.serving.limits import Limits
 from latens.serving.schemas import Figures, SampleRequest
+
+MOST_UPLOADS = 64  # requests whose images are in memory and not decoded yet
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Service:
     batcher: Batcher
     functions: Functions = field(init=False)
     decoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    uploads: int = 0
 
     def __post_init__(self) -> None:
         check_files(self.vae.image_shape[0])
@@ -71,12 +74,19 @@ class Service:
         """Pixels `[N, C, H, W]` uint8 of image files, and their classes where they matter.
 
         Raises:
+            Busy: too many requests whose images are not decoded yet.
             LatensError: too many files, files that are no images, or other labels.
         """
         self.check_number(len(files))
-        content = [InMemoryFile(each.filename or "image", await each.read()) for each in files]
-        loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self.decoding, self._decoded, content)
+        if self.uploads >= MOST_UPLOADS:
+            raise Busy
+        self.uploads += 1
+        try:
+            content = [InMemoryFile(each.filename or "image", await each.read()) for each in files]
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(self.decoding, self._decoded, content)
+        finally:
+            self.uploads -= 1
         return pixels, self.classes(labels, len(files))
 
     def _decoded(self, files: list[InMemoryFile]) -> Tensor:
@@ -159,8 +169,11 @@ class Service:
             torch.manual_seed(asked.seed)
             return labels_like_training(statistics, number, index)
 
-    def answer(self, found: dict[str, Tensor]) -> dict[str, Any]:
+    async def answer(self, found: dict[str, Tensor]) -> dict[str, Any]:
         """Tensors as JSON: images as PNG files in base64, labels by name."""
+        return await asyncio.to_thread(self._answer, found)  # others are served meanwhile
+
+    def _answer(self, found: dict[str, Tensor]) -> dict[str, Any]:
         texts: dict[str, Any] = {
             name: values.tolist()
             for name, values in found.items()

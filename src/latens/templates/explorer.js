@@ -299,8 +299,22 @@ if (root) {
     set(zOf(i));
   }
 
+  // The nearest other point on a map in a direction, nearer to it than to those beside it
+  function beside(from, [right, up]) {
+    let best = -1;
+    let least = Infinity;
+    places.forEach(([x, y], i) => {
+      const [dx, dy] = [x - places[from][0], y - places[from][1]];
+      const along = right * dx + up * dy;
+      const distance = dx * dx + dy * dy;
+      if (along > 0 && 2 * along * along >= distance && distance < least) [best, least] = [i, distance];
+    });
+    return best;
+  }
+
   let dragging = null;
   plane.addEventListener("pointerdown", (event) => {
+    if (event.button || !event.isPrimary) return;
     plane.setPointerCapture(event.pointerId);
     dragging = pixel(event);
     hideTip();
@@ -330,7 +344,11 @@ if (root) {
       state.angle = [state.angle[0] - 0.1 * step[0], Math.min(1.5, Math.max(-1.5, state.angle[1] + 0.1 * step[1]))];
       return draw();
     }
-    if (view.kind === "map") return;
+    if (view.kind === "map") {
+      const i = beside(closest(state.z), step);
+      if (i >= 0) go(i);
+      return;
+    }
     const size = event.shiftKey ? 0.5 : 0.1;
     const z = Float32Array.from(state.z);
     view.basis.forEach((axis, k) => axis.forEach((b, d) => (z[d] += size * step[k] * b)));
@@ -338,7 +356,13 @@ if (root) {
   });
 
   const SIDE = 84;
+  let hovered = -1;
+  let pointer = null;
+  let computing = false;
   async function hover(event, i) {
+    pointer = event;
+    if (i === hovered && i >= 0 && tip.style.display !== "none") return tipAt(event);
+    hovered = i;
     if (i < 0) return hideTip();
     tip.replaceChildren();
     const canvas = tip.appendChild(document.createElement("canvas"));
@@ -356,7 +380,14 @@ if (root) {
     if (!data.networks.decode) return;
     const [inputs, shapes] = [[zOf(i)], [[1, ...data.latent]]];
     const labelled = data.conditional ? [[...inputs, [data.labels[i]]], [...shapes, [1]]] : [inputs, shapes];
-    paint(again, await compute("decode", ...labelled));
+    if (computing) return; // the latest is decoded once that one is there
+    computing = true;
+    const image = await compute("decode", ...labelled);
+    computing = false;
+    if (hovered === i) return paint(again, image);
+    const latest = hovered;
+    hovered = -1;
+    if (latest >= 0) hover(pointer, latest);
   }
 
   // ---- buttons and sliders -------------------------------------------------------------------
@@ -374,7 +405,7 @@ if (root) {
   const HINTS = {
     linear: `Drag, or press the arrow keys: z moves along this plane${dims > 2 ? ", and stays as it is across it" : ""}.`,
     turning: "Drag, or press the arrow keys, to turn the space. Double-click a point to go to it.",
-    map: "No z belongs to a place between the points here: dragging goes to the nearest point.",
+    map: "No z belongs to a place between the points here: dragging goes to the nearest point, an arrow key to the next one.",
   };
   function tellHint() {
     const { kind } = views[state.view];
@@ -424,6 +455,7 @@ if (root) {
     const input = part("dims").appendChild(document.createElement("input"));
     Object.assign(input, { type: "range", id: `dim-${d}`, min: -4, max: 4, step: 0.01 });
     const output = part("dims").appendChild(document.createElement("output"));
+    output.setAttribute("aria-live", "off");
     input.addEventListener("input", () => {
       const z = Float32Array.from(state.z);
       z[d] = Number(input.value);
@@ -448,10 +480,13 @@ if (root) {
       draw();
     });
   }
-  walk.addEventListener("input", () => set(between(Number(walk.value)), { keepWalk: true }));
+  walk.addEventListener("input", () => ++strolls && set(between(Number(walk.value)), { keepWalk: true }));
+  let strolls = 0;
   part("stroll").addEventListener("click", () => {
+    const stroll = ++strolls;
     let began;
     const step = (now) => {
+      if (stroll !== strolls) return;
       began ??= now;
       const t = Math.min(1, (now - began) / 2500);
       walk.value = t;
@@ -468,7 +503,9 @@ if (root) {
     if (data.binarisation === "none") return value;
     return value >= (data.binarisation === "threshold" ? 128 / 255 : Math.random()) ? 1 : 0;
   }
+  let own = null;
   async function encode(file) {
+    own = file;
     let bitmap;
     try {
       bitmap = await createImageBitmap(file);
@@ -498,7 +535,7 @@ if (root) {
   }
   if (data.networks.encode) {
     part("file").addEventListener("change", () => part("file").files[0] && encode(part("file").files[0]));
-    part("invert").addEventListener("change", () => part("file").files[0] && encode(part("file").files[0]));
+    part("invert").addEventListener("change", () => own && encode(own));
     root.addEventListener("dragover", (event) => { event.preventDefault(); root.classList.add("dropping"); });
     root.addEventListener("dragleave", () => root.classList.remove("dropping"));
     root.addEventListener("drop", (event) => {

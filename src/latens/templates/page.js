@@ -14,7 +14,7 @@ class Player {
     bar.innerHTML = `<button type="button" aria-label="Play">▶</button>
       <button type="button" aria-label="One step back">‹</button>
       <input type="range" min="0" max="${this.steps.length - 1}" step="1">
-      <button type="button" aria-label="One step on">›</button><output></output>`;
+      <button type="button" aria-label="One step on">›</button><output aria-live="off"></output>`;
     [this.toggle, this.back, this.on] = nodes("button", bar);
     this.slider = bar.querySelector("input");
     this.output = bar.querySelector("output");
@@ -130,7 +130,7 @@ function latentFilm(figure, data) {
       }
       context.setLineDash([]);
     }
-    const alone = "alone" in document.body.dataset ? Number(document.body.dataset.alone) : null;
+    const alone = data.names.length && "alone" in document.body.dataset ? Number(document.body.dataset.alone) : null;
     const at = points[frame];
     const pixels = [];
     for (let i = 0; i < at.length / 2; i++) {

@@ -302,6 +302,7 @@ class Trainer:
         self.state.setbacks = setbacks
         if self.state.best_epoch != kept:  # the model kept is of an epoch that is gone
             self._save_model()
+            self.state.best_loss = math.inf  # the next epoch takes its place
         if self.recorder is not None:
             self.recorder.last = max(self.run.frames, default=-1)
         if self.processes.is_main:
