@@ -137,8 +137,8 @@ def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tup
     enough = len(test) >= LEAST_COMPARED
     yield "samples", tuple(_samples(run, vae, data, seed)) if enough else ()
     # What an encoder is told of the class its z only tells back
-    labelled = train.labels is not None and test.labels is not None
-    if labelled and test.labels.dim() == 1 and not vae.encodes_labels:
+    found = None if train.labels is None else test.labels
+    if found is not None and found.dim() == 1 and not vae.encodes_labels:
         yield "latents", _of_classes(vae, train, test)
     if data.source == "shapes" and len(vae.level_shapes) == 1 and not vae.encodes_labels:
         yield "factors", _of_factors(vae)
