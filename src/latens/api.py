@@ -425,6 +425,7 @@ def fit_prior(
     data: Any = None,
     prior: FittedPrior = "flow-matching",
     device: str = "auto",
+    levels: int = 1,
     **options: int | None,
 ) -> Run:
     """Fit a prior to the latents of a trained model, and write both as a run of its own.
@@ -439,6 +440,7 @@ def fit_prior(
         minutes: how long; None: a million latents.
         data: the same data again, of a run whose data came from Python.
         prior: flow-matching or mixture.
+        levels: of a ladder, how many from the topmost on; below them each has its own p.
         **options: `flow_width` and `layers` of the flow's transformer, `components` of the mixture.
 
     Raises:
@@ -455,11 +457,12 @@ def fit_prior(
     refuse_existing(out)
     vae = fittable(load_model(run.path)).to(resolve_device(device))
     images = data_of(run, data)
-    found = fit(vae, images.train, images.validation, prior, minutes, seed, **chosen)
+    found = fit(vae, images.train, images.validation, prior, minutes, seed, levels, **chosen)
     if found.is_worse:
         remedy = "more --minutes" + (" or fewer --components" if prior == "mixture" else "")
         warn(f"what was fitted is further from the latents than p(z): give it {remedy}")
-    fitting = _fitting_command({"prior": prior, **chosen, "seed": seed, "minutes": minutes})
+    told = {"prior": prior, **chosen, "seed": seed, "minutes": minutes}
+    fitting = _fitting_command(told | ({"levels": levels} if levels > 1 else {}))
     record = run.record | {"command": f"{run.record['command']} && {fitting}"}
     figures = run.figures
     if isinstance(found.prior, GaussianMixture):
@@ -475,7 +478,11 @@ def fit_prior(
     numbers.pop("prior")
     before = vae.about.get("second_stage", {})
     replaces = prior == "mixture" or before.get("replaces_prior", before.get("prior") == "mixture")
-    vae.about["second_stage"] = {"prior": prior, "replaces_prior": replaces} | numbers
+    vae.about["second_stage"] = {
+        "prior": prior,
+        "levels": levels,
+        "replaces_prior": replaces,
+    } | numbers
     with files.building(out) as partial:
         fitted = Run.fill(partial, record, run.metrics)
         fitted.save_model(vae)

@@ -13,6 +13,7 @@ from torch.distributions import Normal, kl_divergence
 import latens
 from latens import LatensError
 from latens.model.flow_matching import FlowMatching
+from latens.model.recipes import build
 from latens.report.context import ReportContext
 from latens.report.sections.samples import sample_pictures
 from latens.run.comparison import configurations, named
@@ -246,6 +247,51 @@ def test_of_a_ladder_the_topmost_level_gets_it(two_groups, tmp_path, monkeypatch
     assert vae.draw_prior(500).mean().item() == pytest.approx(0, abs=0.2)
     assert vae.sample(3, temperature=[1.0, 0.5]).shape == (3, 1, 8, 8)
     assert latens.evaluate(vae, images.test).kl == pytest.approx(before.kl, abs=1e-4)
+
+
+def test_the_first_levels_of_a_ladder_are_one_map_and_back():
+    torch.manual_seed(0)
+    options = {"network": {"levels": "2x2x3,4x1x2,8x1", "channels": 8}}
+    ladder = build("ladder", (1, 16, 16), 20, options=options).eval()
+    x = torch.rand(5, 1, 16, 16)
+    assert ladder.packed_shape(3) == (3 + 3 + 4 * 2, 2, 2)
+    torch.manual_seed(1)
+    packed = ladder.first_levels(3, 7, x)
+    torch.manual_seed(1)
+    drawn = ladder.draw(x, samples=7).latents[:3]
+    assert packed.shape == (7, 5, 14, 2, 2)
+    parts = ladder.unpacked(packed.flatten(0, 1))
+    assert len(parts) == 3
+    for part, latent in zip(parts, drawn, strict=True):
+        assert torch.equal(part, latent.z.flatten(0, 1))
+    assert torch.equal(ladder.unpacked(parts[0])[0], parts[0])
+    assert ladder.first_levels(4, 6).shape == (6, 1, 14 + 16, 2, 2)
+    given = [part[None] for part in parts]
+    torch.manual_seed(2)
+    images = ladder.sample_given(packed.flatten(0, 1))
+    torch.manual_seed(2)
+    assert torch.equal(images, ladder.images_at(given, [1.0] * 4))
+
+
+def test_the_first_levels_together_get_a_second_stage(tmp_path, run_latens):
+    options = {"recipe": "ladder", "levels": "2x1,4x2", "channels": 4, "epochs": 1}
+    latens.train("digits", out=tmp_path / "run", report=False, film=False, **options)
+    words = ("--flow-width", 8, "--layers", 1, "--minutes", 0.01)
+    done = run_latens("fit-prior", "run", *words, "--levels", 2, "--out", "two")
+    assert done.returncode == 0, done.stderr
+    run = latens.Run.open(tmp_path / "two")
+    assert run.record["command"].endswith("--levels 2")
+    assert run.vae.sampler.event_shape == (1 + 4, 2, 2)
+    assert run.vae.sample(3, temperature=[1.0, 1.0, 0.5]).shape == (3, 1, 8, 8)
+    assert run_latens("sample", "two", "-n", 4).returncode == 0
+    for wrong, reason in (
+        (("--levels", 4), "4 levels: this model has 3"),
+        (("--levels", 2, "--prior", "mixture"), "leave out --levels"),
+    ):
+        done = run_latens("fit-prior", "run", *wrong, "--out", "three")
+        assert done.returncode == 2
+        assert reason in " ".join(done.stderr.split())
+        assert not (tmp_path / "three").exists()
 
 
 def test_a_short_fit_forgets_its_first_weights(two_groups, monkeypatch):

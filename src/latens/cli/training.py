@@ -178,6 +178,7 @@ def fit_prior(
     flow_width: int | None = None,
     layers: int | None = None,
     components: int | None = None,
+    levels: int = 1,
     seed: Seed = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -201,11 +202,15 @@ def fit_prior(
         Of the same; none: 6.
     components
         How many Gaussians; none: 500.
+    levels
+        Of a ladder, how many from the topmost on; below them each has its own p.
     """
     from latens import api
 
     options = {"flow_width": flow_width, "layers": layers, "components": components}
-    fitted = api.fit_prior(run, out, minutes, seed, prior=prior, device=device, **options)
+    fitted = api.fit_prior(
+        run, out, minutes, seed, prior=prior, device=device, levels=levels, **options
+    )
     figures = fitted.vae.about["second_stage"]
     what = "second stage" if figures["gain"] is None else "mixture"
     if figures["mmd_before"] is not None:  # as of a single validation image

@@ -1,7 +1,9 @@
 """The ladder: a hierarchy of latent maps, inferred and sampled on one way down."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import cast
 
 import torch
@@ -39,7 +41,7 @@ class Ladder(ComposedModel):
         encoder: the bottom-up path, which knows the levels.
         likelihood: `[N, P, H, W] -> p(x|z)`; Bernoulli unless given.
         prior: of the topmost level; N(0, I) unless given.
-        sampler: a second stage fitted to the topmost level; mostly none.
+        sampler: a second stage fitted to the topmost level, or to the first ones; mostly none.
 
     Raises:
         LatensError: a prior for latents of another shape.
@@ -112,19 +114,27 @@ class Ladder(ComposedModel):
             choose: what is drawn at a level, z `[K, B, *Z]`.
         """
         h, latents = self.start, []
+        for latent, h in self._down(features, choose):  # noqa: B007 - the last one is decoded
+            latents.append(latent)
+        output = self.output(h)[..., : self.image_shape[1], : self.image_shape[2]]
+        return latents, output.float() + self.offset
+
+    def _down(
+        self, features: Sequence[Tensor | None], choose: Choose
+    ) -> Iterator[tuple[Latent, Float[Tensor, "N F h w"]]]:
+        """Each level's latents, the topmost first, with the features that they lead to."""
+        h, lead = self.start, None
         for i, (level, e) in enumerate(zip(self._each_level, features, strict=True)):
             h = level.upsample(h)
-            lead = latents[0].z.shape[:2] if latents else None
             if lead is None:
                 p, delta = self.prior_given(), 0
             else:
                 p, delta = level.prior_at(h, lead)
             q = None if e is None else level.posterior_at(h, e, lead)
             latent = choose(i, p, q)
-            latents.append(latent)
+            lead = latent.z.shape[:2]
             h = level(h + delta, latent.z.flatten(0, 1))
-        output = self.output(h)[..., : self.image_shape[1], : self.image_shape[2]]
-        return latents, output.float() + self.offset
+            yield latent, h
 
     def draw(
         self,
@@ -161,6 +171,57 @@ class Ladder(ComposedModel):
         output = self._parameters_at([top])
         return self.likelihood(output.reshape(*lead, *output.shape[1:]))
 
+    # ---- a second stage ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def first_levels(
+        self, levels: int, count: int, x: Float[Tensor, "B C H W"] | None = None
+    ) -> Float[Tensor, "count B *P"]:
+        """Z of the first levels as one map: `count` z ~ q(z|x) of each image, or z ~ p(z), B = 1.
+
+        Maps finer than the topmost one are folded to its resolution, into more channels.
+        """
+
+        def choose(i: int, p: Distribution, q: Distribution | None) -> Latent:
+            if i == 0 and q is None:
+                return Latent(p, p, self.draw_prior(count)[:, None])
+            return Latent.sample(q or p, p, None if i else count)
+
+        features = [None] * len(self.levels) if x is None else self.encoder(x)
+        down = self._down(features, choose)
+        drawn = [latent.z for latent, _ in islice(down, levels)]
+        packed = torch.cat(
+            [
+                F.pixel_unshuffle(z.flatten(0, 1), side)
+                for z, side in zip(drawn, self._foldings, strict=False)
+            ],
+            dim=1,
+        )
+        return packed.unflatten(0, drawn[0].shape[:2])
+
+    def packed_shape(self, levels: int) -> tuple[int, ...]:
+        """Of one z of `first_levels`."""
+        return (sum(self._packed_channels[:levels]), *self.latent_shape[1:])
+
+    def unpacked(self, z: Float[Tensor, "n P h w"]) -> list[Float[Tensor, "n D H W"]]:
+        """Z of each of the first levels; of the topmost one alone where that is all there is."""
+        ends = itertools.accumulate(self._packed_channels)
+        levels = next(i for i, end in enumerate(ends, 1) if end == z.shape[1])
+        parts = z.split(self._packed_channels[:levels], dim=1)
+        foldings = self._foldings[:levels]
+        return [F.pixel_shuffle(part, side) for part, side in zip(parts, foldings, strict=True)]
+
+    @property
+    def _foldings(self) -> list[int]:
+        """How many times as fine as the topmost level each one is."""
+        levels = self.encoder.plan.all
+        return [2 ** (levels[0].halvings - level.halvings) for level in levels]
+
+    @property
+    def _packed_channels(self) -> list[int]:
+        shapes = zip(self.level_shapes, self._foldings, strict=True)
+        return [shape[0] * side**2 for shape, side in shapes]
+
     # ---- pictures ----------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -170,10 +231,16 @@ class Ladder(ComposedModel):
         y: Int[Tensor, "n *A"] | None = None,
         temperature: float | Sequence[float] = 1.0,
     ) -> Float[Tensor, "n C H W"]:
-        """Images of given z of the topmost level, the other levels sampled."""
-        rows = z.split(self.rows_at_once)
+        """Images of given z of the topmost level, or of the first ones as of `first_levels`.
+
+        The other levels are sampled.
+        """
         temperatures = self.temperatures(temperature)
-        return torch.cat([self.images_at([part[None]], temperatures) for part in rows])
+        parts = [
+            self.images_at([level[None] for level in self.unpacked(part)], temperatures)
+            for part in z.split(self.rows_at_once)
+        ]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def latents(self, x: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "1 B *Z"]]:

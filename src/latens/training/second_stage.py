@@ -16,9 +16,10 @@ from latens.config import FittedPrior
 from latens.console import progress
 from latens.data import Images
 from latens.errors import LatensError, unknown
-from latens.evaluation.labels import posteriors_of
+from latens.evaluation.labels import IMAGES_AT_ONCE, posteriors_of
 from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
+from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel
 from latens.model.priors import GaussianMixture
 from latens.training.objectives import mmd
@@ -85,6 +86,7 @@ def fit_prior(
     prior: FittedPrior = "flow-matching",
     minutes: float | None = None,
     seed: int = 0,
+    levels: int = 1,
     **options: int,
 ) -> Fit:
     """Fit a prior to z ~ q(z|x) of the training images.
@@ -94,35 +96,45 @@ def fit_prior(
     Autoencoders", section 4: a density of the latents fitted afterwards; here the mixture that
     maximises the ELBO, networks unchanged, which is a bound with it as the prior as well.
 
-    Of a hierarchy it is the topmost level whose latents these are.
+    Of a ladder it is the topmost level whose latents these are, or the first ones together.
 
     Args:
+        levels: of a ladder, how many from the topmost on; below them each has its own p.
         prior: flow matching, whose samples alone are of use, or a mixture of Gaussians.
         minutes: how long; None: a million latents.
         **options: `flow_width` and `layers` of a flow, `components` of a mixture.
 
     Raises:
-        LatensError: no such prior or option, or no time.
+        LatensError: no such prior or option, no time, or levels that the model has not.
     """
     if minutes is not None and not minutes > 0:
         raise LatensError(f"minutes is {minutes}: it must be above 0")
     options = options_of(prior, options)
+    _check_levels(vae, prior, levels)
     # What a prior was fitted to is no z that it is measured by, here or where a seed is the same
     of_fit, of_comparison = np.random.SeedSequence(seed).generate_state(2).tolist()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(of_fit)
-        pool = _pool(vae, train)
+        pool = _pool(vae, train, levels)
         z = _draw(pool)
         if prior == "mixture":
             start: FlowMatching | GaussianMixture = _mixture_at(z, options["components"])
         else:
-            start = FlowMatching(vae.latent_shape, **options).to(vae.device)
+            start = FlowMatching(tuple(pool.shape[2:]), **options).to(vae.device)
             start.standardise(z)
         began = time.perf_counter()
         fitted, seen = _fitted(start, RATES[prior], vae, pool, minutes)
         seconds = time.perf_counter() - began
         torch.manual_seed(of_comparison)  # the same whatever was fitted, and for how long
-        return Fit(fitted.eval(), seen, seconds, *_compared(fitted, vae, validation))
+        return Fit(fitted.eval(), seen, seconds, *_compared(fitted, vae, validation, levels))
+
+
+def _check_levels(vae: ComposedModel, prior: FittedPrior, levels: int) -> None:
+    most = len(vae.level_shapes)
+    if levels < 1 or levels > most:
+        raise LatensError(f"{levels} levels: this model has {most}")
+    if levels > 1 and prior != "flow-matching":
+        raise LatensError(f"a {prior} is of the topmost level: leave out --levels")
 
 
 def fittable(model: LatentModel) -> ComposedModel:
@@ -169,11 +181,14 @@ def _mixture_at(z: Float[Tensor, "N *Z"], components: int) -> GaussianMixture:
 
 @torch.no_grad()
 def _compared(
-    prior: FlowMatching | GaussianMixture, vae: ComposedModel, validation: Images
+    prior: FlowMatching | GaussianMixture, vae: ComposedModel, validation: Images, levels: int
 ) -> tuple[float, float, int, float | None]:
     """`mmd_before`, `mmd_after`, `compared` and `gain` of `Fit`."""
-    z = _draw(_pool(vae, validation.some(COMPARED))).cpu()
-    before = vae.draw_prior(len(z)).cpu().flatten(1)
+    z = _draw(_pool(vae, validation.some(COMPARED), levels)).cpu()
+    if levels > 1:
+        before = cast("Ladder", vae).first_levels(levels, len(z)).cpu().flatten(1)
+    else:
+        before = vae.draw_prior(len(z)).cpu().flatten(1)
     gain = None
     if isinstance(prior, GaussianMixture):
         p, at = prior(vae.encode), z.to(vae.device)
@@ -203,7 +218,7 @@ def _fitted(
     schedule = LearningRateSchedule(rate, WARMUP)
     optimizer = torch.optim.AdamW(start.parameters(), rate, weight_decay=decay)
     began, seen, share = time.perf_counter(), 0, 0.0
-    dims = math.prod(vae.latent_shape)
+    dims = math.prod(pool.shape[2:])
     with progress("latents") as bar:
         task = bar.add_task("second stage", total=LATENTS if minutes is None else None)
         for rows in _batches(len(pool)):
@@ -244,9 +259,14 @@ def _batches(count: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _pool(vae: ComposedModel, images: Images) -> Float[Tensor, "N S *Z"]:
+def _pool(vae: ComposedModel, images: Images, levels: int) -> Float[Tensor, "N S *Z"]:
     """Several z ~ q(z|x) of each image, of any q."""
-    samples = max(1, min(POOLED, MOST_VALUES // (len(images) * math.prod(vae.latent_shape))))
+    shape = cast("Ladder", vae).packed_shape(levels) if levels > 1 else vae.latent_shape
+    samples = max(1, min(POOLED, MOST_VALUES // (len(images) * math.prod(shape))))
+    if levels > 1:
+        batches = (batch.unit().to(vae.device) for batch in images.batches(IMAGES_AT_ONCE))
+        each = (cast("Ladder", vae).first_levels(levels, samples, x) for x in batches)
+        return torch.cat([z.transpose(0, 1) for z in each])
     drawn = (q.sample(torch.Size((samples,))) for q in posteriors_of(vae, images))
     return torch.cat([z.transpose(0, 1) for z in drawn])
 
