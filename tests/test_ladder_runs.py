@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import latens
+from latens.analysis.generation import at_temperature
 from latens.data import load_data
 from latens.errors import LatensError
 from latens.report.contents import SECTIONS
@@ -125,6 +126,29 @@ def test_two_processes_learn_what_one_does(ladder_run, few, shell_latens, tmp_pa
     assert [row["images"] for row in two] == [row["images"] for row in one]
     for row, other in zip(one, two, strict=True):
         assert row["train"]["loss"] == pytest.approx(other["train"]["loss"], rel=0.05)
+
+
+def test_a_model_has_a_temperature_of_its_own(ladder_run, run_latens, tmp_path):
+    done = run_latens(
+        "export", ladder_run.path, "--out", "own", "--temperature", "1,0.5,1e-6", "--bits", 32
+    )
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "own" / "README.md").read_text("utf-8")
+    assert "temperature 1.0, 0.5, 1e-06, one for each level" in card
+    own = latens.load(tmp_path / "own")
+    images = []
+    for given in (None, [1.0, 0.5, 1e-6], 1.0):
+        torch.manual_seed(0)
+        images.append(own.sample(5, temperature=given))
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+    done = run_latens("export", ladder_run.path, "--out", "none", "--temperature", "0")
+    assert done.returncode == 2
+    assert "it must be a number above 0" in done.stderr
+    assert not (tmp_path / "none").exists()
+    assert at_temperature(own) == ", temperatures 1 0.5 1e-06"
+    assert at_temperature(own, 0.5) == ", temperature 0.5"
+    assert at_temperature(own, 1.0) == ""
 
 
 def test_levels_that_cannot_be_are_refused_before_anything_is_written(run_latens, tmp_path):

@@ -346,7 +346,13 @@ def report(
     return write_report(run, data_of(run, data), folder, projection, attribute, plane)
 
 
-def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits = 16) -> Run:
+def export(
+    path: str | Path,
+    out: str | Path,
+    data: Any = None,
+    bits: WeightBits = 16,
+    temperature: float | Sequence[float] | None = None,
+) -> Run:
     """Write a run's model with weights in few bits, its card and its figures, ready to be shared.
 
     The test figures are measured anew, with these weights.
@@ -356,9 +362,12 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
         data: the same data again, of a run whose data came from Python.
         bits: of a weight: 16, 8 or all 32; see `latens.model.serialization.write_model`. With 8,
             layers that it would cost too much have 16: `evaluation.rounding.sensitive_weights`.
+        temperature: of samples where none is asked for: the model's own from then on. Of a ladder
+            one for all levels, or one for each. None leaves it as it is, mostly 1.
 
     Raises:
-        LatensError: no run directory, `out` exists, or another number of bits.
+        LatensError: no run directory, `out` exists, another number of bits, or a temperature that
+            is not above 0.
     """
     run, out = Run.open(path), Path(out)
     if bits not in get_args(WeightBits):
@@ -369,6 +378,8 @@ def export(path: str | Path, out: str | Path, data: Any = None, bits: WeightBits
     with files.building(out) as partial:
         exported = Run.fill(partial, record, run.metrics)
         vae = load_model(run.path)
+        if temperature is not None:
+            vae.about["temperature"] = vae.temperatures(temperature)
         if "training" in vae.about:
             known = vae.about["training"]
             known |= {name: record[name] for name in ("command", "options") if name in known}

@@ -19,6 +19,7 @@ from latens.analysis.generation import (
     Edit,
     Samples,
     along_attribute,
+    at_temperature,
     draw,
     likeliest_condition,
     towards_class,
@@ -49,7 +50,7 @@ def sample_picture(
     path: str | Path,
     number: int,
     out: Path,
-    temperature: float | str | Sequence[float] = 1.0,
+    temperature: float | str | Sequence[float] | None = None,
     seed: int = 0,
     label: str | None = None,
     with_labels: bool = False,
@@ -72,7 +73,7 @@ def sample_picture(
     """
     check_seed(seed)
     _check_number(number)
-    temperatures = _temperatures(temperature)
+    temperatures = temperatures_of(temperature)
     run = Run.open(path)
     check_png(out)
     with torch.random.fork_rng(devices=[]):
@@ -80,7 +81,7 @@ def sample_picture(
         samples = draw(run.vae, number, label, temperatures, density, confidence)
     captions = _captions(run, samples) if with_labels else ()
     what = "samples" if label is None else f"samples of {label}"
-    title = f"{what} · {run.title}"
+    title = f"{what}{at_temperature(run.vae, temperatures)} · {run.title}"
     if (label is not None or with_labels) and samples.labels is not None:
         _tell_unsure(samples.unsure, label)
         title += _judged(run, samples.images, samples.labels, judge)
@@ -281,7 +282,7 @@ def generate(
     out: Path,
     seed: int = 0,
     label: str | None = None,
-    temperature: float | str | Sequence[float] = 1.0,
+    temperature: float | str | Sequence[float] | None = None,
     density: Density = "mixture",
     confidence: float | None = None,
     judge: str = "auto",
@@ -303,7 +304,7 @@ def generate(
     """
     check_seed(seed)
     _check_number(number)
-    temperatures = _temperatures(temperature)
+    temperatures = temperatures_of(temperature)
     run = Run.open(path)
     check_files(run.vae.image_shape[0])
     if out.exists():
@@ -376,7 +377,7 @@ def _in_blocks(
     run: Run,
     number: int,
     label: str | None,
-    temperature: Sequence[float],
+    temperature: Sequence[float] | None,
     density: Density,
     confidence: float | None,
 ) -> Iterator[Samples]:
@@ -424,8 +425,10 @@ def _check_number(number: int) -> None:
         raise LatensError(f"cannot make {number} images: ask for 1 or more")
 
 
-def _temperatures(temperature: float | str | Sequence[float]) -> list[float]:
+def temperatures_of(temperature: float | str | Sequence[float] | None) -> list[float] | None:
     """One, or one for each level of a hierarchy, from 0.7, "1,0.8" or [1, 0.8]."""
+    if temperature is None:
+        return None
     given = temperature.split(",") if isinstance(temperature, str) else temperature
     try:
         values = [float(value) for value in ([given] if isinstance(given, int | float) else given)]

@@ -51,7 +51,7 @@ def draw(
     vae: LatentModel,
     number: int,
     label: str | int | None = None,
-    temperature: float | Sequence[float] = 1.0,
+    temperature: float | Sequence[float] | None = None,
     density: Density = "mixture",
     confidence: float | None = None,
 ) -> Samples:
@@ -64,7 +64,7 @@ def draw(
     Args:
         label: a class or an attribute, by name or by its index.
         temperature: z (its deviation from the mean of its Gaussian) is multiplied by it; one for
-            all levels of a hierarchy, or one for each.
+            all levels of a hierarchy, or one for each; None: the model's own, mostly 1.
         density: of a class: a mixture of Gaussians, or N(μ, diag σ²). Of an attribute always the
             latter.
         confidence: the least p(y|z), from 0 to 1; z that fall short are drawn anew. None is 0.8
@@ -113,7 +113,7 @@ def _conditional(
     vae: LatentModel,
     number: int,
     label: str | int | None,
-    temperature: float | Sequence[float],
+    temperature: float | Sequence[float] | None,
     confidence: float | None,
 ) -> Samples:
     """Images of a conditional model, by labels that it is given."""
@@ -125,6 +125,16 @@ def _conditional(
     index = None if label is None else _index(statistics, label)
     y = labels_like_training(statistics, number, index).to(vae.device)
     return Samples(vae.sample(number, y, temperature), y if statistics.exclusive else None)
+
+
+def at_temperature(vae: LatentModel, temperature: float | Sequence[float] | None = None) -> str:
+    """What a title says of it; nothing of 1."""
+    values = vae.temperatures(temperature)
+    if set(values) == {1.0}:
+        return ""
+    if len(set(values)) == 1:
+        return f", temperature {values[0]:g}"
+    return f", temperatures {' '.join(f'{value:g}' for value in values)}"
 
 
 def _index(statistics: LabelStatistics, label: str | int) -> int:

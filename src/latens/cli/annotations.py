@@ -39,10 +39,10 @@ JudgeOption = Annotated[
     ),
 ]
 Temperature = Annotated[
-    str,
+    str | None,
     Parameter(
         help="Factor on z, above 0; below 1 gives more typical images. Of a ladder one for all "
-        "levels, or one for each, such as 1,0.9,0.8."
+        "levels, or one for each, such as 1,0.9,0.8. None: the model's own, mostly 1."
     ),
 ]
 Log = Annotated[

@@ -15,6 +15,7 @@ from latens.cli.annotations import (
     Scores,
     Seed,
     Steps,
+    Temperature,
 )
 from latens.cli.app import app
 from latens.errors import LatensError
@@ -170,6 +171,7 @@ def export(
     bits: Literal[8, 16, 32] = 16,
     onnx: Path | None = None,
     quantise: Literal["int8"] | None = None,
+    temperature: Temperature = None,
 ) -> None:
     """Write a run's model to be shared, or as programs for ONNX that run without latens.
 
@@ -185,15 +187,22 @@ def export(
         and as .pt2 for torch.export, with the lines that use them.
     quantise
         Write encoder and decoder in 8 bits too, and measure what that costs in nats.
+    temperature
+        With --out, of samples where none is asked for; of a ladder one for all levels, or one for
+        each. None leaves the model's own.
     """
     if (out is None) == (onnx is None):
         raise LatensError("name a folder, by --out for the model or by --onnx for programs")
     if quantise and onnx is None:
         raise LatensError("--quantise is for --onnx; for --out there is --bits 8")
+    if temperature and onnx is not None:
+        raise LatensError("--temperature is for --out: programs sample at 1")
     if onnx is None:
         from latens import api
+        from latens.commands import temperatures_of
 
-        print(api.export(run, out or "", bits=bits).path)
+        of_samples = temperatures_of(temperature)
+        print(api.export(run, out or "", bits=bits, temperature=of_samples).path)
         return
     from latens.deployment import export_onnx
 

@@ -196,7 +196,7 @@ def _drawn(
         if labels is not None and train.labels is not None:
             y = train.labels[torch.randint(len(train), (count,))].to(vae.device)
         of = "the prior" if getattr(vae, "sampler", None) is None else "the second stage"
-        yield f"samples from {of}", _as_data(vae.sample(count, y), binary)
+        yield f"samples from {of}", _as_data(vae.sample(count, y, 1.0), binary)
         if isinstance(vae, VAE) and labels is None:
             z = sample_all(vae, train.some(TRAIN))
             drawn = ClassDensity.fit(z).sample(count).reshape(count, *vae.latent_shape)

@@ -171,13 +171,14 @@ class LatentModel(Part, ABC):
         self,
         n: int,
         y: Int[Tensor, "n *A"] | None = None,
-        temperature: float | Sequence[float] = 1.0,
+        temperature: float | Sequence[float] | None = None,
     ) -> Float[Tensor, "n C H W"]:
         """`n` new images: the mean of p(x|z), clipped to [0, 1], for z ~ p(z) or p(z|y).
 
         Args:
             y: a label for each image, for a model that depends on labels.
-            temperature: z is multiplied by it; below 1 gives more typical images. In a hierarchy
+            temperature: z is multiplied by it; below 1 gives more typical images; None: the
+                model's own, see `api.export`, which is mostly 1. In a hierarchy
                 one for all levels, or one for each; below the topmost it is the deviation of z
                 from the mean of its p that is multiplied.
 
@@ -189,13 +190,15 @@ class LatentModel(Part, ABC):
         temperatures = self.temperatures(temperature)
         return self.sample_given(temperatures[0] * self.sample_prior(n, y), y, temperatures)
 
-    def temperatures(self, temperature: float | Sequence[float]) -> list[float]:
-        """One for each level.
+    def temperatures(self, temperature: float | Sequence[float] | None) -> list[float]:
+        """One for each level; None: the model's own.
 
         Raises:
-            LatensError: neither one for all levels nor one for each.
+            LatensError: neither one for all levels nor one for each, or one that is not above 0.
         """
         levels = len(self.level_shapes)
+        if temperature is None:
+            temperature = self.about.get("temperature", 1.0)
         given = [temperature] if isinstance(temperature, int | float) else temperature
         given = [float(value) for value in given]
         if len(given) not in (1, levels):
@@ -203,6 +206,8 @@ class LatentModel(Part, ABC):
                 f"{len(given)} temperatures for {levels} levels of latents: give one for all, or "
                 "one for each"
             )
+        if not all(0 < value < math.inf for value in given):
+            raise LatensError(f"temperature is {temperature}: it must be a number above 0")
         return given * levels if len(given) == 1 else given
 
     @torch.no_grad()

@@ -15,9 +15,10 @@ class SampleRequest(BaseModel, extra="forbid"):
     label: str | None = Field(
         None, max_length=LONGEST_LABEL, description="Only of this class, or with this attribute."
     )
-    temperature: Annotated[list[float], Field(max_length=MOST_LEVELS)] | float = Field(
-        1.0,
-        description="Below 1 gives more typical images; of a ladder one, or one for each level.",
+    temperature: Annotated[list[float], Field(max_length=MOST_LEVELS)] | float | None = Field(
+        None,
+        description="Below 1 gives more typical images; of a ladder one, or one for each level; "
+        "none: the model's own, mostly 1.",
     )
     seed: int = Field(0, ge=0, lt=LARGEST_SEED, description="Image i has the noise of seed + i.")
 

@@ -135,10 +135,7 @@ class Service:
         """New images of any kind, or of one label."""
         self.check_number(asked.number)
         vae, number = self.vae, asked.number
-        given = asked.temperature
-        temperature = vae.temperatures(given)
-        if not all(0 < value < float("inf") for value in temperature):
-            raise LatensError(f"temperature is {given}: it must be a number above 0")
+        temperature = vae.temperatures(asked.temperature)
         if asked.label is not None and vae.label_embedding is None:
             LabelStatistics.of(vae).index(asked.label)
             return await self.batcher(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latens import pictures
-from latens.analysis.generation import CONFIDENCE, draw
+from latens.analysis.generation import CONFIDENCE, at_temperature, draw
 from latens.evaluation.judges import Verdict
 from latens.report.context import Picture, ReportContext
 from latens.report.sections.common import MOST_ROWS, count_of
@@ -22,9 +22,9 @@ def sample_pictures(context: ReportContext) -> Iterator[Picture]:
     z = "z ~ p(z)" if context.second_stage is None else "z of the second stage"
     yield Picture(
         "samples",
-        [pictures.grid(images, context.title(f"samples, {z}"))],
+        [pictures.grid(images, context.title(f"samples, {z}{at_temperature(context.vae)}"))],
         "A grid of images sampled from the model",
-        f"The mean of p(x|z) for {z}.",
+        f"The mean of p(x|z) for {z}{at_temperature(context.vae)}.",
     )
     statistics = context.statistics
     if statistics is None or not statistics.exclusive:
