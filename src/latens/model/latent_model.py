@@ -197,9 +197,8 @@ class LatentModel(Part, ABC):
             LatensError: neither one for all levels nor one for each, or one that is not above 0.
         """
         levels = len(self.level_shapes)
-        if temperature is None:
-            temperature = self.about.get("temperature", 1.0)
-        given = [temperature] if isinstance(temperature, int | float) else temperature
+        asked = self.about.get("temperature", 1.0) if temperature is None else temperature
+        given = [asked] if isinstance(asked, int | float) else asked
         given = [float(value) for value in given]
         if len(given) not in (1, levels):
             raise LatensError(
@@ -207,7 +206,7 @@ class LatentModel(Part, ABC):
                 "one for each"
             )
         if not all(0 < value < math.inf for value in given):
-            raise LatensError(f"temperature is {temperature}: it must be a number above 0")
+            raise LatensError(f"temperature is {asked}: it must be a number above 0")
         return given * levels if len(given) == 1 else given
 
     @torch.no_grad()
