@@ -41,9 +41,10 @@ def test_the_promised_ones_are_there():
 
 def test_they_are_small():
     sizes = {name: (PRETRAINED / name / "model.safetensors").stat().st_size for name in NAMES}
+    assert sizes.pop("celeba-ladder-64") <= 12e6
     assert max(sizes.values()) <= 6e6, sizes
     assert sizes["mnist-ladder"] <= 3e6
-    allowed = 25e6 + 6.2e6 + 0.8e6 + 6e6  # and the faces of 200 dimensions, and two ladders
+    allowed = 25e6 + 6.2e6 + 0.8e6 + 12e6  # and the faces of 200 dimensions, and two ladders
     assert sum(path.stat().st_size for path in PRETRAINED.rglob("*")) <= allowed
 
 

@@ -114,7 +114,8 @@ def test_factors_are_scored_on_shapes(tmp_path):
 
 def test_an_encoder_that_is_told_the_shape_has_no_factors(digits_run):
     torch.manual_seed(0)
-    images = Images(draw_shapes(shuffled_factors(0, 12)), torch.arange(12) % 3)
+    pixels = torch.from_numpy(draw_shapes(shuffled_factors(0, 12)))
+    images = Images(pixels, torch.arange(12) % 3)
     few = latens.data.DataSet("shapes", "shapes", images, images, images, ("a", "b", "c"))
     vae = recipes.build("conditional", few.train.shape, 2, "mlp", labels=3).eval()
     found = dict(full._every(digits_run, vae, few, 0))

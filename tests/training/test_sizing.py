@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import latens
 from latens.config import TrainConfig, replaced
@@ -83,11 +84,17 @@ def test_steps_are_timed_and_leave_no_trace(photographs):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_too_little_time_is_told_before_the_first_step(photographs, monkeypatch, capsys):
-    assert chosen(photographs, monkeypatch, {24: 2}, channels=24) == (24, [24])
-    told = " ".join(capsys.readouterr().err.split())
-    assert "--minutes 1 holds about 96 of the 162 images: --minutes 2 would show each" in told
-    assert "--size 8x8 about four times as many" in told
+def test_too_little_time_is_told_before_the_first_step(
+    photographs, rng_images, monkeypatch, capsys, tmp_path
+):
+    (tmp_path / "photos").mkdir()
+    for k, image in enumerate(rng_images):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{k}.png")
+    for data in (photographs, latens.load_data(tmp_path / "photos")):
+        assert chosen(data, monkeypatch, {24: 2}, channels=24) == (24, [24])
+        told = " ".join(capsys.readouterr().err.split())
+        assert "--minutes 1 holds about 96 of the 162 images: --minutes 2 would show each" in told
+        assert ("--size 8x8 about four times as many" in told) == (data is not photographs)
 
 
 def test_a_network_beyond_the_memory_is_refused_before_it_is_made(photographs, monkeypatch):

@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
-from pydantic import Field
 
 from latens import __version__
 from latens.console import in_one_line
@@ -21,7 +20,6 @@ from latens.serving.limits import Limits
 from latens.serving.middleware import Limited
 from latens.serving.schemas import (
     LARGEST_SEED,
-    LONGEST_LABEL,
     Figures,
     Health,
     Interpolation,
@@ -37,7 +35,7 @@ MOST_STEPS = 64
 
 Uploads = Annotated[list[UploadFile], File(description="Image files, resized to the model's size.")]
 Labels = Annotated[
-    list[Annotated[str, Field(max_length=LONGEST_LABEL)]] | None,
+    list[str] | None,
     Form(description="The class of each image, for a conditional model; none: the likeliest."),
 ]
 

@@ -5,16 +5,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 LARGEST_SEED = 2**62
-LONGEST_LABEL, MOST_LEVELS = 1_000, 1_000  # characters, and temperatures
+MOST_LEVELS = 1_000  # of temperatures
 
 
 class SampleRequest(BaseModel, extra="forbid"):
     """Which new images."""
 
     number: int = Field(1, ge=1, description="How many.")
-    label: str | None = Field(
-        None, max_length=LONGEST_LABEL, description="Only of this class, or with this attribute."
-    )
+    label: str | None = Field(None, description="Only of this class, or with this attribute.")
     temperature: Annotated[list[float], Field(max_length=MOST_LEVELS)] | float | None = Field(
         None,
         description="Below 1 gives more typical images; of a ladder one, or one for each level; "

@@ -29,6 +29,7 @@ from latens.serving.functions import Functions
 from latens.serving.limits import Limits
 from latens.serving.schemas import Figures, SampleRequest
 
+LONGEST_LABEL = 1_000  # characters
 MOST_UPLOADS = 64  # requests whose images are in memory and not decoded yet
 
 
@@ -124,7 +125,7 @@ class Service:
             raise LatensError(
                 "this model's images have attributes and no classes: leave out labels"
             )
-        return torch.tensor([statistics.index(label) for label in labels])
+        return torch.tensor([_index(statistics, label) for label in labels])
 
     def check_number(self, number: int) -> None:
         """Refuse more images than a request may have."""
@@ -137,7 +138,7 @@ class Service:
         vae, number = self.vae, asked.number
         temperature = vae.temperatures(asked.temperature)
         if asked.label is not None and vae.label_embedding is None:
-            LabelStatistics.of(vae).index(asked.label)
+            _index(LabelStatistics.of(vae), asked.label)
             return await self.batcher(
                 object(),  # alone: z that fall short of the class are drawn anew
                 lambda: self.functions.sample_of(
@@ -161,7 +162,7 @@ class Service:
         if self.vae.label_embedding is None:
             return None
         statistics = LabelStatistics.of(self.vae)
-        index = None if asked.label is None else statistics.index(asked.label)
+        index = None if asked.label is None else _index(statistics, asked.label)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(asked.seed)
             return labels_like_training(statistics, number, index)
@@ -182,6 +183,12 @@ class Service:
             names = LabelStatistics.of(self.vae).names
             texts["labels"] = [names[label] for label in found["labels"].tolist()]
         return texts
+
+
+def _index(statistics: LabelStatistics, label: str) -> int:
+    if len(label) > LONGEST_LABEL:  # which is not worth the search for one like it
+        raise LatensError(f"a label of {len(label):,} characters: there is none")
+    return statistics.index(label)
 
 
 def _png(image: Tensor) -> str:
