@@ -166,7 +166,7 @@ def test_whole_numbers_of_0_and_1_are_black_and_white():
     ("options", "dims"),
     [
         ({"recipe": "ladder", "options": {"levels": "2x1,4x1", "channels": 4}}, 4),
-        ({"recipe": "conv", "options": {"latent_map": 2, "channels": 4, "features": 8}}, 8),
+        ({"recipe": "conv", "options": {"latent_map": 2, "channels": 4, "features": 8}}, 32),
     ],
 )
 def test_what_decides_on_the_dimensions_itself(options, dims, digits):

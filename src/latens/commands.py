@@ -110,7 +110,8 @@ def _tell_unsure(count: int, label: str | None) -> None:
 def _captions(run: Run, samples: Samples) -> list[str]:
     """The class of each image, and its probability given z."""
     if samples.labels is None:
-        LabelStatistics.of(run.vae)  # which tells why a ladder has none
+        if run.levels > 1:
+            LabelStatistics.of(run.vae)  # which tells why a ladder has none
         raise LatensError(
             f"{run.home} cannot tell the class of a sample: train on images with classes, such "
             "as a folder for each"

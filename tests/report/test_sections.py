@@ -82,7 +82,7 @@ def test_of_many_latent_dimensions_those_with_the_largest_kl_are_shown(large_map
     captions = [
         picture.caption for picture in section.draw(ReportContext(large_map, data_of(large_map)))
     ]
-    assert "1 to 20 of 4,096 by their KL" in captions[0]
+    assert "1 to 20 of 4,096 by KL" in captions[0]
     assert "20 of 4,096 latent dimensions" in captions[-1]
 
 
@@ -112,7 +112,7 @@ def test_a_flow_ranks_dimensions_by_how_their_means_vary(tmp_path):
     assert (means.var(0)[context.ranked_dims].diff() <= 0).all()
     section = next(section for section in SECTIONS if section.name == "Traversals")
     caption = next(section.draw(context)).caption
-    assert "1 to 20 of 42 by their variance of the mean z" in caption
+    assert "1 to 20 of 42 by variance of the mean z" in caption
     assert "KL" not in caption
 
 

@@ -259,7 +259,7 @@ def _batches(count: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _pool(vae: ComposedModel, images: Images, levels: int) -> Float[Tensor, "N S *Z"]:
+def _pool(vae: ComposedModel, images: Images, levels: int = 1) -> Float[Tensor, "N S *Z"]:
     """Several z ~ q(z|x) of each image, of any q."""
     shape = cast("Ladder", vae).packed_shape(levels) if levels > 1 else vae.latent_shape
     samples = max(1, min(POOLED, MOST_VALUES // (len(images) * math.prod(shape))))

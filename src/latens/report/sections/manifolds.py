@@ -30,7 +30,7 @@ def manifolds_of(context: ReportContext) -> list[tuple[str, int | None, str]]:
     """The latent planes to decode, as names of files, labels and words: one, or one per class."""
     x, y = context.dims_shown
     levels = len(context.vae.level_shapes)
-    rest = "of that level at 0, the other levels at their means" if levels > 1 else "at 0"
+    rest = "of that level at 0, the other levels at their means" if levels > 1 else "0"
     along = (
         ""
         if context.dims <= 2
