@@ -317,7 +317,7 @@ if (root) {
     if (event.button || !event.isPrimary) return;
     plane.setPointerCapture(event.pointerId);
     dragging = pixel(event);
-    hideTip();
+    leave();
     if (views[state.view].kind !== "turning") moveTo(dragging);
     event.preventDefault();
     plane.focus({ preventScroll: true });
@@ -333,7 +333,7 @@ if (root) {
     } else moveTo(at);
   });
   for (const end of ["pointerup", "pointercancel"]) plane.addEventListener(end, () => (dragging = null));
-  plane.addEventListener("pointerleave", () => dragging || hideTip());
+  plane.addEventListener("pointerleave", () => dragging || leave());
   plane.addEventListener("dblclick", (event) => { const i = hit(pixel(event), 16); if (i >= 0) go(i); });
   plane.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
@@ -357,10 +357,14 @@ if (root) {
 
   const SIDE = 84;
   let hovered = -1;
-  let pointer = null;
+  let latestMove = null;
   let computing = false;
+  function leave() {
+    hovered = -1;
+    hideTip();
+  }
   async function hover(event, i) {
-    pointer = event;
+    latestMove = event;
     if (i === hovered && i >= 0 && tip.style.display !== "none") return tipAt(event);
     hovered = i;
     if (i < 0) return hideTip();
@@ -387,7 +391,7 @@ if (root) {
     if (hovered === i) return paint(again, image);
     const latest = hovered;
     hovered = -1;
-    if (latest >= 0) hover(pointer, latest);
+    if (latest >= 0) hover(latestMove, latest);
   }
 
   // ---- buttons and sliders -------------------------------------------------------------------
