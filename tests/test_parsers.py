@@ -17,7 +17,7 @@ from safetensors.torch import save
 import latens
 from latens import LatensError, limits
 from latens.cli.training import _swept
-from latens.commands import _temperatures
+from latens.commands import temperatures_of
 from latens.config import TrainConfig
 from latens.data import celeba, shards, sources
 from latens.data.files import open_npy
@@ -71,7 +71,7 @@ def test_shards_with_numbers(text):
 
 @given(DIGITS | WORDS | st.floats() | st.lists(st.floats(), max_size=3))
 def test_temperatures(value):
-    found = read_or_refused(_temperatures, value)
+    found = read_or_refused(temperatures_of, value)
     assert found is None or min(found) > 0
 
 

@@ -194,7 +194,7 @@ class LatentModel(Part, ABC):
         """One for each level; None: the model's own.
 
         Raises:
-            LatensError: neither one for all levels nor one for each, or one that is not above 0.
+            LatensError: neither one for all levels nor one for each, or one below 0.
         """
         levels = len(self.level_shapes)
         asked = self.about.get("temperature", 1.0) if temperature is None else temperature
@@ -205,8 +205,8 @@ class LatentModel(Part, ABC):
                 f"{len(given)} temperatures for {levels} levels of latents: give one for all, or "
                 "one for each"
             )
-        if not all(0 < value < math.inf for value in given):
-            raise LatensError(f"temperature is {asked}: it must be a number above 0")
+        if not all(0 <= value < math.inf for value in given):
+            raise LatensError(f"temperature is {asked}: it must be 0 or more")
         return given * levels if len(given) == 1 else given
 
     @torch.no_grad()

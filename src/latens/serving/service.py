@@ -137,6 +137,8 @@ class Service:
         self.check_number(asked.number)
         vae, number = self.vae, asked.number
         temperature = vae.temperatures(asked.temperature)
+        if not all(temperature):
+            raise LatensError(f"temperature is {asked.temperature}: it must be a number above 0")
         if asked.label is not None and vae.label_embedding is None:
             _index(LabelStatistics.of(vae), asked.label)
             return await self.batcher(
