@@ -284,6 +284,7 @@ def test_the_first_levels_together_get_a_second_stage(tmp_path, run_latens):
     assert run.vae.sampler.event_shape == (1 + 4, 2, 2)
     assert run.vae.sample(3, temperature=[1.0, 1.0, 0.5]).shape == (3, 1, 8, 8)
     assert run_latens("sample", "two", "-n", 4).returncode == 0
+    assert latens.api.report(tmp_path / "two", tmp_path / "page").is_file()
     for wrong, reason in (
         (("--levels", 4), "4 levels: this model has 3"),
         (("--levels", 2, "--prior", "mixture"), "leave out --levels"),

@@ -106,7 +106,8 @@ def _networks(context: ReportContext, images: Images) -> tuple[dict[str, Program
     x, y = few.unit(), few.labels
     if context.conditional and (y is None or y.dim() > 1):
         return {}, "a decoder that depends on attributes does not travel with the page"
-    z = torch.cat((vae.embed(x, y), vae.sample_prior(len(x), y)))
+    drawn = vae.sample_prior(len(x), y)[:, : vae.latent_shape[0]]  # of a ladder the topmost level
+    z = torch.cat((vae.embed(x, y), drawn))
     labels = [()] * len(x) if not context.conditional or y is None else [(of[None],) for of in y]
 
     def decode(z: Tensor, *y: Tensor) -> Tensor:
