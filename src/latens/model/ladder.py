@@ -287,7 +287,7 @@ class Ladder(ComposedModel):
         """
         self._check_levels(levels)
         if levels == 0:
-            return self.sample(len(x))
+            return self.sample(len(x), temperature=1.0)  # as the levels that are sampled below
         return torch.cat(
             [
                 self.images_at(self.latents(part)[:levels], self.temperatures(1.0))

@@ -135,7 +135,7 @@ def _words(
 ) -> str:
     """What is to be known of the points, the sliders and the networks."""
     said = [f"{count:,} test images at their mean z."]
-    if context.dims > SLIDERS:
+    if context.dims > SLIDERS and "decode" in networks:
         said.append(
             f"The sliders are {SLIDERS} of {context.dims} latent dimensions, those of the largest "
             f"{context.ranked_by}."
