@@ -1,11 +1,14 @@
 """Programs for onnxruntime: parity on every recipe, noise from a seed, eight bits."""
 
+import contextlib
+import io
 import json
 import math
 import re
 import subprocess
 import sys
 
+import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,7 +18,8 @@ from scipy import stats
 
 import latens
 from latens import deployment
-from latens.deployment import export_onnx, session
+from latens.cli import main
+from latens.deployment import session
 from latens.errors import LatensError
 from latens.model.distributions import DiagonalMixture
 from latens.model.flow_matching import FlowMatching
@@ -163,6 +167,20 @@ def test_noise_is_normal_and_the_same_in_any_batch():
         assert (torch.randn(1, 50)[0] - first[7]).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("expected", [1, 50, 59, 100])
+def test_noise_is_the_same_however_much_is_expected(expected):
+    def drawn(expected):
+        with SeededNoise(torch.arange(5), expected):
+            return torch.cat([torch.randn(5, 50), torch.rand(5, 3, 3).flatten(1)], 1)
+
+    assert torch.equal(drawn(expected), drawn(0))
+
+
+def test_a_program_holds_the_hash_once():
+    program = next(p for p in deployment.programs_of(model_of("ladder")) if p.name == "sampler")
+    assert program.module.numbers == sum(map(math.prod, program.module.model.level_shapes))
+
+
 def test_components_are_chosen_as_often_as_their_weights_say():
     weights, places = torch.tensor([0.1, 0.6, 0.3]), 10 * torch.arange(3.0)[:, None]
     mixture = DiagonalMixture(weights.log(), places, torch.ones(3, 1))
@@ -182,10 +200,19 @@ def run(tmp_path_factory):
     return latens.train("digits", out=tmp_path_factory.mktemp("deployment") / "run", **options)
 
 
-def test_the_command_writes_programs_and_the_lines_that_use_them(run, run_latens, tmp_path):
-    result = run_latens("export", run.path, "--onnx", "programs", "--quantise", "int8")
-    assert result.returncode == 0, result.stderr
-    folder = tmp_path / "programs"
+@pytest.fixture(scope="session")
+def exported(run, tmp_path_factory):
+    """The folder that the command writes, and what it prints."""
+    folder, printed = tmp_path_factory.mktemp("exported") / "programs", io.StringIO()
+    jaxtyping.config.update("jaxtyping_disable", True)  # as in conftest: sizes are symbols
+    with contextlib.redirect_stdout(printed):
+        main(["export", str(run.path), "--onnx", str(folder), "--quantise", "int8"])
+    jaxtyping.config.update("jaxtyping_disable", False)
+    return folder, printed.getvalue()
+
+
+def test_the_command_writes_programs_and_the_lines_that_use_them(exported):
+    folder, printed = exported
     names = {"encoder", "decoder", "sampler", "classifier"}
     assert {path.name for path in folder.iterdir()} == {
         *(f"{name}{suffix}" for name in names for suffix in (".onnx", ".pt2")),
@@ -193,7 +220,7 @@ def test_the_command_writes_programs_and_the_lines_that_use_them(run, run_latens
     }
     for name in names:
         onnx.checker.check_model(onnx.load(folder / f"{name}.onnx"), full_check=True)
-    cost = float(re.search(r"int8: costs (-?[\d.]+) nats", result.stdout)[1])
+    cost = float(re.search(r"int8: costs (-?[\d.]+) nats", printed)[1])
     assert abs(cost) < 3
     about = json.loads((folder / "metadata.json").read_text())
     assert about["int8 costs, nats per image"] == pytest.approx(cost, abs=0.005)
@@ -209,19 +236,17 @@ def test_the_command_writes_programs_and_the_lines_that_use_them(run, run_latens
     assert done.stdout.startswith("(4, 4)")
 
 
-def test_the_cost_is_measured_from_the_elbo_of_the_model(run, tmp_path):
+def test_the_cost_is_measured_from_the_elbo_of_the_model(run, exported):
     """What the programs give in float32 is −ELBO as `evaluate` measures it."""
-    export_onnx(run, tmp_path / "programs")
     test = latens.load_data("digits").test
-    found = deployment.minus_elbo(run.vae, test, tmp_path / "programs")
+    found = deployment.minus_elbo(run.vae, test, exported[0])
     figures = latens.evaluate(run)
     error = figures.errors["elbo"].sampling
     assert abs(found + figures.elbo) < 5 * error
 
 
-def test_samples_of_the_sampler_look_like_the_models(run, tmp_path):
-    export_onnx(run, tmp_path / "programs")
-    (images,) = session(tmp_path / "programs" / "sampler.onnx")(torch.arange(1_000))
+def test_samples_of_the_sampler_look_like_the_models(run, exported):
+    (images,) = session(exported[0] / "sampler.onnx")(torch.arange(1_000))
     own = run.vae.sample(1_000).numpy()
     error = np.sqrt((images.var(0) + own.var(0)) / 1_000)
     assert (np.abs(images.mean(0) - own.mean(0)) < 5 * error + 1e-4).all()

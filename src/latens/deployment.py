@@ -211,14 +211,22 @@ class _Sampler(nn.Module):
     def __init__(self, model: LatentModel):
         super().__init__()
         self.model = model
+        embedding = model.label_embedding
+        label = None if embedding is None else embedding.unknown(EXAMPLES)
+        with torch.no_grad(), SeededNoise(torch.arange(EXAMPLES)) as noise:
+            self._images(EXAMPLES, label)
+        self.numbers = noise.drawn  # that an image takes
 
     def forward(self, seed: Tensor, label: Tensor | None = None) -> Tensor:
+        with SeededNoise(seed, self.numbers):
+            return self._images(seed.shape[0], label)
+
+    def _images(self, count: int | torch.SymInt, label: Tensor | None) -> Tensor:
         model = self.model
-        with SeededNoise(seed):
-            z = model.sample_prior(seed.shape[0], label)
-            if isinstance(model, Ladder):
-                return model.images_at([z[None]], [1.0] * len(model.level_shapes))
-            return model.decode(z, label).mean.clamp(0, 1)
+        z = model.sample_prior(count, label)
+        if isinstance(model, Ladder):
+            return model.images_at([z[None]], [1.0] * len(model.level_shapes))
+        return model.decode(z, label).mean.clamp(0, 1)
 
 
 # ---- files -----------------------------------------------------------------------------------

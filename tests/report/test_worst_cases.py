@@ -7,6 +7,7 @@ from scipy import special, stats
 from torch.distributions import Independent, Normal
 
 import latens
+from latens import commands
 from latens.evaluation import full
 from latens.report.context import ReportContext
 from latens.report.sections.worst_cases import log_density_ratio, worst_cases
@@ -82,7 +83,7 @@ def test_the_density_of_a_prior_of_labels_is_the_mean_of_theirs(tmp_path, digits
     assert "kl_parts" not in found
     assert found["unrefined"].elbo <= found["refined"].elbo
     vae = run.vae
-    assert len(list(latens.commands._in_blocks(run, 20, None, [1.0], "mixture", None))) == 10
+    assert len(list(commands._in_blocks(run, 20, None, [1.0], "mixture", None))) == 10
     assert vae.sample(2).shape == (2, 1, 8, 8)
 
 

@@ -103,12 +103,10 @@ class LabelStatistics:
     @cached_property
     def prototypes(self) -> Float[Tensor, "A D"]:
         """Of each class the mean of a Gaussian of its density: that with the largest p(y|z)."""
-        rows = []
-        for index, density in enumerate(self.densities):
-            mean = torch.tensor(density.mean)
-            likeliest = self.probability(mean)[:, index].argmax()
-            rows.append(mean.index_select(0, likeliest.reshape(1)))
-        return torch.cat(rows)
+        means = [torch.tensor(density.mean) for density in self.densities]
+        told = self.probability(torch.cat(means)).split([len(mean) for mean in means])
+        likeliest = [p[:, index].argmax() for index, p in enumerate(told)]
+        return torch.stack([mean[k] for mean, k in zip(means, likeliest, strict=True)])
 
     def probability(self, z: Float[Tensor, "*N D"]) -> Float[Tensor, "*N A"]:
         """p(y|z) of each class by Bayes' rule: its density times its share, normalised."""

@@ -74,11 +74,18 @@ class SeededNoise(NoiseOfImages):
 
     Args:
         seed: of each image.
+        expected: so many numbers of each image are hashed together, at the first that is drawn: a
+            program holds the operations of a hash once. More than these are hashed as they come,
+            and all are the same for any `expected`.
+
+    Attributes:
+        drawn: numbers of each image so far.
     """
 
-    def __init__(self, seed: Int64[Tensor, " N"]):
+    def __init__(self, seed: Int64[Tensor, " N"], expected: int = 0):
         super().__init__()
-        self.seed, self.drawn = seed, 0
+        self.seed, self.expected, self.drawn = seed, expected, 0
+        self._hashed: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -108,12 +115,19 @@ class SeededNoise(NoiseOfImages):
         assert leads, f"{tuple(shape)} has no axis of {n} images"
         lead = leads[0]
         rest = [int(size) for size in shape[lead + 1 :]]
-        end = self.drawn + math.prod(rest)
-        counter = torch.arange(self.drawn, end, device=self.seed.device)
-        self.drawn = end
         place = (*[1] * lead, -1, *rest)
-        a, b = (word.reshape(place).float() for word in words(counter, self.seed))
+        a, b = (word.reshape(place).float() for word in self._next(math.prod(rest)))
         return (a + 0.5) / WORD, (b + 0.5) / WORD
+
+    def _next(self, count: int) -> tuple[Tensor, Tensor]:
+        """The next words `[N, count]` of each image."""
+        start, self.drawn = self.drawn, self.drawn + count
+        if self.drawn > self.expected:
+            return words(torch.arange(start, self.drawn, device=self.seed.device), self.seed)
+        if self._hashed is None:
+            self._hashed = words(torch.arange(self.expected, device=self.seed.device), self.seed)
+        left, right = self._hashed
+        return left[:, start : self.drawn], right[:, start : self.drawn]
 
 
 class OwnNoise(NoiseOfImages):
