@@ -221,7 +221,7 @@ class _Sampler(nn.Module):
         with SeededNoise(seed, self.numbers):
             return self._images(seed.shape[0], label)
 
-    def _images(self, count: int | torch.SymInt, label: Tensor | None) -> Tensor:
+    def _images(self, count: int, label: Tensor | None) -> Tensor:
         model = self.model
         z = model.sample_prior(count, label)
         if isinstance(model, Ladder):
