@@ -35,7 +35,6 @@ lint: .venv/installed-test
 		|| { echo "latens needs Python 3.11 or newer: make PYTHON=python3.12 …" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
-#: Python compiles what is imported when it is, which is a part of what is installed
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable . --constraint constraints.txt
 	@touch $@

@@ -11,6 +11,8 @@ import latens.config  # before the hook: it checks itself what comes from outsid
 
 install_import_hook("latens", "beartype.beartype")
 
+import dataclasses
+import functools
 import os
 import shutil
 import subprocess
@@ -29,7 +31,13 @@ import audit
 import latens.api
 from latens.cli import main
 from latens.data import load_data
+from latens.data.sources import SOURCES
 
+# Read once: each training would read its 117,000 numbers as text again
+DIGITS = SOURCES["digits"]
+SOURCES["digits"] = dataclasses.replace(DIGITS, read=functools.cache(DIGITS.read))
+
+jaxtyping.config.update("jaxtyping_disable", True)  # but in tests of parts: see `_annotations`
 settings.register_profile("latens", deadline=None, max_examples=50)  # machines are noisy
 settings.load_profile("latens")
 
@@ -62,13 +70,15 @@ def _nothing_forbidden():
 def _annotations(request):
     """Annotations are checked in tests of parts, those in folders here, and not in those of wholes.
 
-    Whole commands take up to a third longer with it, over calls that the others check; and while a
-    program is traced for ONNX sizes are symbols, where annotations say int.
+    Whole commands and trainings take up to a third longer with it, over calls that the others
+    check: those in shared fixtures, and those marked whole. And while a program is traced for ONNX
+    sizes are symbols, where annotations say int.
     """
-    of_whole = request.path.parent == Path(__file__).parent
-    jaxtyping.config.update("jaxtyping_disable", of_whole)
+    in_parts = request.path.parent != Path(__file__).parent
+    checked = in_parts and request.node.get_closest_marker("whole") is None
+    jaxtyping.config.update("jaxtyping_disable", not checked)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +119,32 @@ def run_latens(tmp_path, monkeypatch, capsys):
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def few_frames(monkeypatch):
+    """Films on a page are short: for tests of what a page says."""
+    from latens.pictures.planes import turning
+
+    less = {
+        "explorer.POINTS": 60,
+        "explorer.TRIED": 4,
+        "sections.transitions.CLASS_STEPS": 2,
+        "sections.transitions.MOST_CLASS_FRAMES": 40,
+        "sections.traversals.FILM_STEPS": 4,
+    }
+    for name, value in less.items():
+        monkeypatch.setattr(f"latens.report.{name}", value)
+    monkeypatch.setattr("latens.pictures.turning", functools.partial(turning, frames=4))
+
+
+@pytest.fixture
+def small_figures(monkeypatch):
+    """`evaluate --all` takes few steps: for tests of which figures there are, and of what."""
+    less = {"full.IMPORTANCE_SAMPLES": 10, "full.REFINED": 16, "full.REFINING_STEPS": 3}
+    less |= {"full.TEMPERATURES": 5, "features.STEPS": 20}
+    for name, value in less.items():
+        monkeypatch.setattr(f"latens.evaluation.{name}", value)
 
 
 @pytest.fixture(scope="session")

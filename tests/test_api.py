@@ -1,11 +1,15 @@
 """`latens.train` and `latens.evaluate` on data from Python."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import latens
 from latens import LatensError
+from latens.data import Images
+from latens.data.images import joined
 
 SMALL = {"recipe": "mlp", "hidden": "16", "latent_dim": 2, "epochs": 1, "film": False}
 
@@ -81,3 +85,18 @@ def test_a_tensor_of_floats_is_measured_as_it_is(digits, tmp_path):
     assert by_name.split == "test"
     assert latens.evaluate(run, x).elbo == pytest.approx(by_name.elbo, abs=1e-5)
     assert latens.evaluate(run.vae, x).split is None
+
+
+def test_a_data_set_with_other_images_is_measured_itself(digits_run, digits):
+    """Whatever it was loaded from; the same images in other splits are the run's own."""
+    black = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    other = replace(digits, test=Images(black, digits.test.labels[:20]))
+    found = latens.evaluate(digits_run, other)
+    assert found.images == 20
+    assert found.elbo == pytest.approx(latens.evaluate(digits_run.vae, black).elbo)
+    assert latens.evaluate(digits_run, digits).elbo == pytest.approx(digits_run.figures["elbo"])
+    halves = replace(digits, train=digits.train.take(slice(0, 700)))
+    rest = joined([digits.validation, digits.train.take(slice(700, 1438))])
+    resplit = replace(halves, validation=rest)
+    assert len(resplit.split("all")) == 1797
+    assert latens.evaluate(digits_run, resplit).elbo == pytest.approx(digits_run.figures["elbo"])

@@ -397,23 +397,26 @@ def test_bad_arrays(run_latens, tmp_path, array):
     expect_refusal(run_latens("train", array), "contains no images", tmp_path)
 
 
-def test_a_data_folder_that_does_not_exist(shell_latens, tmp_path):
-    done = shell_latens("train", "mnist", env={"LATENS_DATA": "absent"})
+def test_a_data_folder_that_does_not_exist(run_latens, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENS_DATA", "absent")
+    done = run_latens("train", "mnist")
     expect_refusal(done, "LATENS_DATA is 'absent', which is not a folder", tmp_path)
 
 
-def test_no_network(shell_latens, tmp_path, tmp_path_factory):
+def test_no_network(run_latens, tmp_path, tmp_path_factory, monkeypatch):
     env = {
         "LATENS_DATA": str(tmp_path_factory.mktemp("cache")),
         "http_proxy": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
         "no_proxy": "",
     }
-    expect_refusal(shell_latens("train", "kmnist", env=env), "cannot download kmnist/", tmp_path)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    expect_refusal(run_latens("train", "kmnist"), "cannot download kmnist/", tmp_path)
     there = Path(env["LATENS_DATA"]) / "kmnist" / "train-images-idx3-ubyte.gz"
     there.parent.mkdir(exist_ok=True)
     there.write_bytes(b"gzipped anew")
-    done = shell_latens("train", "kmnist", env=env)
+    done = run_latens("train", "kmnist")
     expect_refusal(done, f"or name {there.parent} in its place", tmp_path)
     assert there.read_bytes() == b"gzipped anew"
 
@@ -443,7 +446,7 @@ def test_spoiled_runs(run_latens, run, tmp_path, name, how):
     expect_refusal(done, name, tmp_path)
 
 
-def test_a_pickle_is_never_opened(shell_latens, run, tmp_path):
+def test_a_pickle_is_never_opened(run_latens, run, tmp_path):
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "pwned"),)
@@ -453,7 +456,7 @@ def test_a_pickle_is_never_opened(shell_latens, run, tmp_path):
             torch.save({"weights": Evil()}, run / "model.safetensors")
         else:
             (run / "model.safetensors").write_bytes(content)
-        expect_refusal(shell_latens("sample", run, "--out", "s.png"), "is a pickle", tmp_path)
+        expect_refusal(run_latens("sample", run, "--out", "s.png"), "is a pickle", tmp_path)
 
 
 def test_weights_of_another_model(run_latens, run, tmp_path):

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 
-import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
@@ -204,10 +203,8 @@ def run(tmp_path_factory):
 def exported(run, tmp_path_factory):
     """The folder that the command writes, and what it prints."""
     folder, printed = tmp_path_factory.mktemp("exported") / "programs", io.StringIO()
-    jaxtyping.config.update("jaxtyping_disable", True)  # as in conftest: sizes are symbols
     with contextlib.redirect_stdout(printed):
         main(["export", str(run.path), "--onnx", str(folder), "--quantise", "int8"])
-    jaxtyping.config.update("jaxtyping_disable", False)
     return folder, printed.getvalue()
 
 

@@ -124,3 +124,8 @@ def test_an_interval_holds_its_estimate():
             (found.average_precision, found.average_precision_interval),
         ):
             assert 0 <= low <= value <= high <= 1
+
+
+def test_a_rank_that_is_whole_is_not_rounded_up():
+    """150 * (1 - 0.18) is 123, and a little more in floating point."""
+    assert conformal_threshold(np.arange(149.0), 0.18) == 122.0

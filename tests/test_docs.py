@@ -60,6 +60,7 @@ LESS = {
     "evaluation.doctor.REFINED": 16,
     "evaluation.doctor.STEPS": 3,
     "evaluation.doctor.GRID_CELLS": 16,
+    "evaluation.features.STEPS": 20,
     "evaluation.full.TRAIN": 100,
     "evaluation.full.PROBED": 300,
     "evaluation.full.SAMPLED": 100,
@@ -82,12 +83,15 @@ def commands(page):
 def cheaper(command):
     """The same command over less work: what it shows stays, and how well it learns does not.
 
-    A training takes one epoch or 0.6 seconds, of the embedded digits in place of MNIST, and writes
-    a report or a film only where the command asks for it: `latens report` is a command of its own.
+    A sweep has two values of β. A training takes one epoch or 0.6 seconds, of the embedded digits
+    in place of MNIST, and writes a report or a film only where the command asks for it: `latens
+    report` is a command of its own.
     """
     command = re.sub(r"\blatens (train|sweep) mnist\b", r"latens \1 digits", command)
     command = re.sub(r"--epochs \d+", "--epochs 1", command)
     command = re.sub(r"--minutes [\d.]+", "--minutes 0.01", command)
+    if re.search(r"\blatens sweep ", command):
+        command = re.sub(r"( --beta(?: [\d.]+){2})(?: [\d.]+)+", r"\1", command)
     if re.search(r"\blatens (train|sweep) ", command) and "--resume" not in command:
         for option in ("report", "film"):
             if not re.search(rf"--(no-)?{option}\b", command):
@@ -190,16 +194,21 @@ def test_commands(page, folder, monkeypatch, capsys):
 def test_snippets(page, tmp_path, monkeypatch):
     """Each page's snippets as one program, in this process, with trainings of one epoch.
 
-    They write neither report nor film, and scores draw few samples. Warnings are errors, as in
-    all tests.
+    They write neither report nor film, convolutions are narrow, and scores draw few samples.
+    Warnings are errors, as in all tests.
     """
     monkeypatch.chdir(tmp_path)
-    quick = functools.partial(latens.train, report=False, film=False)
+    train = latens.train
+
+    def quick(*given, **options):
+        narrow = {"channels": 8} if options.get("recipe") == "conv" else {}
+        return train(*given, **{"report": False, "film": False} | narrow | options)
+
     monkeypatch.setattr(latens, "train", quick, raising=False)
     for name in ("anomaly", "score"):
         scored = functools.partial(getattr(latens, name), importance_samples=2)
         monkeypatch.setattr(latens, name, scored, raising=False)
-    code = re.sub(r"\bepochs=\d+", "epochs=1", "\n".join(blocks(page, "python")))
+    code = re.sub(r'\bepochs(=|": )\d+', r"epochs\g<1>1", "\n".join(blocks(page, "python")))
     exec(compile(code, page, "exec"), {"__name__": page})
 
 

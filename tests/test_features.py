@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -268,3 +269,17 @@ def test_folders_named_like_attributes_are_images_without_labels():
     images = latens.Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, -1, 0]))
     _, y = features.given(vae, images)
     assert y is None or y.shape == (4, 3)
+
+
+def test_a_data_set_with_other_images_is_embedded_itself(digits_run, digits, tmp_path):
+    black = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    other = replace(
+        digits, test=replace(digits.test, array=black, rows=None, labels=None, places=None)
+    )
+    table = latens.embed(digits_run, other, out=tmp_path / "z.npz")
+    z = np.load(table)["mu"]
+    assert len(z) == 1438 + 180 + 20
+    assert np.ptp(z[-20:], axis=0).max() < 1e-5
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(LatensError, match=r"folder\.csv is a folder: name a file"):
+        latens.embed(digits_run, other, out=tmp_path / "folder.csv")

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import latens
 
@@ -138,7 +139,9 @@ def hub(tmp_path):
 def test_there_and_back(hub, shell_latens, tmp_path):
     models, env = hub
     out = tmp_path / "run"
-    latens.train("digits", out=out, **SMALL)
+    latens.train("digits", out=out, report=False, **SMALL)
+    (out / "pictures").mkdir()  # as of a report
+    Image.new("L", (8, 8)).save(out / "pictures" / "samples.png")
     done = shell_latens("push", out, "me/digits", "--bits", "32", env=env | {"HF_TOKEN": TOKEN})
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("/me/digits")
@@ -155,25 +158,31 @@ x = torch.rand(3, 1, 8, 8)
 there, here = latens.load("hf://me/digits"), latens.load(sys.argv[1])
 assert (there.embed(x) == here.embed(x)).all()
 assert not latens.Run.open("hf://me/digits").home.is_absolute()
+from latens.cli import main
+main("sample hf://me/digits --out sample.png".split())
+main("evaluate hf://me/digits --json".split())
 """
     words = [sys.executable, "-c", program, str(out)]
-    again = subprocess.run(words, env=os.environ | env, capture_output=True, text=True, check=False)
+    known = os.environ | env
+    again = subprocess.run(
+        words, env=known, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert again.returncode == 0, again.stderr
-    sample = shell_latens("sample", "hf://me/digits", "--out", "sample.png", env=env)
-    assert sample.returncode == 0, sample.stderr
-    evaluated = shell_latens("evaluate", "hf://me/digits", "--json", env=env)
+    sampled, evaluated = again.stdout.split("\n", 1)
+    assert sampled == "sample.png"
+    assert (tmp_path / "sample.png").read_bytes().startswith(b"\x89PNG")
     figures = json.loads((out / "figures.json").read_text())
-    assert json.loads(evaluated.stdout)["elbo"] == pytest.approx(figures["elbo"])
+    assert json.loads(evaluated)["elbo"] == pytest.approx(figures["elbo"])
 
 
-def test_nothing_tells_where_the_data_lie(hub, shell_latens, tmp_path):
+def test_nothing_tells_where_the_data_lie(hub, shell_latens, run_latens, tmp_path):
     models, env = hub
     place = tmp_path / "private place"
     place.mkdir()
     np.save(place / "mine.npy", latens.load_data("digits").train.pixels[:100].numpy())
     out = tmp_path / "run"
     words = f"--recipe mlp --epochs 1 --no-report --out {out}".split()
-    assert shell_latens("train", place / "mine.npy", *words).returncode == 0
+    assert run_latens("train", place / "mine.npy", *words).returncode == 0
     done = shell_latens("push", out, "me/mine", env=env | {"HF_TOKEN": TOKEN})
     assert done.returncode == 0, done.stderr
     for name, content in models["me/mine"].items():

@@ -52,6 +52,7 @@ def three(animals, tmp_path_factory):
 
 
 @pytest.mark.parametrize("recipe", ["semi_supervised", "conditional"])
+@pytest.mark.usefixtures("small_figures", "few_frames")
 def test_a_test_split_without_labels(recipe, animals, tmp_path, run_latens):
     for name in ("cats", "dogs"):
         save(tmp_path / "data" / "train" / name, animals[name])
@@ -74,6 +75,7 @@ def test_a_test_split_without_labels(recipe, animals, tmp_path, run_latens):
     assert (told if recipe == "semi_supervised" else "is told the class") in done.stderr
 
 
+@pytest.mark.usefixtures("small_figures", "few_frames")
 def test_all_figures_of_a_set_of_few_images(animals, tmp_path, run_latens):
     for name in ("cats", "dogs"):
         save(tmp_path / "data" / name, animals[name])
@@ -84,6 +86,7 @@ def test_all_figures_of_a_set_of_few_images(animals, tmp_path, run_latens):
     assert "samples:" not in done.stdout
 
 
+@pytest.mark.usefixtures("small_figures", "few_frames")
 def test_all_figures_are_of_the_same_labels_and_bits(animals, tmp_path):
     """Labels by name, images in the model's size, and bits where the run has bits."""
     for name, images in animals.items():
@@ -157,6 +160,7 @@ def test_the_crop_of_the_training_is_that_of_other_images(tmp_path):
     assert found.elbo == pytest.approx(latens.evaluate(vae, cropped).elbo, rel=1e-6)
 
 
+@pytest.mark.usefixtures("small_figures", "few_frames")
 def test_a_folder_called_mnist_is_not_mnist(animals, tmp_path):
     for name in ("cats", "dogs"):
         save(tmp_path / "mnist" / name, animals[name])
@@ -232,8 +236,9 @@ def test_the_range_is_kept_in_every_digit():
     assert latens.config.TrainConfig.from_options(range="0,4000").data.range == "0,4000"
 
 
-def test_programs_say_what_pixels_become(tmp_path):
+def test_programs_say_what_pixels_become(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("latens.deployment._write", lambda *_: 0.0)  # which tests of its own trace
     deep = np.random.default_rng(0).integers(1000, 4000, (40, 8, 8), np.int64)
     np.save(tmp_path / "deep.npy", deep)
     options = {"range": "1000,4000", "binarisation": "threshold"}

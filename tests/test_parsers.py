@@ -15,16 +15,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import latens
-from latens import LatensError, limits
+from latens import LatensError, hub, limits
+from latens.analysis.generation import temperatures_of
 from latens.cli.training import _swept
-from latens.commands import temperatures_of
 from latens.config import TrainConfig
 from latens.data import celeba, shards, sources
 from latens.data.files import open_npy
 from latens.model.networks.ladder import Levels
 from latens.model.parts import from_config, to_config
 from latens.model.serialization import read_tensors
-from latens.run import hub
 from latens.run.directory import read_yaml
 from latens.run.schemas import Figures, Record, Row, check
 from latens.training.state import TrainingState

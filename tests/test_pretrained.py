@@ -70,8 +70,10 @@ def _need_data(run):
 
 @pytest.mark.mnist
 @pytest.mark.parametrize("name", NAMES)
-def test_the_figures_on_the_card_are_met_on_the_real_test_set(name):
+def test_the_figures_on_the_card_are_met_on_the_real_test_set(name, monkeypatch):
     _need_data(Run.open(name))
+    # Of errors, which no card has, few images are enough
+    monkeypatch.setattr("latens.evaluation.metrics.SPREAD_IMAGES", 10)
     told = Run.open(name).figures
     assert told is not None
     found = latens.evaluate(name).as_dict()

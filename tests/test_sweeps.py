@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweeps") / "beta"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("latens.sweeps.subprocess.Popen", InProcess)
+        patch.setattr("latens.report.sections.manifolds.MANIFOLD_SIDES", (5,))
         sweep("digits", recipe="conditional", beta=[1, 5, 20], out=out, **SMALL)
     return out
 
@@ -278,3 +279,31 @@ def test_seeds_that_cannot_be(tmp_path):
         with pytest.raises(LatensError, match=words):
             sweep("digits", out=tmp_path / "out", **options, **SMALL)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_option_of_one_that_is_swept(one_process, tmp_path):
+    """The page's command names both, and the trainings are those of a call."""
+    chosen = {"recipe": "mlp", "prior": ["mixture", "vamp"], "components": 4}
+    page = sweep("digits", out=tmp_path / "sweep", **SMALL | chosen | {"network": "auto"})
+    assert "--prior mixture vamp" in page.read_text("utf-8")
+    assert "--components 4" in page.read_text("utf-8")
+
+
+def test_the_least_is_that_of_the_mean_over_seeds(one_process, tmp_path):
+    page = sweep(
+        "digits",
+        recipe="mlp",
+        latent_dim=[2, 3],
+        seeds=2,
+        out=tmp_path / "sweep",
+        **{name: value for name, value in SMALL.items() if name not in ("latent_dim", "network")},
+    )
+    found = {}
+    for dims in (2, 3):
+        runs = [latens.Run.open(tmp_path / "sweep" / f"latent_dim={dims},seed={k}") for k in (0, 1)]
+        found[f"latent_dim={dims}"] = -sum(run.figures["elbo"] for run in runs)
+    assert f"The least −elbo is that of {min(found, key=found.get)}." in page.read_text("utf-8")
+
+
+def test_seeds_are_no_scale():
+    assert not is_a_scale({"seed=0": 0, "seed=1": 0})

@@ -193,3 +193,12 @@ def test_a_tracker_that_is_gone_when_a_training_begins_again_costs_a_warning(dig
     tracker.tracker.at = 0
     tracker.on_begin(digits_run)
     assert "--log wandb failed, and the training goes on without" in capfd.readouterr().err
+
+    calls = []
+    tracker.tracker.on_epoch = lambda *about: calls.append(about)
+    tracker.on_epoch(digits_run, {"epoch": 1})  # what is gone is not waited for again
+    assert not calls
+    tracker.tracker.at = 9
+    tracker.on_begin(digits_run)
+    tracker.on_epoch(digits_run, {"epoch": 1})
+    assert calls

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from latens import files
+from latens.analysis.generation import temperatures_of
 from latens.config import FittedPrior, TrainConfig, check_names, check_seed
 from latens.console import stderr, warn
-from latens.data import IN_MEMORY, SPLITS, DataSet, Images, load_alike, load_split, source_of
+from latens.data import IN_MEMORY, SPLITS, DataSet, Images, load_alike, load_split
 from latens.errors import LatensError
 from latens.evaluation.findings import Finding
 from latens.evaluation.full import FullEvaluation
@@ -26,10 +27,12 @@ from latens.evaluation.metrics import Evaluation
 from latens.evaluation.metrics import evaluate as measure
 from latens.evaluation.proposals import PosteriorName
 from latens.evaluation.rounding import sensitive_weights
+from latens.hub import check_upload, is_address, upload
 from latens.model.latent_model import LatentModel, load_model
+from latens.model.noise import forked_rng
 from latens.model.priors import GaussianMixture
 from latens.model.serialization import WeightBits
-from latens.run.data import data_of
+from latens.run.data import data_of, is_own
 from latens.run.directory import (
     PICTURES,
     Checkpoint,
@@ -38,7 +41,6 @@ from latens.run.directory import (
     locate,
     refuse_existing,
 )
-from latens.run.hub import check_upload, is_address, upload
 from latens.run.private import command_without_folders, without_folders
 from latens.training.callbacks import Callback
 from latens.training.devices import resolve_device, resolve_precision
@@ -207,8 +209,7 @@ def evaluate(
     if run is None or not isinstance(data, Images):
         raise LatensError("neighbours are training images: give the run that the model is from")
     train = data_of(run, given if _in_memory(run) else None).train
-    with torch.random.fork_rng():  # of bits that are drawn anew each time
-        torch.manual_seed(seed)
+    with forked_rng(model.device, seed):  # of bits that are drawn anew each time
         right = neighbour_accuracy(model, train, data, neighbours)
     return replace(figures, neighbour_accuracy=right)
 
@@ -231,7 +232,7 @@ def evaluate_all(
 
     check_seed(seed)
     run = path if isinstance(path, Run) else Run.open(path)
-    own = data is None or _in_memory(run) or source_of(data) == run.record["data"]["source"]
+    own = data is None or _in_memory(run) or is_own(run, data)
     vae = load_model(run.path).to(resolve_device(device))
     if own:
         found = data_of(run, data if _in_memory(run) else None)
@@ -267,7 +268,7 @@ def _images_for(
     vae: LatentModel, run: Run | None, data: Any, split: str | None
 ) -> tuple[Images, str | None]:
     """The images to measure, and which split they are where that is known."""
-    if run is not None and (data is None or source_of(data) == run.record["data"]["source"]):
+    if run is not None and (data is None or is_own(run, data)):
         own = data_of(run) if data is None or not _in_memory(run) else _if_its_own(run, data)
         if own is not None:
             split = split or "test"
@@ -379,7 +380,7 @@ def export(
         exported = Run.fill(partial, record, run.metrics)
         vae = load_model(run.path)
         if temperature is not None:
-            vae.about["temperature"] = vae.temperatures(temperature)
+            vae.about["temperature"] = vae.temperatures(temperatures_of(temperature))
         if "training" in vae.about:
             known = vae.about["training"]
             known |= {name: record[name] for name in ("command", "options") if name in known}
@@ -485,8 +486,8 @@ def fit_prior(
     else:
         vae.sampler = found.prior
     vae.about["training"] = vae.about.get("training", {}) | _public(record)
-    numbers = asdict(found)
-    numbers.pop("prior")
+    numbers = {field.name: getattr(found, field.name) for field in fields(found)}
+    del numbers["prior"]
     before = vae.about.get("second_stage", {})
     replaces = prior == "mixture" or before.get("replaces_prior", before.get("prior") == "mixture")
     vae.about["second_stage"] = {

@@ -22,6 +22,7 @@ from latens.analysis.generation import (
     at_temperature,
     draw,
     likeliest_condition,
+    temperatures_of,
     towards_class,
 )
 from latens.config import check_seed
@@ -31,6 +32,7 @@ from latens.data.arrays import GREY_OR_RGB
 from latens.errors import LatensError
 from latens.evaluation.judges import Judge, Verdict, judge_of
 from latens.evaluation.labels import LabelStatistics
+from latens.model.noise import forked_rng
 from latens.report.sections.common import unique_names
 from latens.report.sections.reconstructions import STEPS, interpolation
 from latens.run.data import data_of, target_of
@@ -76,8 +78,7 @@ def sample_picture(
     temperatures = temperatures_of(temperature)
     run = Run.open(path)
     check_png(out)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked_rng(run.vae.device, seed):
         samples = draw(run.vae, number, label, temperatures, density, confidence)
     captions = _captions(run, samples) if with_labels else ()
     what = "samples" if label is None else f"samples of {label}"
@@ -155,8 +156,7 @@ def reconstruction_picture(
         shown = data_of(run).test.some(number)
     x = shown.unit()
     y = likeliest_condition(run.vae, x) if shown.labels is None else shown.labels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of levels that are sampled
+    with forked_rng(run.vae.device, 0):  # of levels that are sampled
         again = run.vae.reconstruct(x, y, levels)
     kept = "" if levels is None else f", {levels} of {len(run.vae.level_shapes)} levels kept"
     title = f"reconstructions{kept} · {run.title}"
@@ -311,8 +311,7 @@ def generate(
     if out.exists():
         raise LatensError(f"{out} exists already: choose another --out")
     blocks = _in_blocks(run, number, label, temperatures, density, confidence)
-    with files.building(out) as partial, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with files.building(out) as partial, forked_rng(run.vae.device, seed):
         _write_images(run, number, blocks, partial, judge_of(run, judge))
     return out
 
@@ -417,27 +416,12 @@ def read_images(run: Run, images: list[Path]) -> Images:
     """
     check_files(run.vae.image_shape[0])
     pixels, _ = decode(find_images(*images), replace(target_of(run), strict=True))
-    found, binarisation = Images(torch.from_numpy(pixels)), run.config.data.binarisation
-    return found if binarisation == "none" else own_bits(found, binarisation)
+    return own_bits(Images(torch.from_numpy(pixels)), run.config.data.binarisation)
 
 
 def _check_number(number: int) -> None:
     if number < 1:
         raise LatensError(f"cannot make {number} images: ask for 1 or more")
-
-
-def temperatures_of(temperature: float | str | Sequence[float] | None) -> list[float] | None:
-    """One, or one for each level of a hierarchy, from 0.7, "1,0.8" or [1, 0.8]."""
-    if temperature is None:
-        return None
-    given = temperature.split(",") if isinstance(temperature, str) else temperature
-    try:
-        values = [float(value) for value in ([given] if isinstance(given, int | float) else given)]
-    except (TypeError, ValueError, OverflowError):
-        values = []
-    if not values or not all(0 < value < math.inf for value in values):
-        raise LatensError(f"temperature is {temperature}: it must be a number above 0")
-    return values
 
 
 def check_files(channels: int) -> None:

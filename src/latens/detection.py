@@ -167,7 +167,7 @@ def _page(scored: Scored, out: Path) -> Path:
         "anomaly.html.j2",
         chapters,
         ["page.js"],
-        title=f"Anomaly detection by {scored.run.path.name}",
+        title=f"Anomaly detection by {scored.run.path.resolve().name}",
         columns=list(rows[0]),
         rows=rows,
         comment=f"{scored.counts['good']:,} good and {scored.counts['bad']:,} bad images. An "

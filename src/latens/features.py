@@ -13,7 +13,7 @@ from latens import pictures
 from latens.analysis.generation import likeliest_condition
 from latens.config import check_seed
 from latens.console import note, progress
-from latens.data import IN_MEMORY, NAMES, SPLITS, Images, load_data, source_of
+from latens.data import IN_MEMORY, NAMES, SPLITS, Images, load_data
 from latens.data.streaming import Block, Stream, check_shape, stream_images, stream_of_data_set
 from latens.errors import LatensError, unknown
 from latens.evaluation.proposals import can_be_refined
@@ -21,7 +21,7 @@ from latens.evaluation.scores import QUICK, REGRET_STEPS, SCORES, image_scores, 
 from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel, load_model
 from latens.model.noise import OwnNoise, seeds_of
-from latens.run.data import data_of
+from latens.run.data import data_of, is_own
 from latens.run.directory import Run
 from latens.table_files import check_table, table
 from latens.training.devices import resolve_device
@@ -238,7 +238,7 @@ def stream_for(
         splits: of named data, of the run's own and of data with splits of their own, which of them.
     """
     source = run.record["data"]["source"]
-    its_own = data is not None and source_of(data) == source != IN_MEMORY
+    its_own = data is not None and source != IN_MEMORY and is_own(run, data)
     if data is None or (its_own and (source in NAMES or tuple(splits) != SPLITS)):
         return stream_of_data_set(data_of(run), splits)
     names = run.record["data"]["classes"] or run.record["data"].get("attributes") or ()

@@ -30,8 +30,9 @@ from latens.errors import LatensError
 from latens.evaluation.scores import image_scores
 from latens.model import recipes
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.model.parts import from_config, to_config
-from latens.training.devices import resolve_device
+from latens.training.devices import available_device, resolve_device
 from latens.training.setup import decided_by_model
 
 IMAGES_AT_ONCE = 1_000
@@ -220,8 +221,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_is_fitted(self, MODEL)
         if n_samples < 1:
             raise LatensError(f"n_samples is {n_samples}: it must be 1 or more")
-        with torch.random.fork_rng():
-            torch.manual_seed(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with forked_rng(self.model_.device, seed):
             images = self.model_.sample(n_samples)
         return self._scaled(images.flatten(1).cpu().numpy())
 
@@ -286,7 +287,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             model = cast("LatentModel", from_config(json.loads(config)))
             model.load_state_dict(safetensors.torch.load(weights))
             model.is_fresh = False
-            self.model_ = model.eval().to(resolve_device(self.device))
+            self.model_ = model.eval().to(available_device(self.device))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from latens import pictures
 from latens.config import TrainConfig, short, word
 from latens.console import note
 from latens.errors import LatensError
+from latens.model.noise import forked_rng
 from latens.report.comparison import TABLES, rate_distortion, write_tables
 from latens.report.context import Picture, ReportContext, Section
 from latens.report.html import draw_pictures
 from latens.report.sections.common import film
 from latens.report.sections.latent_space import latent_plane_image
 from latens.report.sections.manifolds import grid_points, manifold_image, manifolds_of
-from latens.run.comparison import configurations, ranking
+from latens.run.comparison import configurations, figures_of, ranking
 from latens.run.data import data_of
 from latens.run.directory import FIGURES, PICTURES, REPORT, Run, check_out
 from latens.run.private import command_without_folders
@@ -81,7 +82,7 @@ def sweep(
     check_out(out, *mine)
     for name, path in paths.items():
         _check_same(path, configs[name], str(data))
-    with torch.random.fork_rng():
+    with forked_rng():
         for config in configs.values():  # what cannot be trained fails now, not after an hour
             prepare(data, config)
     try:
@@ -102,13 +103,18 @@ def _write_page(out: Path, title: str, runs: Mapping[str, Run], words: str) -> P
     contexts = {name: ReportContext(run, data_of(run)) for name, run in shown.items()}
     (out / PICTURES).mkdir(exist_ok=True)
     chapters = draw_pictures(SECTIONS, contexts, out / PICTURES)
-    order, comment = ranking(runs)
+    _, comment = ranking(runs)
     if not comment.startswith("Not"):
-        comment = f"The least −elbo is that of {order[0]}."
+        comment = f"The least −elbo is that of {min(groups, key=lambda name: _cost(groups[name]))}."
     if len(groups) < len(runs):
         comment += " Figures of several seeds: their mean ± their standard deviation."
     shared = command_without_folders(words)
     return write_tables(out, title, groups, None, comment, chapters, shared)
+
+
+def _cost(seeds: Sequence[Run]) -> float:
+    """−ELBO, the mean over seeds."""
+    return statistics.fmean(-figures_of(run.path.name, run)["elbo"] for run in seeds)
 
 
 def combinations(
@@ -145,12 +151,25 @@ def command(
     if any(value is None for values in swept.values() for value in values):
         given = {**options, **({"seeds": seeds} if seeds > 1 else {})}
         return f"latens.sweep({data!r}, {', '.join(f'{k}={v!r}' for k, v in given.items())})"
-    fixed = {name: value for name, value in options.items() if name not in swept}
-    words = shlex.split(TrainConfig.from_options(**fixed).command(data))
+    # An option may be one of another that is swept, and is valid only with it
+    first = {name: values[0] for name, values in swept.items()}
+    words = shlex.split(TrainConfig.from_options(**{**options, **first}).command(data))
+    words = _without(words, swept)
     for name, values in swept.items():
         words += [f"--{name.replace('_', '-')}", *map(_shown, values)]
     words += ["--seeds", str(seeds)] if seeds > 1 else []
     return shlex.join([words[0], "sweep", *words[2:]])
+
+
+def _without(words: Sequence[str], options: Iterable[str]) -> list[str]:
+    """A command line without these options and their values."""
+    flags = {f"--{no}{name.replace('_', '-')}" for name in options for no in ("", "no-")}
+    kept, dropping = list[str](), False
+    for word_ in words:
+        dropping = word_ in flags or (dropping and not word_.startswith("--"))
+        if not dropping:
+            kept.append(word_)
+    return kept
 
 
 def _shown(value: Any) -> str:
@@ -252,8 +271,9 @@ def _rates(contexts: Mapping[str, ReportContext]) -> Iterator[Picture]:
 
 def is_a_scale(names: Iterable[str]) -> bool:
     """Whether one option alone was swept over numbers, so that each value follows another."""
+    pairs = [name.partition("=") for name in names]
     try:
-        return all(math.isfinite(float(name.partition("=")[2])) for name in names)
+        return all(option != "seed" and math.isfinite(float(v)) for option, _, v in pairs)
     except ValueError:  # a word, or the second of two options
         return False
 

@@ -32,12 +32,15 @@ def check_table(out: Path, suffixes: Sequence[str] = (".csv", ".parquet", ".npz"
     """Refuse a file that could not be written, before the work.
 
     Raises:
-        LatensError: another suffix, no such folder, or Parquet without pyarrow.
+        LatensError: another suffix, no such folder, a folder of that name, or Parquet without
+            pyarrow.
     """
     if out.suffix.lower() not in suffixes:
         raise LatensError(f"--out {out} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
     if not out.parent.is_dir():
         raise LatensError(f"there is no folder {out.parent} for --out {out}: create it")
+    if out.is_dir():
+        raise LatensError(f"--out {out} is a folder: name a file")
     if out.suffix.lower() == ".parquet":
         _pyarrow()
 

@@ -66,6 +66,7 @@ class Guarded(Callback):
             LatensError: it cannot be written to, the first time.
         """
         if self.has_begun:
+            self.has_failed = False
             self._try(self.tracker.on_begin, run)
             return
         try:
@@ -85,11 +86,12 @@ class Guarded(Callback):
         self._try(self.tracker.on_end, run)
 
     def _try(self, tell: Callable[..., None], *about: Any) -> None:
+        if self.has_failed:  # what does not answer may take minutes to say so, at each epoch
+            return
         try:
             tell(*about)
         except Exception as error:  # of any tool: none is worth a training
-            if not self.has_failed:
-                warn(f"--log {self.name} failed, and the training goes on without: {error}")
+            warn(f"--log {self.name} failed, and the training goes on without: {error}")
             self.has_failed = True
 
 

@@ -38,7 +38,10 @@ def test_pictures_show_three_of_them():
     assert (in_rgb(five[:, :1]) == five[:, :1]).all()
 
 
-def test_a_multispectral_array_trains_and_reports(bands, run_latens, tmp_path):
+@pytest.mark.usefixtures("few_frames")
+def test_a_multispectral_array_trains_and_reports(bands, run_latens, tmp_path, monkeypatch):
+    monkeypatch.setattr("latens.training.recorder.EVERY", 1)  # a film of five epochs
+    monkeypatch.setattr("latens.training.recorder.LATER", 4.0)
     np.save(tmp_path / "bands.npy", bands)
     options = ["--recipe", "mlp", "--latent-dim", "2", "--epochs", "60", "--out", "run"]
     result = run_latens("train", "bands.npy", *options)

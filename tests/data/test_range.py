@@ -8,6 +8,7 @@ import latens
 from latens import LatensError
 from latens.config import TrainConfig
 from latens.data import load_data
+from latens.data.decoding import levels_between
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.uniform(-1000, 3000, (40, 8, 9)).astype(np.float32)
@@ -101,3 +102,9 @@ def test_images_of_16_bits_that_use_little_of_them_are_told_of(tmp_path, capsys)
     assert "bits" not in capsys.readouterr().err
     load_data(folder_of(tmp_path / "full", 65_535))
     assert "at most" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_levels_far_from_0_are_kept(dtype):
+    levels = levels_between(10**9 + np.arange(256, dtype=dtype), (1e9, 1e9 + 255))
+    assert levels.tolist() == list(range(256))

@@ -30,11 +30,13 @@ EVERY = {
 def examined(tmp_path_factory):
     """From data and options to the findings of a run that was trained with them, by name."""
 
-    def train(data="digits", **options):
+    def train(data="digits", steps=3, **options):
         out = tmp_path_factory.mktemp("doctor") / "run"
         run = latens.train(data, out=out, **SMALL | options)
         given = None if isinstance(data, str) else data
-        return {finding.name: finding for finding in latens.doctor(run, given)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(doctor, "STEPS", steps)  # by which q(z|x) is refined
+            return {finding.name: finding for finding in latens.doctor(run, given)}
 
     return train
 
@@ -100,7 +102,8 @@ def test_too_high_a_rate(examined, healthy):
 
 
 def test_overfitting_and_images_never_seen(examined, healthy, few):
-    found = examined(few, epochs=120, batch_size=40, learning_rate=0.003, likelihood="gaussian")
+    options = {"epochs": 120, "batch_size": 40, "learning_rate": 0.003}
+    found = examined(few, steps=50, likelihood="gaussian", **options)
     assert "whose weights were kept" in found["overfitting"].figure
     assert "more than training images" in found["generalisation gap"].figure
     assert found["amortisation gap"].figure.count("nats") == 1

@@ -26,6 +26,12 @@ LESS = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def hardly_learned(monkeypatch):
+    """Features of a classifier of few steps: for tests that look at no value of theirs."""
+    monkeypatch.setattr("latens.evaluation.features.STEPS", 20)
+
+
 @pytest.fixture(autouse=True)
 def _less(monkeypatch):
     for name, value in LESS.items():
@@ -55,6 +61,7 @@ def test_every_figure_is_there_with_its_error(digits_run):
     assert found.refined.images == found.unrefined.images == 16
 
 
+@pytest.mark.usefixtures("hardly_learned")
 def test_the_command_prints_all_and_refuses_what_it_chooses_itself(digits_run, run_latens, capsys):
     from latens.cli import main
 
@@ -106,12 +113,13 @@ def test_factors_are_scored_on_shapes(tmp_path):
     few = latens.data.DataSet("shapes", "shapes", *splits, data.classes)
     options = {"recipe": "mlp", "hidden": "8", "epochs": 1, "report": False, "film": False}
     run = latens.train(few, out=tmp_path / "run", latent_dim=3, **options)
-    found = full._of_factors(run.vae)
+    found = full._of_factors(run.vae, "none")
     assert found.factors == ("shape", "scale", "rotation", "x", "y", "colour")
     assert found.rows == 200
     assert all(0 <= value <= 1 for name, value in vars(found).items() if isinstance(value, float))
 
 
+@pytest.mark.usefixtures("hardly_learned")
 def test_an_encoder_that_is_told_the_shape_has_no_factors(digits_run):
     torch.manual_seed(0)
     pixels = torch.from_numpy(draw_shapes(shuffled_factors(0, 12)))
@@ -123,6 +131,7 @@ def test_an_encoder_that_is_told_the_shape_has_no_factors(digits_run):
     assert found["test"].images == 12
 
 
+@pytest.mark.usefixtures("hardly_learned")
 def test_a_ladder_has_what_applies_to_it(tmp_path):
     options = {"levels": "2x1,4x1", "channels": 4, "report": False, "film": False}
     run = latens.train("digits", out=tmp_path / "run", recipe="ladder", epochs=1, **options)
@@ -155,6 +164,7 @@ def test_features_tell_classes_apart_or_keep_the_variance(digits):
         classifier_features(Images(torch.zeros(9, 1, 8, 8, dtype=torch.uint8)))
 
 
+@pytest.mark.usefixtures("hardly_learned")
 def test_training_images_beside_samples_are_not_those_that_features_are_of(monkeypatch, digits):
     monkeypatch.setattr("latens.evaluation.features.LEARNED_FROM", 1000)
     for learned in (principal_components(digits.train), classifier_features(digits.train)):
@@ -170,6 +180,7 @@ def test_features_are_the_same_of_bits_that_are_drawn_anew():
     assert torch.equal(principal_components(train)(x), principal_components(train)(x))
 
 
+@pytest.mark.usefixtures("hardly_learned")
 def test_which_features(digits_run, digits):
     assert "classifier" in features_of(digits_run, digits).name
     unlabelled = latens.data.DataSet(

@@ -227,6 +227,16 @@ def test_temperature_scales_z():
     vae = small()
     at_zero = vae.decode(torch.zeros(1, 2)).mean
     torch.testing.assert_close(vae.sample(2, temperature=1e-9), at_zero.expand(2, 1, 4, 4))
+    x = torch.rand(2, 1, 4, 4)
+    torch.manual_seed(3)
+    drawn = vae.sample(2, temperature=1.0)
+    vae.about = {"temperature": [0.0]}  # its own, where none is asked for
+    torch.testing.assert_close(vae.sample(2), at_zero.expand(2, 1, 4, 4))
+    torch.manual_seed(3)
+    torch.testing.assert_close(vae.reconstruct(x, levels=0), drawn)
+    vae.about = {"temperature": "hot"}
+    with pytest.raises(LatensError, match="temperature is hot: it must be a number"):
+        vae.sample(2)
 
 
 def test_the_start_is_the_mean_image():

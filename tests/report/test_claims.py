@@ -34,10 +34,12 @@ def context_of(run):
     return ReportContext(run, data_of(run))
 
 
+@pytest.mark.whole
+@pytest.mark.usefixtures("few_frames")
 def test_the_page_of_a_fitted_mixture_shows_no_kl_to_the_prior_before(base, tmp_path):
-    fitted = latens.api.fit_prior(base.path, tmp_path / "fitted", 0.05, 3, prior="mixture")
+    fitted = latens.api.fit_prior(base.path, tmp_path / "fitted", 0.01, 3, prior="mixture")
     assert fitted.record["command"].endswith(
-        "&& latens fit-prior RUN --prior mixture --components 500 --seed 3 --minutes 0.05"
+        "&& latens fit-prior RUN --prior mixture --components 500 --seed 3 --minutes 0.01"
     )
     shown = [[each.name for each in training_curves(context_of(run))] for run in (base, fitted)]
     assert shown == [["curves", "kl-per-dim", "kl-over-training"], ["curves"]]

@@ -12,8 +12,10 @@ import latens
 from latens import LatensError
 from latens.data import load_data
 from latens.evaluation.metrics import evaluate, evaluate_each
+from latens.model.grid import CELLS
 from latens.report.comparison import compare
 from latens.run.comparison import (
+    Ranking,
     as_csv,
     as_latex,
     as_markdown,
@@ -288,7 +290,9 @@ def test_ranked_by_nll_where_samples_are_asked_for(runs):
     assert row["nll"] == f"{found.means[found.order[0]]:.2f}"
 
 
-def test_another_q_is_refused_unless_one_is_named(runs, tmp_path):
+@pytest.mark.whole
+def test_another_q_is_refused_unless_one_is_named(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(CELLS, 2, 64)
     shutil.copytree(runs["second"].path, tmp_path / "grid")
     figures = runs["second"].figures | {"posterior": "grid of 64² cells"}
     (tmp_path / "grid" / "figures.json").write_text(json.dumps(figures))
@@ -332,3 +336,37 @@ def test_the_command_prints_one_format_alone(run_latens, runs):
     assert json.loads(done.stdout)["ranking"]["importance_samples"] == 5
     wrong = run_latens("compare", *both, "--importance-samples", 0)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def test_no_configuration_hides_another(tmp_path):
+    """Seeds of a sweep, whose name without the seed is that of a run of another one."""
+    runs = {}
+    for name, options in {
+        "beta=1,seed=0": {"seed": 0},
+        "beta=1,seed=1": {"seed": 1},
+        "beta=1": {"epochs": 2},
+    }.items():
+        small = {"recipe": "mlp", "hidden": "8", "latent_dim": 2, "epochs": 1} | options
+        out = tmp_path / name
+        runs[name] = latens.train("digits", out=out, report=False, film=False, **small)
+    groups = configurations(runs)
+    assert sorted(map(len, groups.values())) == [1, 2]
+    assert set(groups) == {"beta=1,seed=0 to beta=1,seed=1", "beta=1"}
+
+
+def test_figures_of_another_q_do_not_stand_beside(runs):
+    both = chosen(runs, "second", "first")
+    ranked = Ranking("-elbo", None, {"second": 7.0, "first": 8.0}, {}, "bits", "grid")
+    rows = rows_of(configurations(both), ranked)
+    assert [row["−elbo"] for row in rows] == ["7.00", "8.00"]
+    assert not any(row["reconstruction"] or row["kl"] or row["bits per dim"] for row in rows)
+
+
+def test_runs_of_different_arrays_are_shown_unranked(tmp_path):
+    runs = []
+    for seed in (0, 1):
+        images = np.random.default_rng(seed).integers(0, 255, (60, 8, 8), np.uint8)
+        small = {"recipe": "mlp", "hidden": "8", "latent_dim": 2, "epochs": 1, "film": False}
+        runs.append(latens.train(images, out=tmp_path / str(seed), report=False, **small))
+    page = compare([run.path for run in runs], out=tmp_path / "page")
+    assert "came from Python, and cannot be measured again" in page.read_text("utf-8")

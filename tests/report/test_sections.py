@@ -14,6 +14,8 @@ from latens.report.sections.manifolds import grid_side, manifold_image, manifold
 from latens.run.data import data_of
 from latens.run.directory import best_row
 
+pytestmark = pytest.mark.usefixtures("few_frames")
+
 
 def trained(tmp_path, images, labels=None, **options):
     arrays = {"images": images} | ({} if labels is None else {"labels": labels})
@@ -130,6 +132,7 @@ def test_one_class(tmp_path):
     assert "transitions.gif" not in names, "there is nowhere to go"
 
 
+@pytest.mark.whole
 def test_two_hundred_classes(tmp_path):
     run = trained(tmp_path, noise(1000), np.arange(1000) % 200)
     shown = pictures_of(run, "Samples", "From class to class", "Latent space")

@@ -1,4 +1,5 @@
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -215,7 +216,9 @@ def test_a_model_without_anything_to_train_is_refused(digits):
 def test_a_compiled_step_is_the_step():
     """In a process of its own: what checks shapes in the tests cannot be compiled."""
     program = PROGRAMS / "compiled.py"
-    done = subprocess.run([sys.executable, program], check=False, capture_output=True, text=True)
+    known = os.environ | {"TORCHINDUCTOR_VEC_ISA_OK": "1"}  # no trial of what the processor says
+    words = [sys.executable, program]
+    done = subprocess.run(words, env=known, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "the same\n"
 

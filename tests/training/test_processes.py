@@ -13,6 +13,7 @@ import torch
 
 import latens
 from latens import LatensError, Run
+from latens.cli import main
 from latens.training.devices import resolve_devices
 from latens.training.processes import Processes
 from latens.training.setup import prepare
@@ -33,7 +34,7 @@ def done(command):
 def alone(tmp_path_factory):
     """A training in one process."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    done([sys.executable, "-m", "latens", *TRAIN, "--out", out])
+    main([*TRAIN, "--out", str(out)])
     return Run.open(out)
 
 

@@ -15,6 +15,7 @@ from latens import LatensError
 from latens.model.flow_matching import FlowMatching
 from latens.model.recipes import build
 from latens.report.context import ReportContext
+from latens.report.explorer import explorer_of
 from latens.report.sections.samples import sample_pictures
 from latens.run.comparison import configurations, named
 from latens.run.data import data_of
@@ -134,10 +135,13 @@ def test_a_mixture_is_not_measured_by_the_noise_that_it_was_fitted_to(two_groups
     assert same > -0.1
 
 
+@pytest.mark.whole
+@pytest.mark.usefixtures("few_frames")
 def test_a_run_with_a_fitted_mixture(run_latens, tmp_path, monkeypatch):
     """It takes the place of p(z): the figures are measured again, and all else is as it was."""
     monkeypatch.setattr(second_stage, "LATENTS", 100_000)
-    options = ("--recipe", "mlp", "--latent-dim", 2, "--hidden", 32, "--epochs", 8, "--no-report")
+    options = ("--recipe", "mlp", "--latent-dim", 2, "--hidden", 32, "--epochs", 8)
+    options += ("--no-report", "--no-film")
     run_latens("train", "digits", *options, "--prior", "flow", "--transforms", 1, "--out", "run")
     done = run_latens("fit-prior", "run", "--prior", "mixture", "--components", 20)
     assert done.returncode == 0, done.stderr
@@ -162,13 +166,13 @@ def test_a_run_with_a_fitted_mixture(run_latens, tmp_path, monkeypatch):
     assert two.vae.about["figures"] == two.figures
     assert two.figures["reconstruction"] == pytest.approx(one.figures["reconstruction"], abs=0.2)
     assert run_latens("sample", "run-prior", "-n", 4).returncode == 0
-    for name in ("run-prior", "unit"):
-        if name == "unit":
-            run_latens("train", "digits", *options, "--out", "unit")
-        assert run_latens("report", name, "--out", f"page-{name}").returncode == 0
-        text = (tmp_path / f"page-{name}" / "report.html").read_text("utf-8")
-        data = re.search(r'id="explorer-data"[^>]*>(.*?)</script>', text, re.S)
-        assert bool(json.loads(data[1])["contours"]) == (name == "run-prior")
+    assert run_latens("report", "run-prior", "--out", "page").returncode == 0
+    text = (tmp_path / "page" / "report.html").read_text("utf-8")
+    data = re.search(r'id="explorer-data"[^>]*>(.*?)</script>', text, re.S)
+    assert json.loads(data[1])["contours"]
+    small = {"recipe": "mlp", "latent_dim": 2, "hidden": "32", "epochs": 1}
+    unit = latens.train("digits", out=tmp_path / "unit", report=False, film=False, **small)
+    assert not explorer_of(ReportContext(unit, data_of(unit)), {})["contours"]
     for words, reason in (
         (("--prior", "mixture", "--layers", 2), "layers is an option of --prior flow-matching"),
         (("--components", 2), "components is an option of --prior mixture"),
@@ -180,6 +184,7 @@ def test_a_run_with_a_fitted_mixture(run_latens, tmp_path, monkeypatch):
         assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.whole
 def test_a_run_with_a_second_stage(run_latens, tmp_path, monkeypatch):
     monkeypatch.setattr(second_stage, "LATENTS", 4_000)
     options = ("--recipe", "conv", "--latent-map", 2, "--channels", 4, "--epochs", 1)
@@ -271,8 +276,12 @@ def test_the_first_levels_of_a_ladder_are_one_map_and_back():
     images = ladder.sample_given(packed.flatten(0, 1))
     torch.manual_seed(2)
     assert torch.equal(images, ladder.images_at(given, [1.0] * 4))
+    tempered = ladder.unpacked(ladder._tempered(packed.flatten(0, 1), [1.0, 0.5, 0.0, 1.0]))
+    for part, again, temperature in zip(parts, tempered, (1.0, 0.5, 0.0), strict=True):
+        assert torch.equal(again, temperature * part)
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_the_first_levels_together_get_a_second_stage(tmp_path, run_latens):
     options = {"recipe": "ladder", "levels": "2x1,4x2", "channels": 4, "epochs": 1}
     latens.train("digits", out=tmp_path / "run", report=False, film=False, **options)

@@ -25,7 +25,7 @@ from latens.training.progress import comment
 from latens.training.setup import prepare, reopen, resolve
 from latens.training.trainer import Diverged, Interrupted, Trainer, learner_of
 
-SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3}
+SMALL = {"recipe": "mlp", "latent_dim": 3, "epochs": 3, "film": False}
 
 
 def trainer(tmp_path, digits, **options):
@@ -222,7 +222,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(digits,
 def test_a_training_goes_back_from_a_loss_that_is_no_number_and_on_at_a_smaller_rate(
     digits, tmp_path, capsys
 ):
-    t = trainer(tmp_path, digits)
+    t = trainer(tmp_path, digits, film=True)
     step, shown = t.step, []
 
     def poisoned_once(batch, images, seed):
@@ -675,6 +675,7 @@ def test_images_without_a_label_teach_the_classifier_nothing(digits, tmp_path):
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.whole
 def test_a_classifier_learns_from_few_labels(digits, tmp_path):
     few = replace(digits, train=keep_labels(digits.train, 200, seed=0))
     t = trainer(

@@ -127,6 +127,24 @@ def _conditional(
     return Samples(vae.sample(number, y, temperature), y if statistics.exclusive else None)
 
 
+def temperatures_of(temperature: float | str | Sequence[float] | None) -> list[float] | None:
+    """One, or one for each level of a hierarchy, from 0.7, "1,0.8" or [1, 0.8].
+
+    Raises:
+        LatensError: not numbers above 0.
+    """
+    if temperature is None:
+        return None
+    given = temperature.split(",") if isinstance(temperature, str) else temperature
+    try:
+        values = [float(value) for value in ([given] if isinstance(given, int | float) else given)]
+    except (TypeError, ValueError, OverflowError):
+        values = []
+    if not values or not all(0 < value < math.inf for value in values):
+        raise LatensError(f"temperature is {temperature}: it must be a number above 0")
+    return values
+
+
 def at_temperature(vae: LatentModel, temperature: float | Sequence[float] | None = None) -> str:
     """What a title says of it; nothing of 1."""
     values = vae.temperatures(temperature)

@@ -12,6 +12,7 @@ from latens.analysis.generation import likeliest_condition
 from latens.data import Images
 from latens.evaluation.labels import IMAGES_AT_ONCE
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 
 SPREAD = "spread at random"
 FULL_PCA = 512  # dimensions; of more, only the first components are computed
@@ -79,8 +80,7 @@ class PrincipalComponents:
         if z.shape[1] <= FULL_PCA:
             directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]
         else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with forked_rng(seed=0):
                 rank = min(count + OVERSAMPLED, *z.shape)
                 directions = torch.svd_lowrank(centred, rank, niter=ITERATIONS)[2][:, :count]
         largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))

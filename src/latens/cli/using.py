@@ -199,7 +199,7 @@ def export(
         raise LatensError("--temperature is for --out: programs sample at 1")
     if onnx is None:
         from latens import api
-        from latens.commands import temperatures_of
+        from latens.analysis.generation import temperatures_of
 
         of_samples = temperatures_of(temperature)
         print(api.export(run, out or "", bits=bits, temperature=of_samples).path)

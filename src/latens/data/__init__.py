@@ -276,8 +276,7 @@ def read_splits(
     indexed = names if isinstance(data, Images) or not numbers else ()
     raw, _ = _read(data, target, indexed)
     found = {name: getattr(raw, name) for name in SPLITS if getattr(raw, name) is not None}
-    if binarisation != "none":
-        found = {name: own_bits(images, binarisation) for name, images in found.items()}
+    found = {name: own_bits(images, binarisation) for name, images in found.items()}
     return found, raw.classes or raw.attributes
 
 
@@ -326,6 +325,8 @@ def _read(data: Any, target: Target, names: tuple[str, ...] = ()) -> tuple[Raw, 
         return read_celeba(path, faces), 0
     if is_idx(path):
         raw = read_idx_folder(path)
+        if target.value_range is not None:
+            note(f"--range is for images of more than 8 bits, and {data} has 8: it changes nothing")
         if target.size not in (None, raw.train.shape[1:]):
             raise LatensError(f"--size is for folders of image files: {data} has its own")
         return raw, 0

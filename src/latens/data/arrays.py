@@ -14,6 +14,9 @@ from latens.data.decoding import levels_between
 from latens.errors import LatensError
 
 GREY_OR_RGB, MOST_CHANNELS = (1, 3), 64
+# Under which a row that is a mapping, or a table, may hold an image and its label
+IMAGE_KEYS = ("image", "img", "images", "pixel_values")
+LABEL_KEYS = ("label", "labels", "cls", "class", "fine_label")
 IMAGES_IN_BLOCK = 1_024  # floats are rounded so many images at a time, which bounds the memory
 
 

@@ -236,8 +236,11 @@ def levels_between(values: np.ndarray, value_range: tuple[float, float]) -> np.n
     low, high = value_range
     if np.isnan(values.sum(dtype=np.float64)):
         raise ValueError("it holds NaN")
-    levels = values.astype(np.float32)  # once: an image may have a hundred million pixels
-    levels -= low
+    if values.dtype.itemsize > 2 and values.dtype != np.float32:  # whose digits may be too few
+        levels = (values - np.float64(low)).astype(np.float32)
+    else:
+        levels = values.astype(np.float32)  # once: an image may have a hundred million pixels
+        levels -= low
     levels /= high - low
     levels.clip(0, 1, out=levels)
     levels *= 255

@@ -286,7 +286,13 @@ def fix_bits(images: Images, how: str, generator: torch.Generator | None = None)
 
 
 def own_bits(images: Images, how: str) -> Images:
-    """As `fix_bits`, but with a generator of each image's own: no bit depends on other images."""
+    """As `fix_bits`, but with a generator of each image's own: no bit depends on other images.
+
+    Args:
+        how: "none" leaves the images as they are.
+    """
+    if how == "none":
+        return images
 
     def draw(grey: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         seeds = (zlib.crc32(image.tobytes(), BINARISATION_SEED) for image in grey.numpy())

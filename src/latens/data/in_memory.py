@@ -14,15 +14,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latens.data.arrays import GREY_OR_RGB, as_pixels, class_indices, note_rounding, pixels_and_loss
+from latens.data.arrays import (
+    GREY_OR_RGB,
+    IMAGE_KEYS,
+    LABEL_KEYS,
+    as_pixels,
+    class_indices,
+    note_rounding,
+    pixels_and_loss,
+)
 from latens.data.decoding import Header, Target, decode_each, header_of, naming, to_array
 from latens.data.files import SPLIT_FOLDERS, split_by
 from latens.data.images import DataSet, Images
 from latens.data.sources import Raw
 from latens.errors import LatensError
 
-IMAGE_KEYS = ("image", "img", "pixel_values")  # of a row that is a mapping
-LABEL_KEYS = ("label", "labels", "fine_label")
 BYTES_KEPT = 2**29  # of decoded images, which are read once; further ones are read twice
 THE_DATA = "the data set"  # what messages call it
 

@@ -21,7 +21,7 @@ import torch
 
 from latens import limits
 from latens.console import note, progress
-from latens.data.arrays import class_indices
+from latens.data.arrays import IMAGE_KEYS, LABEL_KEYS, class_indices
 from latens.data.cache import cached
 from latens.data.decoding import (
     NAMED,
@@ -38,7 +38,6 @@ from latens.data.sources import Raw, reason_of
 from latens.errors import LatensError
 
 TAR, PARQUET = (".tar", ".tar.gz", ".tgz"), (".parquet",)
-IMAGE_KEYS, LABEL_KEYS = ("image", "img", "images"), ("label", "labels", "cls", "class")
 IMAGES_AT_ONCE = 512
 SECONDS_TO_WAIT = 30  # for a server
 SPLIT = re.compile(r"(?:^|[-_.])(train|validation|valid|val|test)(?![a-z])")

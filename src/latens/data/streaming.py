@@ -158,10 +158,7 @@ def check_shape(found: Sequence[int], shape: Sequence[int], data: Any) -> None:
 
 def _bits(blocks: Iterable[Block], binarisation: str) -> Iterator[Block]:
     for block in blocks:
-        if binarisation == "none":
-            yield block
-        else:
-            yield replace(block, images=own_bits(block.images, binarisation))
+        yield replace(block, images=own_bits(block.images, binarisation))
 
 
 # ---- folders ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor
 from latens.console import progress
 from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.model.vae import VAE
 
 SIGMOID = 4.0  # δ of the temperatures (Wu et al. 2017, section 5.1): dense at both ends
@@ -77,8 +78,7 @@ def annealed_log_prob(
             raise LatensError(f"{name} is {number}: 1 or more are needed")
     at_once = max(1, CHAINS_IN_BLOCK // chains)
     bounds = []
-    with torch.random.fork_rng(), progress("moves") as bar:
-        torch.manual_seed(seed)
+    with forked_rng(vae.device, seed), progress("moves") as bar:
         runs = 2 if z is None else 3
         task = bar.add_task("annealing", total=runs * temperatures * math.ceil(len(x) / at_once))
         for first in range(0, len(x), at_once):
@@ -104,10 +104,8 @@ def model_samples(
     """
     if not isinstance(vae, VAE):
         raise LatensError("annealed importance sampling is for models of one level of latents")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed + OWN_NOISE)
-        prior = vae.prior_given(y)
-        z = prior.sample() if prior.batch_shape else prior.sample(torch.Size((n,)))
+    with forked_rng(vae.device, seed + OWN_NOISE):
+        z = vae.draw_prior(n, y)
         try:
             return vae.decode(z, y).sample(), z
         except NotImplementedError:

@@ -13,6 +13,7 @@ from latens.evaluation.metrics import StandardError, standard_error
 from latens.evaluation.proposals import rows_of
 from latens.model.aggregated import log_aggregated, stratified_log_weights
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.model.vae import VAE
 
 IMAGES_AT_ONCE = 500
@@ -86,8 +87,7 @@ def _latents(
     if not isinstance(vae, VAE):
         raise LatensError("the KL of one level of latents is taken apart, and this is a hierarchy")
     parts = []
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked_rng(vae.device, seed):
         for first in range(0, len(images), IMAGES_AT_ONCE):
             rows = slice(first, first + IMAGES_AT_ONCE)
             x, y = rows_of(images, None, rows, vae.device)

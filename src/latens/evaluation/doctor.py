@@ -18,6 +18,7 @@ from latens.evaluation.metrics import Evaluation, evaluate
 from latens.model.composed import ComposedModel
 from latens.model.latent_model import LatentModel
 from latens.model.likelihoods import LEAST_LOGISTIC, LEAST_SCALE
+from latens.model.noise import forked_rng
 from latens.model.parts import to_config
 from latens.model.posteriors import Tabulated
 from latens.model.vae import VAE
@@ -196,8 +197,7 @@ def prior_gain(vae: ComposedModel, train: Images, test: Images) -> float:
     p̂ is a mixture of ten Gaussians fitted to z of training images: the gain is what −elbo would
     fall by with it as the prior (Hoffman & Johnson 2016, "ELBO surgery").
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with forked_rng(vae.device, SEED):
         of_train, of_test = (sample_all(vae, images) for images in (train, test.some(IMAGES)))
     fitted = ClassDensity.fit(of_train)
     z = of_test.unflatten(1, vae.latent_shape).to(vae.device)

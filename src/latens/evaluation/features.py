@@ -16,6 +16,7 @@ from latens.evaluation.judges import (
     shipped_for,
     shipped_network,
 )
+from latens.model.noise import forked_rng
 from latens.run.directory import Run
 
 LEARNED_FROM, LARGEST_SIDE = 5_000, 32  # images at most, and their side in pixels
@@ -77,8 +78,7 @@ def classifier_features(train: Images) -> FeatureNetwork:
         raise LatensError("a classifier's features need images with classes")
     rows = _some_of((train.labels >= 0).nonzero()[:, 0])
     few = train.take(rows)
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with forked_rng(seed=SEED):
         x, y = small(few.unit()), few.labels
         assert y is not None
         channels, height, width = x.shape[1:]
@@ -94,8 +94,7 @@ def principal_components(train: Images) -> FeatureNetwork:
     from sklearn.decomposition import PCA
 
     rows = _some_of(torch.arange(len(train)))
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    with forked_rng(seed=SEED):
         x = small(train.take(rows).unit()).flatten(1)
     pca = PCA(min(COMPONENTS, *x.shape), random_state=SEED).fit(x.numpy())
 

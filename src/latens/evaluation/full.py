@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latens.console import progress
 from latens.data import DataSet, Images
+from latens.data.images import own_bits
 from latens.data.shapes import FACTORS, draw_shapes, shuffled_factors
 from latens.errors import LatensError
 from latens.evaluation.annealed import annealed_log_prob, model_samples
@@ -30,6 +31,7 @@ from latens.evaluation.samples import (
 )
 from latens.model.distributions import DiagonalMixture
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.model.vae import VAE
 from latens.run.directory import Run
 
@@ -114,8 +116,8 @@ def evaluate_fully(run: Run, vae: LatentModel, data: DataSet, seed: int = 0) -> 
         data: that the run was trained on.
         seed: of all noise.
     """
-    with progress("kinds of figures") as bar, torch.random.fork_rng():
-        torch.manual_seed(seed)  # of bits that are drawn anew each time
+    # The seed is that of bits that are drawn anew each time
+    with progress("kinds of figures") as bar, forked_rng(vae.device, seed):
         figures: dict[str, Any] = {}
         task = bar.add_task("measuring", total=8)
         for name, value in _every(run, vae, data, seed):
@@ -141,7 +143,7 @@ def _every(run: Run, vae: LatentModel, data: DataSet, seed: int) -> Iterator[tup
     if found is not None and found.dim() == 1 and not vae.encodes_labels:
         yield "latents", _of_classes(vae, train, test)
     if data.source == "shapes" and len(vae.level_shapes) == 1 and not vae.encodes_labels:
-        yield "factors", _of_factors(vae)
+        yield "factors", _of_factors(vae, run.config.data.binarisation)
 
 
 def _of_one_level(vae: VAE, test: Images, seed: int) -> Iterator[tuple[str, Any]]:
@@ -161,8 +163,7 @@ def _bracket(vae: VAE, seed: int) -> Bracket:
     x, z = model_samples(vae, ANNEALED, seed=seed)
     found = annealed_log_prob(vae, x, z=z, temperatures=TEMPERATURES, chains=CHAINS, seed=seed)
     assert found.upper is not None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked_rng(vae.device, seed):
         importance = vae.log_prob(x, samples=IMPORTANCE_SAMPLES).mean().item()
     lower, upper = found.lower.mean().item(), found.upper.mean().item()
     return Bracket(importance, lower, upper, len(x), IMPORTANCE_SAMPLES, TEMPERATURES)
@@ -189,8 +190,7 @@ def _drawn(
     vae: LatentModel, train: Images, binary: bool, count: int, seed: int
 ) -> Iterator[tuple[str, Float[Tensor, "N C H W"]]]:
     """Images by what they are drawn from."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked_rng(vae.device, seed):
         labels = vae.label_embedding
         y = None
         if labels is not None and train.labels is not None:
@@ -243,8 +243,9 @@ def _mixture_clusters(vae: LatentModel, z: Tensor) -> Tensor | None:
     return prior.log_joint(z.unflatten(1, vae.latent_shape).to(vae.device)).argmax(1).cpu()
 
 
-def _of_factors(vae: LatentModel) -> Disentanglement:
+def _of_factors(vae: LatentModel, binarisation: str) -> Disentanglement:
     """On images of `shapes` that no split holds."""
     factors = shuffled_factors(*SHAPES_ROWS)
-    codes, _ = embed_all(vae, Images(torch.from_numpy(draw_shapes(factors))))
+    images = own_bits(Images(torch.from_numpy(draw_shapes(factors))), binarisation)
+    codes, _ = embed_all(vae, images)
     return disentanglement(codes.double().numpy(), factors, tuple(FACTORS))

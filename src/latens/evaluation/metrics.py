@@ -26,6 +26,7 @@ from latens.evaluation.proposals import (
 from latens.model.latent_model import LatentModel
 from latens.model.latents import Draw
 from latens.model.likelihoods import Gaussian
+from latens.model.noise import forked_rng
 from latens.model.parts import Kind
 
 # Images are taken in blocks of this many values (pixels times channels), and at most so many.
@@ -250,10 +251,9 @@ def _measured(
     was_training = vae.training
     vae.eval()
     with (
-        torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []),
+        forked_rng(vae.device, seed),
         torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"),
     ):
-        torch.manual_seed(seed)
         blocks, binary = [], True
         with _bar(len(images) * (k or 0)) as advance:
             apart = max(1, len(images) // SPREAD_IMAGES)
@@ -339,7 +339,7 @@ class _Block:
             draw = vae.draw(x, y) if objective is None else vae(x, y, objective.samples)
             encoded = draw
         else:  # what the encoder's latents tell must not follow another q
-            encoded = vae.draw(x, y, posterior=vae.encode(x, y))
+            encoded = vae.draw(x, y)
             posterior = propose(rows, x, y)
             draw = vae.draw(x, y, posterior=posterior)
         terms = {**_parts(draw), "mean": _mean_of_z(vae, encoded, x, y)}
@@ -380,7 +380,7 @@ class _Block:
         if not len(x):
             return {}
         y = None if self.y is None else self.y[first::apart]
-        with torch.random.fork_rng():  # the figures do not depend on whether it is measured
+        with forked_rng(self.vae.device):  # the figures do not depend on whether it is measured
             posterior = None if propose is None else propose(some, x, y)
             draws = [self.vae.draw(x, y, 1, posterior) for _ in range(SPREAD_SAMPLES)]
         parts = [_parts(draw) for draw in draws]

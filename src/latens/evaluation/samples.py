@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latens.errors import LatensError
+from latens.model.noise import forked_rng
 
 LEAST_COMPARED = 10  # images, of either kind
 KID_SUBSET = 1_000  # features of each of the subsets over which KID is averaged
@@ -70,8 +71,7 @@ def sample_quality(
     if min(len(real), len(fake)) < LEAST_COMPARED:
         raise LatensError("samples are compared with images where there are ten or more of both")
     real, fake = real.double(), fake.double()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with forked_rng(seed=seed):
         fids = [frechet_distance(_resampled(real), _resampled(fake)) for _ in range(BOOTSTRAPS)]
         kid, kid_error = kernel_distance(real, fake)
     precision, recall = precision_recall(real[:MANIFOLD], fake[:MANIFOLD])

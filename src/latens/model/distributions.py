@@ -19,6 +19,8 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from latens.model.noise import forked_rng
+
 # |log σ²| stays below this: σ between 5.5e-4 and 1.8e3. Wide enough never to be felt by a model
 # that learns, narrow enough that exp() and its gradient stay finite in float32.
 LOGVAR_BOUND = 15.0
@@ -329,6 +331,5 @@ class FlowDistribution(Distribution):
     def variance(self) -> Tensor:
         """Of z, `[*B, D]`: a Monte Carlo estimate by samples that are the same at each call."""
         device = self.base.mean.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with forked_rng(device, 0):
             return self.sample(torch.Size((VARIANCE_SAMPLES,))).var(0)

@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from latens.errors import LatensError
 from latens.model.distributions import BernoulliImage
+from latens.model.noise import forked_rng
 from latens.model.posteriors import MOST_TABULATED
 from latens.model.vae import VAE
 
@@ -56,8 +57,7 @@ class Grid:
         cells = CELLS[dims] if cells is None else cells
         if cells < 1:
             raise LatensError(f"{cells} cells: 1 or more are needed")
-        with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
-            torch.manual_seed(0)  # the same grid at each call
+        with forked_rng(vae.device, 0):  # the same grid at each call
             z = vae.draw_prior(RANGE_SAMPLES).flatten(1)
             labels = vae.label_embedding
             if labels is not None and vae.prior_given(labels.unknown(1)).batch_shape:

@@ -205,11 +205,19 @@ class Ladder(ComposedModel):
 
     def unpacked(self, z: Float[Tensor, "n P h w"]) -> list[Float[Tensor, "n D H W"]]:
         """Z of each of the first levels; of the topmost one alone where that is all there is."""
-        ends = itertools.accumulate(self._packed_channels)
-        levels = next(i for i, end in enumerate(ends, 1) if end == z.shape[1])
-        parts = z.split(self._packed_channels[:levels], dim=1)
-        foldings = self._foldings[:levels]
+        parts = self._split(z)
+        foldings = self._foldings[: len(parts)]
         return [F.pixel_shuffle(part, side) for part, side in zip(parts, foldings, strict=True)]
+
+    def _split(self, z: Float[Tensor, "n P h w"]) -> tuple[Tensor, ...]:
+        """The channels of each of the first levels, as many as z has."""
+        ends = list(itertools.accumulate(self._packed_channels))
+        return z.split(self._packed_channels[: ends.index(z.shape[1]) + 1], dim=1)
+
+    def _tempered(self, z: Float[Tensor, "n P h w"], temperatures: list[float]) -> Tensor:
+        """Each of the levels that a second stage gives has its own temperature."""
+        parts = self._split(z)
+        return torch.cat([t * part for t, part in zip(temperatures, parts, strict=False)], dim=1)
 
     @property
     def _foldings(self) -> list[int]:

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from latens.errors import LatensError
 from latens.files import write_bytes
+from latens.hub import hub_errors, upload
 from latens.model.latents import Draw
 from latens.model.networks.labels import LabelEmbedding
 from latens.model.parts import Classifier, Likelihood, Part
@@ -188,7 +189,13 @@ class LatentModel(Part, ABC):
         if y is not None and len(y) != n:
             raise LatensError(f"{n} images and {len(y)} labels: give one label for each image")
         temperatures = self.temperatures(temperature)
-        return self.sample_given(temperatures[0] * self.sample_prior(n, y), y, temperatures)
+        return self.sample_given(
+            self._tempered(self.sample_prior(n, y), temperatures), y, temperatures
+        )
+
+    def _tempered(self, z: Float[Tensor, "n *Z"], temperatures: list[float]) -> Tensor:
+        """What `sample_prior` gives, times its temperature."""
+        return temperatures[0] * z
 
     def temperatures(self, temperature: float | Sequence[float] | None) -> list[float]:
         """One for each level; None: the model's own.
@@ -198,8 +205,12 @@ class LatentModel(Part, ABC):
         """
         levels = len(self.level_shapes)
         asked = self.about.get("temperature", 1.0) if temperature is None else temperature
-        given = [asked] if isinstance(asked, int | float) else asked
-        given = [float(value) for value in given]
+        try:
+            given = [
+                float(value) for value in ([asked] if isinstance(asked, int | float) else asked)
+            ]
+        except (TypeError, ValueError):
+            raise LatensError(f"temperature is {asked}: it must be a number") from None
         if len(given) not in (1, levels):
             raise LatensError(
                 f"{len(given)} temperatures for {levels} levels of latents: give one for all, or "
@@ -237,7 +248,7 @@ class LatentModel(Part, ABC):
         """
         self._check_levels(levels)
         if levels == 0:
-            return self.sample(len(x), y)
+            return self.sample(len(x), y, 1.0)
         return self.decode_images(self.embed(x, y), y)
 
     def _check_levels(self, levels: int | None) -> None:
@@ -358,13 +369,16 @@ class LatentModel(Part, ABC):
             **options: of `huggingface_hub.snapshot_download`, such as `revision` and `token`.
 
         Raises:
-            LatensError: files that are missing, damaged, foreign, or do not fit together.
+            LatensError: files that are missing, damaged, foreign, or do not fit together, no such
+                name on the Hub, or no connection.
         """
         folder = Path(name)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            folder = Path(snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS], **options))
+            with hub_errors(str(name), "no connection to the Hub, and not in its cache here"):
+                found = snapshot_download(str(name), allow_patterns=[CONFIG, WEIGHTS], **options)
+            folder = Path(found)
         return load_model(folder)
 
     def push_to_hub(
@@ -378,17 +392,13 @@ class LatentModel(Part, ABC):
             name: what does not exist is created.
             private: only its owner can see it; None: as the account has it.
             token: in place of that of `hf auth login`.
-        """
-        from huggingface_hub import HfApi
 
-        api = HfApi(token=token)
-        created = api.create_repo(name, private=private, exist_ok=True)
+        Raises:
+            LatensError: no right to write, a Hub that refuses or fails, or no connection.
+        """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            api.upload_folder(
-                repo_id=created.repo_id, folder_path=folder, commit_message="Pushed by latens"
-            )
-        return str(created)
+            return upload(Path(folder), name, private, token)
 
     def card(self) -> str:
         """The model card, in Markdown: architecture, what it was trained on, and its figures."""

@@ -1,15 +1,37 @@
-"""Noise that is each image's own, so that what is drawn for it does not depend on its batch."""
+"""Random numbers: a seed for a while, and noise of each image's own.
+
+What is drawn for an image does then not depend on its batch.
+"""
 
 import math
 import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def forked_rng(device: torch.device | str = "cpu", seed: int | None = None) -> Iterator[None]:
+    """Torch's random state is afterwards as it was before.
+
+    By itself `torch.random.fork_rng` copies the state of every GPU, and warns of more than one.
+
+    Args:
+        device: whose state is kept, beside that of the processor.
+        seed: what is drawn inside begins with; None: as it would have gone on.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
 
 WORD = 2**31  # so that the product of two words is an int64
 MULTIPLIERS, WEYL, ROUNDS = (0x7FEB352D, 0x2C1B3C6D), 0x1E3779B9, 6

@@ -17,6 +17,7 @@ from torch import Tensor
 from latens.config import TrainConfig
 from latens.errors import LatensError
 from latens.files import read_json, write_bytes, write_json
+from latens.model.noise import forked_rng
 from latens.model.parts import Part, counted, from_config, to_config
 
 CONFIG = "config.json"
@@ -209,7 +210,7 @@ def read_model(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
     try:
         # The weights drawn here are thrown away: leave the user's random numbers alone.
-        with torch.random.fork_rng(devices=[]), counted(check):
+        with forked_rng(), counted(check):
             model = from_config(described)
     except LatensError as error:
         raise LatensError(f"{folder / CONFIG}: {error}") from error

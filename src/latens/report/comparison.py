@@ -65,7 +65,7 @@ def compare(
         raise LatensError(f"{importance_samples} importance samples: 1 or more are needed")
     runs = named([Run.open(path) for path in paths])
     groups, ranked = configurations(runs), None
-    comment = refusal(runs, any_q=posterior is not None) or unmeasurable(runs)
+    comment = unmeasurable(runs) or refusal(runs, any_q=posterior is not None)
     out = Path(out)
     check_out(out, *TABLES.values())
     if comment is None:  # fails before anything is written

@@ -24,6 +24,7 @@ from latens.evaluation.judges import Judge, judge_of
 from latens.evaluation.labels import IMAGES_AT_ONCE, LabelStatistics
 from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
+from latens.model.noise import forked_rng
 from latens.model.vae import VAE
 from latens.neighbour_maps import neighbour_map, projection_of
 from latens.pictures.films import HOLD
@@ -187,8 +188,7 @@ class ReportContext:
     def costs(self) -> Float[Tensor, " N"]:
         """−ELBO of each of `test` by `cost_samples` z ~ q(z|x), in nats; always of the same z."""
         parts = []
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
+        with torch.no_grad(), forked_rng(self.vae.device, SEED):
             batches = self.test.batches(IMAGES_AT_ONCE)
             for batch, encoded in zip(batches, self.latents.posteriors, strict=True):
                 x, y = batch.unit(), batch.labels

@@ -22,6 +22,7 @@ from PIL import Image
 from latens import pictures
 from latens.console import progress
 from latens.errors import LatensError
+from latens.model.noise import forked_rng
 from latens.pictures import Sheet
 from latens.report.context import SEED, Picture, Section
 
@@ -105,8 +106,7 @@ def draw_pictures(sections: Sequence[Section], context: Any, folder: Path) -> li
         for section in bar.track(sections, description="drawing"):
             chapter, ready = Chapter(section), list[Future[Shown]]()
             begun.append((chapter, ready))
-            with torch.random.fork_rng(devices=[]):  # samples, and bits drawn at each visit
-                torch.manual_seed(SEED)
+            with forked_rng(seed=SEED):  # samples, and bits drawn at each visit
                 try:
                     for picture in section.draw(context):
                         ready.append(pool.submit(_shown, picture, folder, _svg(picture)))

@@ -51,12 +51,7 @@ def primer_of(context: ReportContext) -> Primer | None:
         "Images that the model was not trained on; what the mean of q(z|x) decodes to, and one "
         "sample of it; and what samples of the prior decode to, with no image given.",
     )
-    draw = vae.draw(
-        x[:1],
-        None if y is None else y[:1],
-        SAMPLES,
-        posterior=vae.encode(x[:1], None if y is None else y[:1]),
-    )
+    draw = vae.draw(x[:1], None if y is None else y[:1], SAMPLES)
     costs = -draw.log_px_z.mean().item(), draw.kl.item()
     return Primer(_before(context, q), sheet_of(picture), _after(context, *costs))
 

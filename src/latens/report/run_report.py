@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from markupsafe import Markup
 
 from latens import files
 from latens.data import DataSet
 from latens.errors import LatensError
+from latens.model.noise import forked_rng
 from latens.report.contents import SECTIONS
 from latens.report.context import SEED, ReportContext
 from latens.report.explorer import explorer_of, neighbour_maps, points_of
@@ -49,8 +49,7 @@ def write_report(
     folder = out / runs.PICTURES
     context = ReportContext(run, data, projection, attribute, plane)
     folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as pool, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with ThreadPoolExecutor(1) as pool, forked_rng(context.vae.device, SEED):
         maps = pool.submit(
             neighbour_maps, context.latents.mean[points_of(context)]
         )  # beside the drawing

@@ -21,10 +21,10 @@ from latens.errors import LatensError
 from latens.evaluation.metrics import evaluate_each
 from latens.evaluation.paired import Difference, paired_difference
 from latens.evaluation.proposals import PosteriorName
+from latens.hub import address_in_cache, is_of_hub
 from latens.model.parts import to_config
 from latens.run.data import data_of
 from latens.run.directory import Run
-from latens.run.hub import address_in_cache, is_of_hub
 
 COLUMNS = ("run", "kind", "−elbo", "nll", "difference", "reconstruction", "kl", "bits per dim")
 COLUMNS += ("active", "accuracy", "data", "recipe", "dims", "objective", "parameters", "minutes")
@@ -68,7 +68,13 @@ def configurations(runs: Mapping[str, Run]) -> dict[str, list[Run]]:
         own = json.dumps([to_config(run.vae), run.record.get("objective")], sort_keys=True)
         of_seed[key := (*alike, own, str(run.config.run.seed))] += 1
         groups.setdefault((*alike, own, str(of_seed[key])), []).append(name)
-    return {_common(names): [runs[name] for name in names] for names in groups.values()}
+    found: dict[str, list[Run]] = {}
+    for names in groups.values():
+        short = _common(names)
+        if len(names) > 1 and (short in runs or short in found):
+            short = f"{names[0]} to {names[-1]}"
+        found[short] = [runs[name] for name in names]
+    return found
 
 
 def _common(names: Sequence[str]) -> str:
@@ -167,6 +173,7 @@ class Ranking:
         means: the cost of each in nats per image, averaged over its seeds.
         differences: of each to the best one, which has none itself.
         kind: what the cost is of.
+        posterior: the q(z|x) of all, where it was chosen; None: that of their own figures.
     """
 
     cost: str
@@ -174,6 +181,7 @@ class Ranking:
     means: dict[str, float]
     differences: dict[str, Difference]
     kind: str
+    posterior: PosteriorName | None = None
 
     @property
     def order(self) -> list[str]:
@@ -184,7 +192,8 @@ class Ranking:
     def comment(self) -> str:
         """What the ranking says, and whether the first two are told apart."""
         k = f" of {self.importance_samples:,} samples" if self.importance_samples else ""
-        words = f"Ranked by {self.cost.replace('-', '−')}{k} ({self.kind}), the least first: "
+        q = f" under q(z|x): {self.posterior}" if self.posterior else ""
+        words = f"Ranked by {self.cost.replace('-', '−')}{k}{q} ({self.kind}), the least first: "
         words += f"{self.order[0]}."
         if len(self.order) == 1:
             return words
@@ -226,6 +235,7 @@ def rank(
         means={name: costs[name].mean().item() for name in order},
         differences={name: paired_difference(costs[name], best) for name in order[1:]},
         kind=kind_of(order[0], groups[order[0]][0])[0],
+        posterior=posterior,
     )
 
 
@@ -276,8 +286,10 @@ def _row(name: str, runs: Sequence[Run], ranking: Ranking | None) -> dict[str, s
         "minutes": _spread(minutes, ".1f"),
     }
     if ranking is not None:
-        if ranking.cost == "nll":
-            cells["nll"] = f"{ranking.means[name]:.2f}"
+        if ranking.posterior is not None:  # no figures of another q beside those of this one
+            cells |= dict.fromkeys(("−elbo", "reconstruction", "kl", "bits per dim"), "")
+        if ranking.cost == "nll" or ranking.posterior is not None:
+            cells[ranking.cost.replace("-", "−")] = f"{ranking.means[name]:.2f}"
         difference = ranking.differences.get(name)
         if difference is not None:
             low, high = (f"{value:+.2f}" for value in (difference.low, difference.high))

@@ -1,9 +1,10 @@
 """The data that a run was trained on."""
 
+import zlib
 from typing import Any
 
 from latens.config import TrainConfig
-from latens.data import DataSet, Target, can_be_resized, load_data
+from latens.data import IN_MEMORY, DataSet, Target, can_be_resized, load_data, source_of
 from latens.errors import LatensError
 from latens.run.directory import Run
 
@@ -29,6 +30,27 @@ def target_of(run: Run) -> Target:
     data, options = run.record["data"], run.config.data
     channels, height, width = data["shape"]
     return Target((height, width), channels, data.get("crop"), value_range=options.value_range)
+
+
+def is_own(run: Run, data: Any) -> bool:
+    """Whether these are the data that a run was trained on, by what they were read from.
+
+    A `DataSet` keeps that when its images are replaced, so its images are looked at too: they may
+    be split or labelled otherwise.
+    """
+    source = run.record["data"]["source"]
+    if source_of(data) != source:
+        return False
+    if not isinstance(data, DataSet) or source == IN_MEMORY:
+        return True
+    if data.fingerprint() == run.record["data"]["fingerprint"]:
+        return True
+    return _checksums(data) == _checksums(data_of(run))
+
+
+def _checksums(data: DataSet) -> list[int]:
+    """One for each image, sorted."""
+    return sorted(zlib.crc32(image.tobytes()) for image in data.split("all").pixels.numpy())
 
 
 def data_of(run: Run, data: Any = None) -> DataSet:

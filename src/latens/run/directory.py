@@ -18,10 +18,10 @@ from latens import files, limits
 from latens.config import LATENT_DIM, OWN, TrainConfig
 from latens.console import warn
 from latens.errors import LatensError
+from latens.hub import as_given, fetch, is_address, is_of_hub, name_in_cache
 from latens.model import serialization
 from latens.model.latent_model import LatentModel, load_model
 from latens.run import schemas
-from latens.run.hub import as_given, fetch, is_address, is_of_hub, name_in_cache
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"

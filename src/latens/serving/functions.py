@@ -12,7 +12,7 @@ from latens.data import Images
 from latens.evaluation.scores import image_scores
 from latens.features import given, mean_and_deviation
 from latens.model.latent_model import LatentModel
-from latens.model.noise import SeededNoise
+from latens.model.noise import SeededNoise, forked_rng
 
 SCORES = ("-elbo", "nll", "reconstruction", "displacement")  # others need training images, or long
 
@@ -97,8 +97,7 @@ class Functions:
         self, number: int, label: str, temperature: list[float], density: Density, seed: int
     ) -> dict[str, Tensor]:
         """Images of one label, as of `latens sample --label`."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with forked_rng(self.vae.device, seed):
             return _columns(draw(self.vae, number, label, temperature, density))
 
 

@@ -15,13 +15,14 @@ from fastapi import UploadFile
 from PIL import Image
 from torch import Tensor
 
-from latens.analysis.generation import labels_like_training
+from latens.analysis.generation import labels_like_training, temperatures_of
 from latens.commands import check_files
 from latens.data.decoding import InMemoryFile, decode_some, read_header
 from latens.data.images import Images, own_bits
 from latens.errors import LatensError
 from latens.evaluation.labels import LabelStatistics
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.run.data import target_of
 from latens.run.directory import Run
 from latens.serving.batching import Batcher, Busy
@@ -104,8 +105,7 @@ class Service:
                 raise each
             rows.append(each)
         images = Images(torch.from_numpy(np.stack(rows)))
-        binarisation = self.run.config.data.binarisation
-        return (images if binarisation == "none" else own_bits(images, binarisation)).pixels
+        return own_bits(images, self.run.config.data.binarisation).pixels
 
     def classes(self, labels: Sequence[str] | None, number: int) -> Tensor | None:
         """Class indices by name; None where the model does not ask for them.
@@ -136,9 +136,7 @@ class Service:
         """New images of any kind, or of one label."""
         self.check_number(asked.number)
         vae, number = self.vae, asked.number
-        temperature = vae.temperatures(asked.temperature)
-        if not all(temperature):
-            raise LatensError(f"temperature is {asked.temperature}: it must be a number above 0")
+        temperature = vae.temperatures(temperatures_of(asked.temperature))
         if asked.label is not None and vae.label_embedding is None:
             _index(LabelStatistics.of(vae), asked.label)
             return await self.batcher(
@@ -165,8 +163,7 @@ class Service:
             return None
         statistics = LabelStatistics.of(self.vae)
         index = None if asked.label is None else _index(statistics, asked.label)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(asked.seed)
+        with forked_rng(seed=asked.seed):
             return labels_like_training(statistics, number, index)
 
     async def answer(self, found: dict[str, Tensor]) -> dict[str, Any]:

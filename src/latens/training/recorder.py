@@ -11,6 +11,7 @@ from latens.data import DataSet, Images
 from latens.errors import LatensError
 from latens.evaluation.labels import embed_all
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.model.serialization import read_tensors
 from latens.run.directory import Run
 from latens.run.recording import FEATURES, POINTS, ROWS, SHOWN, rows_of_frame
@@ -53,8 +54,7 @@ class Recorder:
         self.last = epoch
         was_training = vae.training
         vae.eval()
-        with torch.random.fork_rng(devices=[vae.device] if vae.device.type == "cuda" else []):
-            torch.manual_seed(0)  # the same noise each time
+        with forked_rng(vae.device, 0):  # the same noise each time
             self.run.save_frame(epoch, self._seen(vae))
         vae.train(was_training)
 

@@ -21,6 +21,7 @@ from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
 from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.model.priors import GaussianMixture
 from latens.training.objectives import mmd
 from latens.training.schedules import LearningRateSchedule, ema_decay
@@ -113,8 +114,7 @@ def fit_prior(
     _check_levels(vae, prior, levels)
     # What a prior was fitted to is no z that it is measured by, here or where a seed is the same
     of_fit, of_comparison = np.random.SeedSequence(seed).generate_state(2).tolist()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(of_fit)
+    with forked_rng(vae.device, of_fit):
         pool = _pool(vae, train, levels)
         z = _draw(pool)
         if prior == "mixture":

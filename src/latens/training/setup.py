@@ -15,13 +15,14 @@ from latens.config import AUTO, LATENT_DIM, OWN, ModelConfig, TrainConfig, repla
 from latens.console import note
 from latens.data import IN_MEMORY, NAMES, DataSet, Images, can_be_resized, is_path, load_data
 from latens.errors import LatensError
+from latens.hub import is_address
 from latens.model import recipes
 from latens.model.composed import ComposedModel
 from latens.model.latent_model import LatentModel, load_model
+from latens.model.noise import forked_rng
 from latens.model.parts import Configurable, counted, from_config, to_config
 from latens.run.data import data_options
 from latens.run.directory import PRETRAINED, Run, locate, versions
-from latens.run.hub import is_address
 from latens.training.devices import (
     available_device,
     machine,
@@ -573,7 +574,7 @@ def _check(model: LatentModel, objective: Objective, data: DataSet) -> None:
         raise LatensError("label_weight is for a model with a classifier: semi_supervised")
     few = data.train.take(slice(0, min(CHECKED_IMAGES, len(data.train))))
     device = model.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(device):
         y = None if few.labels is None else few.labels.to(device)
         objective(model(few.unit().to(device), y, objective.samples))
 

@@ -13,6 +13,7 @@ from latens.console import note, warn
 from latens.data import NAMES, DataSet, can_be_resized
 from latens.errors import LatensError
 from latens.model.latent_model import LatentModel
+from latens.model.noise import forked_rng
 from latens.training.objectives import Objective
 
 CHANNELS = (32, 16, 8)  # of the finest level, from the default down
@@ -127,7 +128,7 @@ def _images_per_second(
     """The speed of a step's passes forward and back; the user's random numbers stay."""
     size = min(IMAGES, config.optimiser.batch_size or 1)
     batch = data.train.take(slice(0, size))
-    with torch.random.fork_rng(devices=[]):
+    with forked_rng():
         model = build(config, data)
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         x = batch.unit()

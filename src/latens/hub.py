@@ -58,7 +58,7 @@ def fetch(address: str | Path) -> Path:
         raise LatensError(
             f"{as_given(address)} is no address: hf://USER/NAME, or hf://USER/NAME@REVISION"
         )
-    with _hub_errors(f"hf://{found['id']}", "no connection to the Hub, and not in its cache here"):
+    with hub_errors(f"hf://{found['id']}", "no connection to the Hub, and not in its cache here"):
         folder = snapshot_download(found["id"], revision=found["revision"], allow_patterns=FILES)
     return Path(folder)
 
@@ -77,26 +77,30 @@ def check_upload(name: str) -> None:
         raise LatensError("the Hub does not know you: log in by `hf auth login`")
 
 
-def upload(folder: Path, name: str, private: bool) -> str:
+def upload(folder: Path, name: str, private: bool | None = None, token: str | None = None) -> str:
     """Put a folder on the Hub; returns its page's address.
 
     Args:
         name: USER/NAME; what does not exist is created.
+        private: only its owner can see it; None: as the account has it.
+        token: in place of that of `hf auth login`.
 
     Raises:
         LatensError: no right to write, a Hub that refuses or fails, or no connection.
     """
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    with _hub_errors(name, "the connection to the Hub failed: push again"):
+    api = HfApi(token=token)
+    with hub_errors(name, "the connection to the Hub failed: push again"):
         created = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Pushed by latens")
+        api.upload_folder(
+            repo_id=created.repo_id, folder_path=folder, commit_message="Pushed by latens"
+        )
     return str(created)
 
 
 @contextmanager
-def _hub_errors(what: str, offline: str) -> Iterator[None]:
+def hub_errors(what: str, offline: str) -> Iterator[None]:
     """One line for whatever a request for `what` may raise.
 
     Args:
