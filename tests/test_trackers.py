@@ -168,7 +168,7 @@ def test_a_training_that_begins_again_is_logged_anew(digits_run, tmp_path):
 
 
 def test_a_missing_package_is_named(run_latens, tmp_path, monkeypatch):
-    monkeypatch.setattr(trackers.importlib, "import_module", _missing)
+    monkeypatch.setattr("importlib.import_module", _missing)
     result = run_latens("train", "digits", "--log", "tensorboard", "--out", "run")
     assert result.returncode == 2
     assert "pip install 'latens[tensorboard]'" in result.stderr

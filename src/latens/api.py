@@ -245,7 +245,7 @@ def evaluate_all(
 
 
 def doctor(path: str | Path | Run, data: Any = None, device: str = "auto") -> list[Finding]:
-    """What is wrong with a run's model, each with what was measured and the option that mends it.
+    """What is wrong with a run's model, each with what was measured and the option that fixes it.
 
     Args:
         data: the same data again, of a run whose data came from Python.

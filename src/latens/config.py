@@ -328,7 +328,7 @@ class TrainConfig:
             if not isinstance(values, Mapping):
                 raise LatensError(f"the section {section} holds no names and values")
         flat = {
-            _flat_name(section, str(name)): value
+            flat_name(section, str(name)): value
             for section, values in record.items()
             for name, value in values.items()
             if name != "options"
@@ -343,7 +343,7 @@ class TrainConfig:
     def options(self) -> dict[str, Any]:
         """Names and values side by side; options of parts where they are given."""
         flat = {
-            _flat_name(section, item.name): getattr(getattr(self, section), item.name)
+            flat_name(section, item.name): getattr(getattr(self, section), item.name)
             for section in SECTIONS
             for item in fields(SECTIONS[section])
             if item.name != "options"
@@ -377,13 +377,14 @@ class TrainConfig:
         return type(self).from_options(**(self.options() | options))
 
 
-def _flat_name(section: str, name: str) -> str:
+def flat_name(section: str, name: str) -> str:
+    """An option as it is named beside those of other sections."""
     return "objective" if (section, name) == ("objective", "name") else name
 
 
 # Where each option is that belongs to no part: its section, and its name there
 section_of: dict[str, tuple[str, str]] = {
-    _flat_name(section, item.name): (section, item.name)
+    flat_name(section, item.name): (section, item.name)
     for section, cls in SECTIONS.items()
     for item in fields(cls)
     if item.name != "options"

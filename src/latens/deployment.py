@@ -4,7 +4,6 @@ Each program has the batch as a free dimension, is checked against the model whe
 says in its metadata what goes in and what comes out.
 """
 
-import importlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from torch.distributions import Independent
 from latens import files
 from latens.console import note
 from latens.data import Images
-from latens.errors import LatensError
+from latens.errors import LatensError, one_line, required
 from latens.model.composed import ComposedModel
 from latens.model.distributions import FlowDistribution, diagonal_normal
 from latens.model.ladder import Ladder
@@ -75,7 +74,7 @@ def export_onnx(
     run, out = path if isinstance(path, Run) else Run.open(path), Path(out)
     refuse_existing(out)
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        _required(name)
+        required(name, "onnx", "ONNX")
     if quantise not in (None, "int8"):
         raise LatensError(f"quantise is {quantise}: int8")
     model = load_model(run.path)
@@ -91,13 +90,6 @@ def export_onnx(
         cost = None if test is None else _quantised(model, test.some(MEASURED), partial)
         _describe(run, programs, differences, cost, partial)
     return Exported(out, differences, cost)
-
-
-def _required(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise LatensError(f"ONNX needs {name}: pip install 'latens[onnx]'") from None
 
 
 # ---- programs --------------------------------------------------------------------------------
@@ -258,8 +250,7 @@ def _write(program: Program, folder: Path) -> float:
                 verbose=False,
             )
     except Exception as error:  # torch's exporter raises whatever its parts raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LatensError(f"the {program.name} cannot be exported: {reason}") from error
+        raise LatensError(f"the {program.name} cannot be exported: {one_line(error)}") from error
     assert written is not None, "a program is returned where no file is named"
     proto = written.model_proto
     _call_batch(proto)
@@ -302,7 +293,7 @@ def _difference(program: Program, path: Path) -> float:
 
 def session(path: Path) -> Callable[..., list[np.ndarray]]:
     """A function of tensors, in the order of a program's inputs, that onnxruntime computes."""
-    onnxruntime = _required("onnxruntime")
+    onnxruntime = required("onnxruntime", "onnx", "ONNX")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     running = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -28,13 +28,6 @@ _AUTO: dict[str, tuple[str, ...]] = {
     "network": (config.AUTO,),
     "decoder_network": (config.AUTO,),
 }
-_GROUPS = {
-    "data": "Data",
-    "model": "Model",
-    "objective": "Objective",
-    "optimiser": "Optimiser",
-    "run": "Run",
-}
 
 
 def _documentation() -> dict[str, dict[str, str]]:
@@ -60,7 +53,7 @@ def _of_sections() -> list[tuple[str, Any, Any]]:
         for item in fields(cls):
             if item.name == "options":
                 continue
-            name = "objective" if (section, item.name) == ("objective", "name") else item.name
+            name = config.flat_name(section, item.name)
             text = documentation[cls.__name__][item.name]
             kind, hint = _NAMES.get(name), item.type
             if kind is not None:
@@ -69,7 +62,9 @@ def _of_sections() -> list[tuple[str, Any, Any]]:
                 summaries = [f"{c.name}: {c.summary}" for c in catalogue.choices(kind).values()]
                 text = " ".join([text, *(summaries if name != "decoder_network" else [])])
             negative = name == "range"  # its low end may be below 0
-            parameter = Parameter(help=text, group=_GROUPS[section], allow_leading_hyphen=negative)
+            parameter = Parameter(
+                help=text, group=section.capitalize(), allow_leading_hyphen=negative
+            )
             found.append((name, Annotated[hint, parameter], field(default=item.default)))
     return found
 
@@ -81,7 +76,7 @@ def _of_parts() -> list[tuple[str, Any, Any]]:
         choice, option = owners[0]
         hint = str if get_origin(option.type) is tuple else option.type
         flags = [f"--{n.replace('_', '-')}" for n in (name, *_old_names(name))]
-        group = _GROUPS["objective" if choice.kind == "objective" else "model"]
+        group = "Objective" if choice.kind == "objective" else "Model"
         parameter = Parameter(name=flags, help=_help_of(owners), group=group)
         found.append((name, Annotated[hint | None, parameter], field(default=None)))
     return found

@@ -49,7 +49,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     while the model learns. Values outside of `value_range` are clipped to it.
 
     Args:
-        n_components: D, the number of latent dimensions; not heeded where the recipe is ladder or
+        n_components: D, the number of latent dimensions; ignored where the recipe is ladder or
             options have a latent_map, which decide it.
         recipe: of the model, such as mlp or conv; see `latens recipes`.
         likelihood: of the pixels.
@@ -68,7 +68,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         importance_samples: K of `score_samples`.
         device: where to compute.
         random_state: of weights, batches and noise.
-        verbose: whether the training tells its progress on stderr.
+        verbose: whether the training prints its progress on stderr.
 
     Attributes:
         model_: the `latens.LatentModel`.

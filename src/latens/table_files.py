@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from latens.errors import LatensError
+from latens.errors import LatensError, required
 from latens.files import replacing
 
 Columns = Mapping[str, Sequence[str] | np.ndarray]
@@ -112,12 +112,7 @@ def _utf8(values: Any) -> Any:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise LatensError("Parquet needs pyarrow: pip install 'latens[parquet]'") from None
-    return pyarrow, pyarrow.parquet
+    return tuple(required(name, "parquet", "Parquet") for name in ("pyarrow", "pyarrow.parquet"))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Callbacks that keep a training in the tools that people have: `--log tensorboard mlflow`."""
 
 import csv
-import importlib
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latens.console import warn
-from latens.errors import LatensError, unknown
+from latens.errors import LatensError, required, unknown
 from latens.files import write_bytes
 from latens.run.directory import PICTURES, REPORT, Run
 from latens.training.callbacks import Callback
@@ -39,13 +38,6 @@ def scalars(row: Mapping[str, Any], prefix: str = "") -> dict[str, int | float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[f"{prefix}{name}"] = value
     return found
-
-
-def _required(package: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise LatensError(f"--log {extra} needs {package}: pip install 'latens[{extra}]'") from None
 
 
 class Guarded(Callback):
@@ -95,6 +87,10 @@ class Guarded(Callback):
             self.has_failed = True
 
 
+def _required(package: str) -> Any:
+    return required(package, package, f"--log {package}")
+
+
 class CSVLog(Callback):
     """`metrics.csv` in the run directory: a row for each epoch, a column for each number."""
 
@@ -112,7 +108,7 @@ class TensorBoardLog(Callback):
     """Scalars in `tensorboard/` of the run directory; pictures and films when the training ends."""
 
     def __init__(self) -> None:
-        _required("tensorboard", "tensorboard")
+        _required("tensorboard")
         self.writer: Any = None
 
     def on_begin(self, run: Run) -> None:
@@ -156,7 +152,7 @@ class MLflowLog(Callback):
     """
 
     def __init__(self) -> None:
-        self.mlflow = _required("mlflow", "mlflow")
+        self.mlflow = _required("mlflow")
         self.client: Any = None
         self.id = ""
 
@@ -200,7 +196,7 @@ class WandbLog(Callback):
     """A run in Weights & Biases; offline where `WANDB_MODE=offline`."""
 
     def __init__(self) -> None:
-        self.wandb = _required("wandb", "wandb")
+        self.wandb = _required("wandb")
         self.run: Any = None
 
     def on_begin(self, run: Run) -> None:

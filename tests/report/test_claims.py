@@ -92,7 +92,7 @@ def test_neighbours_tell_as_much_of_sorted_images(base):
     found = []
     for images in (data.train, ordered):
         told = latent_space_finding(ReportContext(base, dataclasses.replace(data, test=images)))
-        found.append(int(re.search(r"tell the class of (\d+)%", told)[1]))
+        found.append(int(re.search(r"predict the class of (\d+)%", told)[1]))
     assert found[0] > 30
     assert abs(found[0] - found[1]) < 20
 

@@ -43,7 +43,7 @@ def test_mistakes_are_mistakes_and_the_surest_come_first(run, digits):
     captions = picture.frames[0].info["sheet"].captions
     assert (
         captions[0]
-        == f"{labels[surest[0]]}, told {p[surest[0]].argmax()}: {p[surest[0]].max():.0%}"
+        == f"{labels[surest[0]]}, predicted {p[surest[0]].argmax()}: {p[surest[0]].max():.0%}"
     )
     assert f"wrong about {len(wrong)} of 179" in picture.caption
 

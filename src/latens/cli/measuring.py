@@ -96,7 +96,7 @@ def doctor(
     device: DeviceOption = "auto",
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
-    """Say what is wrong with a trained model, and which option mends it.
+    """Say what is wrong with a trained model, and which option fixes it.
 
     Parameters
     ----------

@@ -77,8 +77,8 @@ def _has_channels_last(shape: tuple[int, ...], name: str | Path) -> bool:
         return last in GREY_OR_RGB
     if first == last or min(first, last) > min(MOST_CHANNELS, height):
         raise LatensError(
-            f"{name} has shape {shape}: which axis holds the channels cannot be told; there may be "
-            f"{MOST_CHANNELS}, and fewer than pixels in a row"
+            f"{name} has shape {shape}: which axis holds the channels cannot be told: give "
+            f"[N, C, H, W] with at most {MOST_CHANNELS} channels, and no more than rows"
         )
     return last < first
 

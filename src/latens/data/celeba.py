@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from latens.data.cache import decoded
-from latens.data.decoding import ImageFile, Target, one_line
+from latens.data.decoding import ImageFile, Target
 from latens.data.files import SUFFIXES, split_by
 from latens.data.images import SPLITS, Images
 from latens.data.sources import Raw
-from latens.errors import LatensError
+from latens.errors import LatensError, one_line
 
 IMAGES = "img_align_celeba"
 ATTRIBUTES = "list_attr_celeba.txt"

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from latens import limits
 from latens.console import note, progress, warn
-from latens.errors import LatensError
+from latens.errors import LatensError, one_line
 
 
 @dataclass(frozen=True)
@@ -245,11 +245,6 @@ def levels_between(values: np.ndarray, value_range: tuple[float, float]) -> np.n
     levels.clip(0, 1, out=levels)
     levels *= 255
     return np.rint(levels, out=levels).astype(np.uint8)
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an exception's text."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _note_conversions(headers: list[Header], value_range: tuple[float, float] | None) -> None:

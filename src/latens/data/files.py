@@ -13,10 +13,10 @@ import torch
 from latens.console import warn
 from latens.data.arrays import as_pixels, class_indices
 from latens.data.cache import decoded
-from latens.data.decoding import Target, one_line
+from latens.data.decoding import Target
 from latens.data.images import SPLITS, Images
 from latens.data.sources import Raw
-from latens.errors import LatensError
+from latens.errors import LatensError, one_line
 from latens.limits import check_unpacked
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -29,13 +29,12 @@ from latens.data.decoding import (
     Target,
     decide_size,
     decode_some,
-    one_line,
     warn_of_left_out,
 )
 from latens.data.files import SPLIT_FOLDERS, SUFFIXES, split_by
 from latens.data.images import Images
 from latens.data.sources import Raw, reason_of
-from latens.errors import LatensError
+from latens.errors import LatensError, one_line, required
 
 TAR, PARQUET = (".tar", ".tar.gz", ".tgz"), (".parquet",)
 IMAGES_AT_ONCE = 512
@@ -330,11 +329,10 @@ def _label_of(files: dict[str, bytes], name: str) -> Any:
 def _of_parquet(shard: str, noted: _Written) -> Iterator[tuple[InMemoryFile, Any]]:
     """Rows with a column of image files: bytes, or as Hugging Face has them a struct with bytes."""
     if is_url(shard):
-        raise LatensError(f"{shard} cannot be read from its middle on: download it first")
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise LatensError("Parquet needs pyarrow: pip install 'latens[parquet]'") from None
+        raise LatensError(
+            f"{shard} is a Parquet file, which is read from its end: download it first"
+        )
+    parquet = required("pyarrow.parquet", "parquet", "Parquet")
     with _reading(shard):
         table = parquet.ParquetFile(shard)
         groups = range(table.num_row_groups)

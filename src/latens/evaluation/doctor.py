@@ -1,4 +1,4 @@
-"""`latens doctor`: what is wrong with a trained model, measured, and what would mend it."""
+"""`latens doctor`: what is wrong with a trained model, measured, and what would fix it."""
 
 import math
 from collections.abc import Iterator

@@ -30,7 +30,7 @@ class Finding:
         name: such as "posterior collapse".
         figure: what was measured, in words.
         why: it matters, in one sentence.
-        remedy: the option that mends it.
+        remedy: the option that fixes it.
         serious: images or figures are of little use; otherwise something could be won.
     """
 

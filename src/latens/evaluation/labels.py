@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,6 +56,15 @@ class LabelStatistics:
         Raises:
             LatensError: there are none: its images had no labels, or it was stopped before its end.
         """
+        known = vae.about.get("labels")
+        if vae in _BUILT and _BUILT[vae][0] is known:
+            return _BUILT[vae][1]
+        built = cls._built(vae)
+        _BUILT[vae] = known, built
+        return built
+
+    @classmethod
+    def _built(cls, vae: LatentModel) -> "LabelStatistics":
         try:
             values: dict[str, Any] = dict(vae.about["labels"])
             values["names"] = tuple(values["names"])
@@ -112,6 +122,10 @@ class LabelStatistics:
         """p(y|z) of each class by Bayes' rule: its density times its share, normalised."""
         log_p = torch.stack([density.log_prob(z) for density in self.densities], -1)
         return (log_p + torch.tensor(self.share).double().log()).softmax(-1).float()
+
+
+# Of each model what was built from which lists, so that densities are whitened once
+_BUILT: WeakKeyDictionary[LatentModel, tuple[Any, LabelStatistics]] = WeakKeyDictionary()
 
 
 @torch.no_grad()

@@ -117,12 +117,10 @@ def clustering(clusters: Classes, classes: Classes, method: str) -> Clustering:
 def cluster_accuracy(clusters: Classes, classes: Classes) -> float:
     """See `Clustering.accuracy`."""
     from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
 
-    _, c = np.unique(clusters, return_inverse=True)
-    _, y = np.unique(classes, return_inverse=True)
-    table = np.zeros((c.max() + 1, y.max() + 1), int)
-    np.add.at(table, (c, y), 1)
+    table = np.asarray(contingency_matrix(clusters, classes))
     if table.shape[0] != table.shape[1]:
-        return float(table.max(1).sum() / len(c))
+        return float(table.max(1).sum() / len(clusters))
     rows, columns = linear_sum_assignment(table, maximize=True)
-    return float(table[rows, columns].sum() / len(c))
+    return float(table[rows, columns].sum() / len(clusters))

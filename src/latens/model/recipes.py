@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latens import catalogue
-from latens.errors import LatensError, unknown
+from latens.errors import LatensError, one_line, unknown
 from latens.model.classifiers import MLPClassifier
 from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel
@@ -332,8 +332,7 @@ def build(
     try:
         return recipe.compose(spec)
     except RuntimeError as error:  # torch's words for sizes beyond all memory
-        reason = str(error).splitlines()[0]
-        raise LatensError(f"{name} cannot be built at this size: {reason}") from error
+        raise LatensError(f"{name} cannot be built at this size: {one_line(error)}") from error
 
 
 def find(name: str) -> Recipe:

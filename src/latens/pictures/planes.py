@@ -52,7 +52,6 @@ def latent_plane(
     axes: tuple[str, str] = ("z[0]", "z[1]"),
     prior: Prior | None = (0.0, 0.0),
     limits: tuple[float, float, float, float] | None = None,
-    dpi: int = DPI,
 ) -> Image.Image:
     """Latents on a plane in the colour and marker of their class.
 
@@ -67,12 +66,11 @@ def latent_plane(
             or log p(z), `[N, 2] -> [N]`, of which the regions of highest density are drawn that
             hold as much of it (39, 86 and 99 %); None draws none.
         limits: left, right, bottom, top; None leaves room around all points.
-        dpi: of the image.
     """
     if limits is None:
         limits = plane_limits(z, None if callable(prior) else prior)
         limits = limits_of_density(prior, limits) if callable(prior) else limits
-    return latent_planes([z], labels, names, [title], axes, prior, limits, dpi)[0]
+    return latent_planes([z], labels, names, [title], axes, prior, limits)[0]
 
 
 def latent_planes(
@@ -83,7 +81,6 @@ def latent_planes(
     axes: tuple[str, str],
     prior: Prior | None,
     limits: tuple[float, float, float, float],
-    dpi: int = DPI,
 ) -> list[Image.Image]:
     """`latent_plane` of several latents of the same images, on one plane.
 
@@ -96,7 +93,7 @@ def latent_planes(
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
         ax.set(xlabel=axes[0], ylabel=axes[1])
         _legend(figure, labels, names)
-        still, images = Still(figure, dpi), []
+        still, images = Still(figure, DPI), []
         points = _Points(ax, labels, len(frames[0]))
         for z, title in zip(frames, titles, strict=True):
             points.move(z)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latens.console import note
 from latens.data import Images, jittered, mirrored, unit_pixels
-from latens.errors import LatensError
+from latens.errors import LatensError, one_line
 from latens.model.latent_model import LatentModel
 from latens.model.serialization import load_tensors
 from latens.training.objectives import Objective
@@ -182,7 +182,7 @@ class Learner:
                 return self._compiled_step(pixels, labels, rate)
             except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
                 # Raised before anything has changed
-                reason = str(error).strip().splitlines()[0]
+                reason = one_line(error)
                 note(f"this model's step cannot be compiled ({reason}): going on without")
                 self.compiles = False
                 seed_noise(seed, device)

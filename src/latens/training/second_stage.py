@@ -144,7 +144,7 @@ def fittable(model: LatentModel) -> ComposedModel:
         LatensError: a model without a prior of its own, or one whose latents depend on labels.
     """
     if not isinstance(model, ComposedModel):
-        raise LatensError("a second stage is for models whose p(z) is a part")
+        raise LatensError("fit-prior is for a VAE or a ladder: this model has no prior of its own")
     if model.label_embedding is not None:
         raise LatensError("a second stage is for models whose p(z) depends on no label")
     return model

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latens import catalogue
-from latens.config import AUTO, LATENT_DIM, OWN, ModelConfig, TrainConfig, replaced
+from latens.config import AUTO, LATENT_DIM, OWN, RENAMED, ModelConfig, TrainConfig, replaced
 from latens.console import note
 from latens.data import IN_MEMORY, NAMES, DataSet, Images, can_be_resized, is_path, load_data
 from latens.errors import LatensError
@@ -369,7 +369,10 @@ def _command(
 def _refuse_own(section: Any, *kinds: str) -> None:
     for kind in kinds:
         if getattr(section, kind) == OWN:
-            raise LatensError(f"{kind} own is a model's that Python gives: name another")
+            raise LatensError(
+                f"{kind} own stands for one that was given from Python: choose one that "
+                "`latens recipes` lists"
+            )
 
 
 # ---- what is decided -------------------------------------------------------------------------
@@ -402,7 +405,10 @@ def _with_defaults(config: TrainConfig) -> TrainConfig:
 
 def _make_objective(config: TrainConfig) -> Objective:
     if config.objective.name == OWN:
-        raise LatensError("objective own is one that Python gives: name another")
+        raise LatensError(
+            "objective own stands for one that was given from Python: choose one that `latens "
+            "recipes` lists"
+        )
     return catalogue.build("objective", config.objective.name, config.objective.options)
 
 
@@ -428,7 +434,7 @@ def resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     if batch_size < devices:
         raise LatensError(f"a batch of {batch_size} cannot be shared out to {devices} devices")
     objective = config.objective.name
-    compiles = objective != OWN and _compiles(config)
+    compiles = objective != OWN and _make_objective(config).compiles
     wanted, recipe = config.run.compile, recipes.RECIPES.get(config.model.recipe)
     if wanted is None and device == "cpu" and recipe is not None and recipe.eager:
         wanted = False
@@ -458,10 +464,6 @@ def _is_long(epochs: int | None, minutes: float | None, images: int) -> bool:
     """Whether compiling, which takes up to half a minute, is a small part of a training."""
     of_images = epochs is None or epochs * images >= COMPILE_IMAGES
     return of_images and (minutes is None or minutes >= COMPILE_MINUTES)
-
-
-def _compiles(config: TrainConfig) -> bool:
-    return _make_objective(_with_defaults(config)).compiles
 
 
 def _likelihood(config: TrainConfig, data: DataSet) -> str:
@@ -546,10 +548,9 @@ def decided_by_model() -> set[str]:
         "octaves",
         "input_noise",
     }
-    names.add("sigma")  # as 0.1.0 called a likelihood's scale
     for kind in ("network", "likelihood", "prior", "posterior"):
         names |= {kind, *_option_names(kind)}
-    return names
+    return names | {old for old, new in RENAMED.items() if new in names}
 
 
 def _option_names(kind: str) -> set[str]:

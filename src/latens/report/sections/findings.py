@@ -41,7 +41,7 @@ def latent_space_finding(context: ReportContext) -> str:
     right = (told == y[~votes]).double().mean().item()
     chance = y.bincount().max().item() / len(y)
     return (
-        f"{words} The {NEIGHBOURS} nearest of {half:,} other images in latent space tell the class "
-        f"of {right:.0%} of test images; always naming the largest "
-        f"class would tell {chance:.0%}."
+        f"{words} The {NEIGHBOURS} nearest of {half:,} other images in latent space predict the "
+        f"class of {right:.0%} of test images; always naming the largest "
+        f"class would be right for {chance:.0%}."
     ).strip()

@@ -73,7 +73,7 @@ def _mistakes(context: ReportContext) -> Iterator[Picture]:
     rows = wrong[sure[wrong].argsort(descending=True)][:SHOWN]
     names = context.classes
     captions = [
-        f"{names[int(labels[i])]}, told {names[int(found[i])]}: {sure[i]:.0%}"
+        f"{names[int(labels[i])]}, predicted {names[int(found[i])]}: {sure[i]:.0%}"
         for i in rows.tolist()
     ]
     shown, known = context.test.take(rows).unit(), int((labels >= 0).sum())
@@ -83,8 +83,8 @@ def _mistakes(context: ReportContext) -> Iterator[Picture]:
         [pictures.grid(shown, title, captions=captions, least_side=112)],
         "Test images that the classifier takes for another class, the most confident first",
         f"The model's classifier is wrong about {len(wrong):,} of {known:,} test images; "
-        "here are those of which it is surest, with their class, the one it tells, and "
-        "the probability that it gives it.",
+        "here are those of which it is surest, with their class, the predicted class and its "
+        "probability.",
         classes=labels[rows].tolist(),
     )
 
