@@ -115,8 +115,9 @@ class LabelStatistics:
         """Of each class the mean of a Gaussian of its density: that with the largest p(y|z)."""
         means = [torch.tensor(density.mean) for density in self.densities]
         told = self.probability(torch.cat(means)).split([len(mean) for mean in means])
-        likeliest = [p[:, index].argmax() for index, p in enumerate(told)]
-        return torch.stack([mean[k] for mean, k in zip(means, likeliest, strict=True)])
+        likeliest = [p[:, index].argmax().reshape(1) for index, p in enumerate(told)]
+        rows = [mean.index_select(0, k) for mean, k in zip(means, likeliest, strict=True)]
+        return torch.cat(rows)
 
     def probability(self, z: Float[Tensor, "*N D"]) -> Float[Tensor, "*N A"]:
         """p(y|z) of each class by Bayes' rule: its density times its share, normalised."""
