@@ -31,6 +31,7 @@ class Digits:
         return self.pixels[i], self.labels[i]
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_a_data_set_from_python_is_trained_on_and_measured(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = latens.train(Digits(digits), report=False, **SMALL)

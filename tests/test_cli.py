@@ -49,6 +49,7 @@ def array(tmp_path_factory):
 # ---- the good path ---------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_train_evaluate_sample_reconstruct_report(shell_latens, run_latens, tmp_path, digits):
     """The training in a process of its own, as a user starts it; what follows in this one."""
     done = shell_latens("train", "digits", "--recipe", "mlp", "--latent-dim", "2", "--epochs", "3")
@@ -555,6 +556,7 @@ def test_a_full_disk_leaves_no_half_run(shell_latens, tmp_path):
     expect_refusal(done, "cannot read or write", tmp_path)
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_a_disk_that_fills_up_keeps_the_last_state(shell_latens, run_latens, run, tmp_path):
     """The report no longer fits, but model and checkpoint do not suffer."""
     before = (run / "model.safetensors").read_bytes()
@@ -705,6 +707,7 @@ def test_neighbours_and_the_classifier_are_measured(run_latens, tmp_path):
     expect_refusal(done, "0 neighbours")
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_an_exported_model_is_half_as_large_and_as_good(run_latens, run, tmp_path):
     done = run_latens("export", run, "--out", "small")
     assert done.stdout.strip() == "small", done.stderr
@@ -749,6 +752,7 @@ def test_reports_that_cannot_be(run_latens, run, tmp_path, words, told):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_a_report_along_chosen_dimensions(run_latens, run, tmp_path):
     finished = run_latens("report", run, "--plane", "3", "1", "--out", tmp_path / "out")
     assert finished.returncode == 0, finished.stderr

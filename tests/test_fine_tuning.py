@@ -171,6 +171,7 @@ def test_what_a_given_model_decides_is_no_option(option, digits_run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_nothing_tells_where_the_first_model_lay(digits_run, tmp_path):
     """Not in what is exported; the rest of the command is as it was."""
     start = tmp_path / "a private place" / "."

@@ -29,6 +29,7 @@ class Told(latens.Callback):
         self.has_report = (run.path / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_a_callback_is_told_of_each_epoch_and_of_the_end_after_the_report(tmp_path):
     told = Told()
     latens.train("digits", out=tmp_path / "run", callbacks=[told], **SMALL)
@@ -73,6 +74,7 @@ def test_csv(logged):
     assert [int(row["epoch"]) for row in found] == [1, 2]
 
 
+@pytest.mark.usefixtures("few_frames")
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard(logged):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -91,6 +93,7 @@ def test_tensorboard(logged):
     assert events.Images("samples")[0].width > 100
 
 
+@pytest.mark.usefixtures("few_frames")
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow(logged, tmp_path):
     from mlflow import MlflowClient

@@ -243,6 +243,7 @@ def test_a_folder_of_idx_files_is_read(clothes):
     assert data.test.labels.tolist() == [i % 4 for i in range(20)]
 
 
+@pytest.mark.usefixtures("few_frames")
 def test_a_model_of_such_images_is_trained_measured_and_shown(clothes, run_latens, tmp_path):
     run = tmp_path / "run"
     words = ("--recipe", "mlp", "--hidden", "8", "--epochs", "1", "--no-report")

@@ -88,6 +88,7 @@ def tile(
 def grid(
     images: Float[Tensor, "N C H W"],
     title: str = "",
+    columns: int | None = None,
     captions: Sequence[str] = (),
     least_side: int = LEAST_SIDE,
 ) -> Image.Image:
@@ -98,7 +99,7 @@ def grid(
         least_side: as in `tile`.
     """
     n = len(images)
-    columns = math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     padded = images.new_ones(rows * columns, *images.shape[1:])  # white where there is none
     padded[:n] = images
