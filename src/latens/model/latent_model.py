@@ -180,8 +180,8 @@ class LatentModel(Part, ABC):
             y: a label for each image, for a model that depends on labels.
             temperature: z is multiplied by it; below 1 gives more typical images; None: the
                 model's own, see `api.export`, which is mostly 1. In a hierarchy
-                one for all levels, or one for each; below the topmost it is the deviation of z
-                from the mean of its p that is multiplied.
+                one for all levels, or one for each; below the topmost, and those that a second
+                stage gives, it is the deviation of z from the mean of its p that is multiplied.
 
         Raises:
             LatensError: another number of labels than images, or of temperatures than levels.
