@@ -22,6 +22,7 @@ from latens.model.distributions import (
     diagonal_normal,
     kl,
 )
+from latens.model.noise import forked_rng
 
 
 @given(
@@ -163,3 +164,19 @@ def test_a_diagonal_mixture_is_torchs(width, shape):
     assert drawn.shape == (20_000, *shape)
     error = torchs.variance.sqrt() / math.sqrt(20_000)
     assert ((drawn.mean(0) - torchs.mean).abs() < 5 * error).all()
+
+
+def test_a_seed_for_a_while_leaves_all_other_generators_alone(monkeypatch):
+    """`torch.manual_seed` would seed every accelerator."""
+    torch.manual_seed(3)
+    first, following = torch.rand(2), torch.rand(2)
+    torch.manual_seed(7)
+    seeded = torch.rand(2)
+    torch.manual_seed(3)
+    monkeypatch.setattr(torch, "manual_seed", None)
+    assert torch.equal(torch.rand(2), first)
+    with forked_rng("cpu", 7):
+        assert torch.equal(torch.rand(2), seeded)
+    with forked_rng():
+        assert torch.equal(torch.rand(2), following)
+    assert torch.equal(torch.rand(2), following)

@@ -10,12 +10,12 @@ import torch
 
 from latens import ELBO, LatensError
 from latens.config import TrainConfig
+from latens.model.noise import seed_noise
 from latens.training.devices import resolve_compile
 from latens.training.learner import (
     LIMIT,
     NORM,
     Learner,
-    seed_noise,
     step_seeds,
 )
 from latens.training.optimiser import AdamW, adamw_, adamw_rates

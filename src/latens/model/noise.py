@@ -16,6 +16,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
+def seed_noise(seed: int, device: torch.device) -> None:
+    """Seed the generators of the processor and of this device.
+
+    `torch.manual_seed` seeds every accelerator that there is, and takes longer than the forward
+    pass of a small network.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
+
+
 @contextmanager
 def forked_rng(device: torch.device | str = "cpu", seed: int | None = None) -> Iterator[None]:
     """Torch's random state is afterwards as it was before.
@@ -29,7 +40,7 @@ def forked_rng(device: torch.device | str = "cpu", seed: int | None = None) -> I
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:
-            torch.manual_seed(seed)
+            seed_noise(seed, device)
         yield
 
 

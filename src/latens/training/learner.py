@@ -15,6 +15,7 @@ from latens.console import note
 from latens.data import Images, jittered, mirrored, unit_pixels
 from latens.errors import LatensError, one_line
 from latens.model.latent_model import LatentModel
+from latens.model.noise import seed_noise
 from latens.model.serialization import load_tensors
 from latens.training.objectives import Objective
 from latens.training.optimiser import AdamW, adamw_, adamw_rates
@@ -296,17 +297,6 @@ def _sums(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each term summed over the images."""
     sums = torch.stack([values.detach() for values in terms.values()]).sum(1)
     return dict(zip(terms, sums, strict=True))
-
-
-def seed_noise(seed: int, device: torch.device) -> None:
-    """Seed the generators that a step draws from.
-
-    `torch.manual_seed` asks every kind of accelerator that there is, and takes longer than the
-    forward pass of a small network.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        getattr(torch, device.type).manual_seed(seed)
 
 
 def step_seeds(seed: int, epoch: int, process: int, steps: int) -> list[int]:

@@ -21,7 +21,7 @@ from latens.model.composed import ComposedModel
 from latens.model.flow_matching import FlowMatching
 from latens.model.ladder import Ladder
 from latens.model.latent_model import LatentModel
-from latens.model.noise import forked_rng
+from latens.model.noise import forked_rng, seed_noise
 from latens.model.priors import GaussianMixture
 from latens.training.objectives import mmd
 from latens.training.schedules import LearningRateSchedule, ema_decay
@@ -125,7 +125,7 @@ def fit_prior(
         began = time.perf_counter()
         fitted, seen = _fitted(start, RATES[prior], vae, pool, minutes)
         seconds = time.perf_counter() - began
-        torch.manual_seed(of_comparison)  # the same whatever was fitted, and for how long
+        seed_noise(of_comparison, vae.device)  # the same whatever was fitted, and for how long
         return Fit(fitted.eval(), seen, seconds, *_compared(fitted, vae, validation, levels))
 
 
